@@ -1,0 +1,33 @@
+"""C3D (Tran et al. 2015) with batch normalisation, without its last pool and fully-connected layers."""
+from collections import OrderedDict
+
+import torch.nn as nn
+
+# name, channels out; P: pool over time too, p: over space only
+LAYERS = [("1", 64), "p", ("2", 128), "P", ("3a", 256), ("3b", 256), "P", ("4a", 512), ("4b", 512), "P",
+          ("5a", 512), ("5b", 512)]
+
+
+class C3D(nn.Module):
+    def __init__(self, width=1.0):
+        super().__init__()
+        layers, c_in = OrderedDict(), 3
+        for layer in LAYERS:
+            if isinstance(layer, str):
+                layers[f"pool{len(layers)}"] = nn.MaxPool3d((1 if layer == "p" else 2, 2, 2))
+                continue
+            name, c_out = layer[0], max(4, round(layer[1] * width))
+            layers[f"conv{name}"] = nn.Conv3d(c_in, c_out, 3, padding=1)
+            layers[f"bn{name}"] = nn.BatchNorm3d(c_out)
+            layers[f"relu{name}"] = nn.ReLU(inplace=True)
+            c_in = c_out
+        self.layers = nn.Sequential(layers)
+        self.feature_dim = c_in
+
+    def forward(self, x):
+        """(B, 3, T, H, W) -> (B, feature_dim, T/8, H/16, W/16)"""
+        return self.layers(x)
+
+
+def c3d(width=1.0):
+    return C3D(width)

@@ -1,0 +1,79 @@
+"""R3D and R(2+1)D with one residual block a stage (Tran et al. 2018, in the small form used for self-supervision)."""
+import torch.nn as nn
+
+
+def triple(value):
+    return (value,) * 3 if isinstance(value, int) else value
+
+
+def full_conv(c_in, c_out, kernel, stride=1):
+    """A k_t x k_h x k_w convolution that keeps the size at stride 1."""
+    kernel = triple(kernel)
+    return nn.Conv3d(c_in, c_out, kernel, triple(stride), [k // 2 for k in kernel], bias=False)
+
+
+class FactoredConv(nn.Sequential):
+    """The same in two steps: 1 x k_h x k_w - BN - ReLU - k_t x 1 x 1.
+
+    The width between them keeps the parameters of the full convolution, or fewer (Tran et al. 2018, sec. 3.5).
+    """
+
+    def __init__(self, c_in, c_out, kernel, stride=1):
+        super().__init__()
+        k_t, k_h, k_w = triple(kernel)
+        s_t, s_h, s_w = triple(stride)
+        between = k_t * k_h * k_w * c_in * c_out // (k_h * k_w * c_in + k_t * c_out)
+        self.spatial = full_conv(c_in, between, (1, k_h, k_w), (1, s_h, s_w))
+        self.bn = nn.BatchNorm3d(between)
+        self.relu = nn.ReLU(inplace=True)
+        self.temporal = full_conv(between, c_out, (k_t, 1, 1), (s_t, 1, 1))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, conv, c_in, c_out, stride):
+        super().__init__()
+        self.conv1 = conv(c_in, c_out, 3, stride)
+        self.bn1 = nn.BatchNorm3d(c_out)
+        self.conv2 = conv(c_out, c_out, 3)
+        self.bn2 = nn.BatchNorm3d(c_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = None
+        if stride != 1:
+            self.shortcut = conv(c_in, c_out, 1, stride)
+            self.shortcut_bn = nn.BatchNorm3d(c_out)
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.shortcut is not None:
+            x = self.shortcut_bn(self.shortcut(x))
+        return self.relu(x + out)
+
+
+class ResNet3d(nn.Module):
+    """Stem 3x7x7 at stride 1x2x2, then four stages of which the last three halve t, h and w."""
+
+    def __init__(self, conv, width=1.0):
+        super().__init__()
+        channels = [max(4, round(c * width)) for c in (64, 64, 128, 256, 512)]
+        self.feature_dim = channels[-1]
+        self.stem = conv(3, channels[0], (3, 7, 7), (1, 2, 2))
+        self.stem_bn = nn.BatchNorm3d(channels[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.stage2 = ResidualBlock(conv, channels[0], channels[1], 1)
+        self.stage3 = ResidualBlock(conv, channels[1], channels[2], 2)
+        self.stage4 = ResidualBlock(conv, channels[2], channels[3], 2)
+        self.stage5 = ResidualBlock(conv, channels[3], channels[4], 2)
+
+    def forward(self, x):
+        """(B, 3, T, H, W) -> (B, feature_dim, T/8, H/16, W/16)"""
+        x = self.relu(self.stem_bn(self.stem(x)))
+        return self.stage5(self.stage4(self.stage3(self.stage2(x))))
+
+
+def r3d(width=1.0):
+    return ResNet3d(full_conv, width)
+
+
+def r21d(width=1.0):
+    return ResNet3d(FactoredConv, width)

@@ -1,0 +1,42 @@
+"""Batch statistics over parts of a batch, as several devices would each take their own."""
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class SplitBatchNorm3d(nn.BatchNorm3d):
+    """BatchNorm3d that, in training, normalises each of `splits` consecutive parts of the batch by itself.
+
+    Running statistics take the mean over the parts. Raises ValueError where `splits` does not divide the batch.
+    """
+
+    def __init__(self, channels, splits):
+        super().__init__(channels)
+        self.splits = splits
+
+    def forward(self, x):
+        if not self.training or self.splits == 1:
+            return super().forward(x)
+        n, c, *size = x.shape
+        if n % self.splits:
+            raise ValueError(f"a batch of {n} clips cannot be divided into {self.splits} equal parts (--bn_splits)")
+        mean, var = (running.repeat(self.splits) for running in (self.running_mean, self.running_var))
+        # part p, channel c becomes channel p * C + c of a batch n / splits times as long
+        parts = x.unflatten(0, (self.splits, -1)).transpose(0, 1).flatten(1, 2)
+        out = F.batch_norm(parts, mean, var, self.weight.repeat(self.splits), self.bias.repeat(self.splits),
+                           True, self.momentum, self.eps)
+        self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
+        self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
+        self.num_batches_tracked.add_(1)
+        return out.unflatten(1, (self.splits, c)).transpose(0, 1).reshape(n, c, *size)
+
+
+def split_batchnorm(module, splits):
+    """Replace every BatchNorm3d inside `module` by a SplitBatchNorm3d with the same weights and statistics."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm3d):
+            new = SplitBatchNorm3d(child.num_features, splits)
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
+        else:
+            split_batchnorm(child, splits)
+    return module

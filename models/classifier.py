@@ -1,0 +1,43 @@
+"""Backbone and linear layer: fine-tuning, linear probe, ten-clip test."""
+import torch.nn as nn
+import torch.nn.functional as F
+
+from .backbones import BACKBONES
+
+
+class Classifier(nn.Module):
+    """Clip (N, 3, T, H, W) -> class scores (N, num_classes).
+
+    Pooled features pass, where asked for, through L2 normalisation or a batch norm without scale and shift
+    (`final_bn`), and dropout, then the linear layer, whose weights start N(0, 0.01) and bias 0.
+    `train_what` "last" freezes the backbone, batch-norm statistics included.
+    """
+
+    def __init__(self, net, num_classes, width=1.0, dropout=0.0, final_bn=False, l2_norm=False, train_what="ft"):
+        super().__init__()
+        self.backbone = BACKBONES[net](width)
+        self.l2_norm = l2_norm
+        self.final_bn = nn.BatchNorm1d(self.backbone.feature_dim, affine=False) if final_bn else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self.backbone.feature_dim, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+        self.frozen = train_what == "last"
+        self.backbone.requires_grad_(not self.frozen)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, clips):
+        h = pooled(self.backbone, clips)
+        if self.l2_norm:
+            h = F.normalize(h, dim=1)
+        return self.fc(self.dropout(self.final_bn(h)))
+
+
+def pooled(backbone, clips):
+    """Global average of the feature map: (N, 3, T, H, W) -> (N, feature_dim)."""
+    return backbone(clips).mean(dim=(2, 3, 4))

@@ -1,0 +1,61 @@
+"""Collecting embeddings from all processes, with gradient. Identity in a single process."""
+import torch
+import torch.distributed as dist
+
+
+def initialised():
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank():
+    return dist.get_rank() if initialised() else 0
+
+
+def world_size():
+    return dist.get_world_size() if initialised() else 1
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)  # every process computed a loss from x: their gradients add up
+        return grad.chunk(world_size())[rank()]
+
+
+def gather(x):
+    """(B, ...) on each of W processes -> (W * B, ...) on all of them, in rank order, differentiable.
+
+    When every process derives the same whole-batch loss from the result, x's gradient comes out W times too
+    large, and DistributedDataParallel's mean over processes makes the parameter gradients exactly those of
+    one process with the whole batch.
+    """
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+@torch.no_grad()
+def shuffled(x, generator=None):
+    """Exchange samples between processes at random, as MoCo does to its keys.
+
+    x: (B, ...) on each process. Returns this process's share of the shuffled whole batch, (B, ...), and
+    the order: position i of the shuffled batch holds sample order[i].
+    """
+    whole = gather(x)
+    order = torch.randperm(len(whole), generator=generator).to(x.device)
+    if world_size() > 1:
+        dist.broadcast(order, src=0)
+    return whole[order.chunk(world_size())[rank()]], order
+
+
+@torch.no_grad()
+def unshuffled(x, order):
+    """Undo `shuffled` on values computed from its samples: (B, ...) -> (B, ...) for this process's own."""
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return gather(x)[back.chunk(world_size())[rank()]]
