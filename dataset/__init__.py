@@ -1,0 +1,1 @@
+"""Video lists, frame sampling, reading, crops and augmentation."""

@@ -1,0 +1,52 @@
+"""Where the data sets are on this machine: the one file to edit.
+
+A data set called `name` needs three things:
+
+    frames       <frames>/<class>/<video>/image_00001.jpg, ...   written by process_data/src/extract_frame.py
+    lists        <lists>/{train,test}_split0N.csv                written by process_data/src/write_csv.py
+    class_index  <lists>/ClassInd.txt                            written with them
+
+Change DATA below (or set DUALVAR_DATA), give a single set its own folder, or add a line for your own
+videos: `"mine": standard("mine")`. Every stage then takes `--dataset mine`.
+"""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("DUALVAR_DATA", REPOSITORY / "data"))
+LISTS = Path(os.environ.get("DUALVAR_LISTS", REPOSITORY / "process_data" / "data"))
+
+# Videos cut from one recording must stay on one side of a hold-out. The rule is a regular expression on
+# "class/video" whose `group` names the recording; a video that does not match is a group of its own.
+UCF101_GROUP = r"(?P<group>.+_g\d+)_c\d+"  # v_Lunges_g08_c01: group 8 of its class
+DEMO_GROUP = r".+_(?P<group>g\d+)_c\d+"  # a demo group (one appearance) runs through all classes
+HMDB51_GROUP = r"([^/]+)/(?P<group>.+)_\1_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
+NO_GROUP = r"(?P<group>.+)"
+
+
+@dataclass(frozen=True)
+class LocalDataset:
+    frames: Path
+    lists: Path
+    group: str
+    splits: int
+
+    @property
+    def class_index(self):
+        return self.lists / "ClassInd.txt"
+
+
+def standard(name, group=NO_GROUP, splits=1):
+    """The layout that the tools in process_data write by default."""
+    return LocalDataset(DATA / name / "frames", LISTS / name, group, splits)
+
+
+DATASETS = {
+    "ucf101": standard("ucf101", UCF101_GROUP, splits=3),
+    "hmdb51": standard("hmdb51", HMDB51_GROUP, splits=3),
+    "k400": standard("k400"),
+    "demo": standard("demo", DEMO_GROUP),
+    "ucf101-5class": standard("ucf101-5class", UCF101_GROUP, splits=3),  # a subset, as an example
+    "folder": standard("folder"),
+}
