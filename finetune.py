@@ -1,0 +1,155 @@
+"""Supervised training of a pretrained backbone: fine-tuning (--train_what ft) or a linear probe (last).
+
+    python finetune.py --dataset ucf101 --pretrain log/dualvar/pretrain/<name>/model/backbone.pth.tar
+    torchrun --nproc_per_node 4 finetune.py ...
+
+Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, log.txt, log.jsonl,
+flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
+"""
+import time
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from dataset.augment import FinetuneDraw, prepare
+from dataset.crops import FixedCrops, RandomCrop
+from dataset.lists import hold_out, local_dataset, open_list
+from dataset.loader import TrainBatches, make_loader
+from dataset.sampling import CentreClip, RandomClip
+from models import build_classifier
+from models.gather import rank, world_size
+from models.pretrained import load_backbone, read_checkpoint
+
+
+def flags():
+    parser = utils.new_parser("finetune.py", __doc__)
+    utils.add_data_flags(parser, ds=2, batch_size=16, batch_help="clips of a step, over all processes")
+    parser.add_argument("--holdout", type=float, default=0.0,
+                        help="fraction of the training list kept back for a per-epoch accuracy, whole recordings only")
+    parser.add_argument("--color_jitter", action="store_true", help="pretraining's colour jitter on training clips")
+    parser.add_argument("--hflip", action="store_true", help="mirror training clips with probability 0.5")
+    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    group.add_argument("--pretrain", required=True, metavar="PATH|random",
+                       help="checkpoint with the backbone's weights (ours or the release's), or the word random")
+    group.add_argument("--train_what", choices=["ft", "last"], default="ft",
+                       help="ft: everything; last: the linear layer on a frozen backbone (linear probe)")
+    group.add_argument("--dropout", type=float, default=0.0, help="before the linear layer")
+    group.add_argument("--final_bn", action="store_true", help="batch norm (no scale and shift) of the pooled features")
+    group.add_argument("--l2_norm", action="store_true", help="L2 normalisation of the pooled features")
+    utils.add_optimisation_flags(parser, lr=0.05, wd=1e-3, epochs=150, schedule=[50, 100], bn_choices=["sync", "local"])
+    utils.add_run_flags(parser)
+    return parser
+
+
+def check(args, videos):
+    utils.check_training_flags(args, videos)
+    if not 0 <= args.holdout < 1:
+        raise utils.UsageError(f"--holdout {args.holdout} is no fraction")
+    if not 0 <= args.dropout < 1:
+        raise utils.UsageError(f"--dropout {args.dropout} is no probability")
+
+
+def build(args, num_classes):
+    """-> (classifier with the backbone's weights loaded, what build_classifier was called with)"""
+    checkpoint = None if args.pretrain == "random" else read_checkpoint(args.pretrain)
+    if checkpoint is None and args.net is None:
+        raise utils.UsageError("--pretrain random needs --net")
+    net, width = utils.net_of(args, checkpoint, args.pretrain) if checkpoint else (args.net, args.width or 1.0)
+    config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
+              "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
+    model = build_classifier(**config)
+    if checkpoint:
+        load_backbone(model.backbone, checkpoint, args.pretrain)
+    return model, config
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    videos, held = open_list(args.dataset, "train", args.split), None
+    if args.holdout:
+        videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
+    check(args, len(videos))
+
+    utils.seed_everything(args.seed)
+    model, config = build(args, len(videos.classes))
+    data = utils.clip_dataset(args, videos, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
+                        FinetuneDraw(args.color_jitter, args.hflip))
+    batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
+    folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
+    checkpoint = utils.find_resume(args, folder)
+    utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
+        "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
+        "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
+                f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
+        "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
+        "folder": folder, "resume": checkpoint})
+    if args.dry_run:
+        model.eval()(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim))
+        return
+
+    call, model = utils.distribute(model, device, args.bn)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
+                                weight_decay=args.wd)
+    first = utils.resume(checkpoint, model, optimizer, config) if checkpoint else 0
+    log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
+    loader = make_loader(data, batches, args.workers, device.type == "cuda")
+    for epoch in range(first, args.epochs):
+        batches.set_epoch(epoch)
+        utils.seed_everything(args.seed, epoch, rank())
+        values = train_epoch(call, loader, optimizer, epoch, args, device, log)
+        if held:
+            values.update(held_out_accuracy(model, held, args, device))
+        utils.save_epoch(folder, args, config, model, optimizer, epoch)
+        log.scalars({f"epoch/{name}": value for name, value in values.items()}, epoch)
+        log.epoch(epoch, values)
+        log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+
+def train_epoch(model, loader, optimizer, epoch, args, device, log):
+    """One pass over the training list -> mean loss, top-1, top-5 and times."""
+    model.train()
+    steps, window, whole = len(loader), utils.Meter(), utils.Meter()
+    clock = time.perf_counter()
+    for i, batch in enumerate(utils.bar(loader, f"epoch {epoch}")):
+        for group in optimizer.param_groups:
+            group["lr"] = utils.learning_rate(args, epoch + i / steps)
+        clips = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])[:, 0]
+        labels = batch["label"].to(device)
+        data_time = time.perf_counter() - clock
+        scores = model(clips)
+        loss = F.cross_entropy(scores, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step_time = time.perf_counter() - clock
+        clock = time.perf_counter()
+
+        values = {"loss": loss, **utils.topk(scores, labels), "time/data": data_time, "time/step": step_time}
+        window.update(values)
+        whole.update(values)
+        if (i + 1) % args.print_freq == 0 or i + 1 == steps:
+            means, step, lr = window.means(device), epoch * steps + i, optimizer.param_groups[0]["lr"]
+            if not means["loss"] < float("inf"):
+                raise utils.RunError(f"loss is {means['loss']} at epoch {epoch} step {i}; the last good checkpoint is "
+                                     "of the epoch before. A lower --lr or --warmup may help")
+            log.scalars({**means, "lr": lr}, step)
+            log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} "
+                     + " ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    return {"lr": optimizer.param_groups[0]["lr"], **whole.means(device)}
+
+
+def held_out_accuracy(model, held, args, device):
+    """Top-1 and top-5 of the middle clip, centre crop, of each held-out video."""
+    data = utils.clip_dataset(args, held, CentreClip(args.seq_len, args.ds), FixedCrops(args.img_dim))
+    model.eval()
+    scores = utils.over_videos(model, data, args, device, "held out")
+    accuracy = utils.topk(scores, torch.from_numpy(held.labels))
+    return {f"held_out_{name}": value.item() for name, value in accuracy.items()}
+
+
+if __name__ == "__main__":
+    utils.run(main)

@@ -1,0 +1,135 @@
+"""Nearest-neighbour retrieval: do the training videos closest to a test video show the same action?
+
+    python retrieval.py --dataset ucf101 --pretrain log/dualvar/pretrain/<name>/model/backbone.pth.tar
+
+Protocol of the publication: split 1, the pretrained weights as they are, ten clips of a video, pooled features
+averaged over them; the features of each list centred by its own mean and L2-normalised, cosine similarity;
+R@k: one of the k nearest training videos has the query's class.
+Writes <log_dir>/<prefix>/retrieval/<name>/results.json.
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import utils
+from dataset.crops import FixedCrops
+from dataset.lists import DataError, open_list
+from dataset.sampling import EvenClips
+from models import build_backbone
+from models.classifier import pooled
+from models.gather import rank
+from models.pretrained import load_backbone, read_checkpoint
+
+KS = (1, 5, 10, 20, 50)
+
+
+def flags():
+    parser = utils.new_parser("retrieval.py", __doc__)
+    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a forward pass (times clips)")
+    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    group.add_argument("--pretrain", metavar="PATH|random",
+                       help="checkpoint with the backbone's weights (ours or the release's), or the word random")
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
+    group.add_argument("--save_features", metavar="DIR", help="write <part>_features.npy, _labels.npy, _names.txt")
+    group.add_argument("--load_features", metavar="DIR", help="use features that --save_features wrote")
+    utils.add_run_flags(parser, training=False)
+    return parser
+
+
+def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
+    """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
+
+    Each set is centred by its own mean and L2-normalised here; similarity is cosine. Raises ValueError where a
+    k exceeds the gallery. Works through the queries in chunks.
+    """
+    if max(ks) > len(gallery):
+        raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
+    query, gallery = (F.normalize(torch.as_tensor(x) - torch.as_tensor(x).mean(dim=0), dim=1) for x in (query, gallery))
+    query_labels, gallery_labels = torch.as_tensor(query_labels), torch.as_tensor(gallery_labels)
+    hits = dict.fromkeys(ks, 0)
+    for rows, labels in zip(query.split(chunk), query_labels.split(chunk), strict=True):
+        right = gallery_labels[(rows @ gallery.T).topk(max(ks), dim=1).indices] == labels[:, None]
+        for k in ks:
+            hits[k] += int(right[:, :k].any(dim=1).sum())
+    return {k: count / len(query) for k, count in hits.items()}
+
+
+def build(args):
+    """Backbone with the weights that --pretrain names."""
+    if args.pretrain == "random":
+        if args.net is None:
+            raise utils.UsageError("--pretrain random needs --net")
+        return build_backbone(args.net, args.width or 1.0).eval()
+    checkpoint = read_checkpoint(args.pretrain)
+    backbone = build_backbone(*utils.net_of(args, checkpoint, args.pretrain))
+    load_backbone(backbone, checkpoint, args.pretrain)
+    return backbone.eval()
+
+
+def save_features(folder, part, videos, features):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{part}_features.npy", features.numpy())
+    np.save(folder / f"{part}_labels.npy", videos.labels)
+    (folder / f"{part}_names.txt").write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
+
+
+def load_features(folder, part, videos):
+    """Features of a list, (N, D), after checking that they are of this very list."""
+    names, features = Path(folder) / f"{part}_names.txt", Path(folder) / f"{part}_features.npy"
+    for path in (names, features):
+        if not path.is_file():
+            raise DataError(f"--load_features: {path} does not exist: write it with --save_features")
+    values = np.load(features, allow_pickle=False)
+    if names.read_text(encoding="utf-8").splitlines() != videos.names.tolist() or len(values) != len(videos):
+        raise DataError(f"--load_features: {names} is of another list than this data set's {part} list")
+    return torch.from_numpy(values)
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    utils.positive(args, "clips")
+    if (args.pretrain is None) == (args.load_features is None):
+        raise utils.UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
+    lists = {part: open_list(args.dataset, part, args.split) for part in ("train", "test")}
+    utils.seed_everything(args.seed)
+    backbone = build(args).to(device) if args.pretrain else None
+    source = args.pretrain or args.load_features
+    folder = utils.run_folder(args, "retrieval", f"{args.dataset}_{Path(source).stem}")
+    utils.print_plan("Retrieval", {
+        "weights": source, "gallery": f"{args.dataset} split {args.split} train, {len(lists['train'])} videos",
+        "queries": f"{args.dataset} split {args.split} test, {len(lists['test'])} videos",
+        "features": f"pooled, mean of {args.clips} clips, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
+        "similarity": "cosine, each list centred by its own mean", "folder": folder})
+    if args.dry_run:
+        if backbone is not None:
+            backbone(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim, device=device))
+        return
+
+    features = {}
+    for part, videos in lists.items():
+        if args.load_features:
+            features[part] = load_features(args.load_features, part, videos)
+            continue
+        data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
+        features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
+        if args.save_features and rank() == 0:
+            save_features(args.save_features, part, videos, features[part])
+    if rank() != 0:
+        return
+    ks = [k for k in KS if k <= len(lists["train"])]
+    accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
+    print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items()))
+    utils.write_json(folder / "results.json", {
+        "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
+        "gallery": len(lists["train"]), "queries": len(lists["test"]), "flags": utils.plain(vars(args)), **utils.versions()})
+    print(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    utils.run(main)

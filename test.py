@@ -1,0 +1,167 @@
+"""Ten-clip test of a fine-tuned or linear-probe classifier.
+
+    python test.py --dataset ucf101 --checkpoint log/dualvar/ft/<name>/model/latest.pth.tar
+    python test.py --dataset ucf101 --split all --checkpoint 'log/dualvar/ft/<name>_split{split}/model/latest.pth.tar'
+
+Class probabilities are averaged over ten clips, evenly spaced in time, and over the spatial crops. Writes
+<log_dir>/<prefix>/test/<name>/: results.json, and for each split in split<NN>/ predictions.npz (names, labels,
+probabilities), classes.csv, confusion.csv and confusion.png.
+"""
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import utils
+from dataset.crops import FixedCrops
+from dataset.lists import DataError, local_dataset, open_list
+from dataset.sampling import EvenClips
+from models import build_classifier
+from models.gather import rank
+from models.pretrained import CheckpointError, load_classifier, read_checkpoint
+
+
+def split_or_all(text):
+    return text if text == "all" else int(text)
+
+
+def flags():
+    parser = utils.new_parser("test.py", __doc__)
+    utils.add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a forward pass (times clips and crops)",
+                         split_type=split_or_all)
+    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    group.add_argument("--checkpoint", metavar="PATH", help="classifier to test; {split} stands for the split's number")
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
+    group.add_argument("--crops", type=int, choices=[1, 5, 10], default=1,
+                       help="centre; with the four corners; with all of them mirrored")
+    group.add_argument("--from_predictions", metavar="DIR", help="folder of an earlier test: reuse its probabilities")
+    utils.add_run_flags(parser, training=False)
+    return parser
+
+
+def check(args, splits):
+    utils.positive(args, "clips")
+    if (args.checkpoint is None) == (args.from_predictions is None):
+        raise utils.UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
+    if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
+        raise utils.UsageError("--split all: each split has its own classifier, so --checkpoint must hold {split}, "
+                               "which stands for the split's number")
+
+
+def load(args, split, num_classes):
+    """The classifier of a split, built as its checkpoint says and loaded strictly."""
+    path = args.checkpoint.replace("{split}", str(split))
+    checkpoint = read_checkpoint(path)
+    config = dict(checkpoint["config"])
+    if config and "num_classes" not in config:
+        raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
+    net, width = utils.net_of(args, checkpoint, path)
+    if config.get("num_classes", num_classes) != num_classes:
+        raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
+    model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
+    load_classifier(model, checkpoint, path)
+    return model.eval()
+
+
+def predict(args, videos, split, device):
+    """(N, classes) mean class probabilities of every test video."""
+    model = load(args, split, len(videos.classes)).to(device)
+    if args.dry_run:
+        model(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim, device=device))
+        return None
+    data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
+                              FixedCrops(args.img_dim, args.crops))
+    return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
+
+
+def saved_predictions(folder, videos, split):
+    """Probabilities that an earlier test of the same list wrote."""
+    path = Path(folder) / f"split{split:02d}" / "predictions.npz"
+    if not path.is_file():
+        raise DataError(f"--from_predictions: {path} does not exist")
+    with np.load(path, allow_pickle=False) as saved:
+        if not np.array_equal(saved["names"], videos.names) or saved["probabilities"].shape[1] != len(videos.classes):
+            raise DataError(f"--from_predictions: {path} is of another list than split {split} of this data set")
+        return torch.from_numpy(saved["probabilities"])
+
+
+def report(folder, videos, probabilities):
+    """Write a split's files -> {top1, top5, mean_class, videos}."""
+    labels = torch.from_numpy(videos.labels)
+    accuracy = {name: value.item() for name, value in utils.topk(probabilities, labels).items()}
+    classes, predicted = len(videos.classes), probabilities.argmax(dim=1)
+    confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).numpy()
+    count = confusion.sum(axis=1)
+    per_class = np.divide(confusion.diagonal(), count, out=np.full(classes, np.nan), where=count > 0)
+    accuracy.update(mean_class=float(np.nanmean(per_class)), videos=len(videos))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "predictions.npz", names=videos.names, labels=videos.labels, probabilities=probabilities.numpy())
+    pd.DataFrame({"class": videos.classes, "videos": count, "correct": confusion.diagonal(), "accuracy": per_class}
+                 ).to_csv(folder / "classes.csv", index=False)
+    table = pd.DataFrame(confusion, videos.classes, videos.classes)
+    table.to_csv(folder / "confusion.csv", index_label="true \\ predicted")
+    draw_confusion(folder / "confusion.png", confusion / np.maximum(count, 1)[:, None], videos.classes)
+    return accuracy
+
+
+def draw_confusion(path, rates, classes):
+    """Confusion matrix (C, C), rows summing to 1, as a picture; names are left out where they would not be legible."""
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    size = min(3 + 0.25 * len(classes), 20)
+    figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
+    picture = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 120:
+        font = 8 if len(classes) <= 60 else 5
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=font)
+        axes.set_yticks(range(len(classes)), classes, fontsize=font)
+    if len(classes) <= 20:
+        for (i, j), rate in np.ndenumerate(rates):
+            color = "black" if rate > 0.6 else "white"
+            axes.text(j, i, f"{rate:.2f}", ha="center", va="center", fontsize=7, color=color)
+    figure.colorbar(picture, label="share of the class's videos", shrink=0.8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
+    check(args, splits)
+    lists = {split: open_list(args.dataset, "test", split) for split in splits}
+    folder = utils.run_folder(args, "test", f"{args.dataset}_{Path(args.checkpoint or args.from_predictions).stem}")
+    utils.print_plan("Test", {
+        "classifier": args.checkpoint or f"probabilities of {args.from_predictions}",
+        "data": ", ".join(f"{args.dataset} split {split}, {len(videos)} videos" for split, videos in lists.items()),
+        "protocol": f"{args.clips} clips x {args.crops} crops of {args.seq_len} frames at stride {args.ds}, "
+                    f"{args.img_dim} px",
+        "folder": folder})
+    results = {}
+    for split, videos in lists.items():
+        if args.from_predictions:
+            probabilities = saved_predictions(args.from_predictions, videos, split)
+        else:
+            probabilities = predict(args, videos, split, device)
+        if not args.dry_run and rank() == 0:
+            results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities)
+    if not results:
+        return
+    if len(results) > 1:
+        names = next(iter(results.values()))
+        results["mean"] = {name: float(np.mean([row[name] for row in results.values()])) for name in names}
+    print(pd.DataFrame(results).T.to_string(float_format="{:.4f}".format))
+    utils.write_json(folder / "results.json", {"results": results, "classes": len(next(iter(lists.values())).classes),
+                                               "flags": utils.plain(vars(args)), **utils.versions()})
+    print(f"written to {folder}")
+
+
+
+if __name__ == "__main__":
+    utils.run(main)

@@ -1,0 +1,202 @@
+"""Self-supervised pretraining.
+
+    python train.py --dataset ucf101 --net r21d --mode clip-sr-tc                       one GPU, or the CPU
+    torchrun --nproc_per_node 8 train.py --dataset ucf101 ...                           8 GPUs, global batch the same
+    torchrun --nnodes 2 --node_rank R --master_addr HOST --nproc_per_node 8 train.py ...  2 machines
+
+Writes <log_dir>/<prefix>/pretrain/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, at the end
+model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
+"""
+import time
+
+import torch
+
+import utils
+from dataset.augment import MEAN, STD, PretrainDraw, prepare
+from dataset.crops import RandomCrop
+from dataset.lists import open_list
+from dataset.loader import TrainBatches, make_loader
+from dataset.sampling import PretrainViews
+from models import FRAMEWORKS, build_pretrainer
+from models.dualvar import parse_mode
+from models.gather import rank, world_size
+from models.losses import top1
+
+# the loss term that each of a pretrainer's losses belongs to
+TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
+
+
+def flags():
+    parser = utils.new_parser("train.py", __doc__)
+    utils.add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes")
+    parser.add_argument("--time_reverse", type=float, default=0.5,
+                        help="probability that a sample's clips run backwards (the release's --rand_flip)")
+    group = utils.add_net_flags(parser, "r21d")
+    group.add_argument("--framework", choices=FRAMEWORKS, default="simclr", help="where negatives come from")
+    group.add_argument("--mode", default="clip-sr-tc", help="loss terms, clip, sr and tc joined by '-'")
+    group.add_argument("--n_series", type=int, default=2, help="segments of a clip (n)")
+    group.add_argument("--series_dim", type=int, default=64, help="dimensions of a segment's embedding")
+    group.add_argument("--dim", type=int, default=128, help="dimensions of a clip's embedding")
+    group.add_argument("--moco-k", dest="moco_k", type=int, default=16384, help="MoCo: entries of the queue")
+    group.add_argument("--moco-m", dest="moco_m", type=float, default=0.999, help="MoCo: momentum of the key encoder")
+    group.add_argument("--bn_splits", type=int, default=1, help="parts of the batch with batch statistics of their own")
+    group = parser.add_argument_group("loss")
+    group.add_argument("--temperature", type=float, default=0.07, help="of the clip and tc terms")
+    group.add_argument("--theta", type=float, default=0.05, help="temperature of shuffle-rank")
+    group.add_argument("--sr_clamp", default="default",
+                       help="cap of shuffle-rank's exponent, a number or none; default: 5 for SimCLR, none for MoCo")
+    for term in ("clip", "sr", "tc"):
+        group.add_argument(f"--{term}_weight", type=float, default=1.0, help=f"weight of the {term} term")
+    utils.add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160],
+                           bn_choices=["sync", "shuffle", "local"])
+    utils.add_run_flags(parser)
+    return parser
+
+
+def check(args, videos):
+    """Everything that can be known before the first video is opened."""
+    utils.check_training_flags(args, videos)
+    positive_queue = args.moco_k > 0 and args.moco_k % args.batch_size == 0
+    if args.framework == "moco" and not positive_queue:
+        raise utils.UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
+    if args.seq_len % args.n_series:
+        raise utils.UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+    if args.bn == "shuffle" and args.framework != "moco":
+        raise utils.UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
+    if args.bn_splits < 1 or args.batch_size // world_size() % args.bn_splits:
+        raise utils.UsageError(f"--bn_splits {args.bn_splits} does not divide the {args.batch_size // world_size()} "
+                               "samples of a process")
+    if not 0 <= args.time_reverse <= 1:
+        raise utils.UsageError(f"--time_reverse {args.time_reverse} is no probability")
+
+
+def clamp_flag(text):
+    try:
+        return text if text == "default" else None if text == "none" else float(text)
+    except ValueError as error:
+        raise utils.UsageError(f"--sr_clamp {text}: expected a number, none or default") from error
+
+
+def build(args):
+    """-> (model, what build_pretrainer was called with)"""
+    config = {"framework": args.framework, "net": args.net, "mode": args.mode, "n_series": args.n_series,
+              "series_dim": args.series_dim, "dim": args.dim, "queue_size": args.moco_k, "width": args.width,
+              "temperature": args.temperature, "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp),
+              "momentum": args.moco_m, "bn_splits": args.bn_splits, "shuffle_keys": args.bn == "shuffle"}
+    try:
+        return build_pretrainer(**config), config
+    except ValueError as error:
+        raise utils.UsageError(f"--mode, --n_series: {error}") from error
+
+
+@torch.no_grad()
+def monitors(out, temperature):
+    """Top-1 of each term, similarity of positives and negatives, and how spread the embeddings are."""
+    values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
+    for name in out["logits"].keys() & {"clip", "tc"}:
+        logits = out["logits"][name] * temperature
+        values[f"similarity/{name}_positive"] = logits[:, 0].mean()
+        values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
+    for name, embedding in out["embeddings"].items():
+        # 1 when the directions are spread evenly, 0 when all embeddings are one
+        values[f"feature_std/{name}"] = embedding.std(dim=0).mean() * embedding.shape[-1] ** 0.5
+    return values
+
+
+def sheet(views, every=4):
+    """Views (B, V, 3, T, H, W) of up to 4 samples as one picture (3, h, w): a row a view, every 4th frame."""
+    mean, std = (views.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
+    frames = (views[:4] * std + mean).clamp(0, 1)[:, :, :, ::every]
+    b, v, c, t, h, w = frames.shape
+    return frames.permute(2, 0, 1, 4, 3, 5).reshape(c, b * v * h, t * w).cpu()
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    videos = open_list(args.dataset, "train", args.split)
+    check(args, len(videos))
+
+    utils.seed_everything(args.seed)
+    model, config = build(args)
+    terms = parse_mode(args.mode)
+    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views=3 if "sr" in terms else 2)
+    data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), PretrainDraw(args.n_series))
+    batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
+    folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
+    checkpoint = utils.find_resume(args, folder)
+    utils.print_plan("Pretraining", {
+        "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
+                 f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
+        "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
+                f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
+        "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
+        "folder": folder, "resume": checkpoint})
+    if args.dry_run:
+        shape = (2 * args.bn_splits, sampler.views, 3, args.seq_len, args.img_dim, args.img_dim)
+        model.eval()(torch.zeros(shape))
+        return
+
+    call, model = utils.distribute(model, device, args.bn)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
+                                weight_decay=args.wd)
+    first = utils.resume(checkpoint, model, optimizer, config) if checkpoint else 0
+    log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
+    loader = make_loader(data, batches, args.workers, device.type == "cuda")
+    for epoch in range(first, args.epochs):
+        batches.set_epoch(epoch)
+        utils.seed_everything(args.seed, epoch, rank())
+        values = train_epoch(call, loader, optimizer, epoch, args, device, log)
+        utils.save_epoch(folder, args, config, model, optimizer, epoch)
+        log.epoch(epoch, values)
+    utils.save_checkpoint(folder / "model" / "backbone.pth.tar", {
+        "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
+    log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
+
+
+def train_epoch(model, loader, optimizer, epoch, args, device, log):
+    """One pass over the training list -> means of everything logged."""
+    model.train()
+    weights = {"clip": args.clip_weight, "sr": args.sr_weight, "tc": args.tc_weight}
+    steps, window, whole, totals = len(loader), utils.Meter(), utils.Meter(), {}
+    clock = time.perf_counter()
+    for i, batch in enumerate(utils.bar(loader, f"epoch {epoch}")):
+        step = epoch * steps + i
+        for group in optimizer.param_groups:
+            group["lr"] = utils.learning_rate(args, epoch + i / steps)
+        views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
+        data_time = time.perf_counter() - clock
+        out = model(views, batch["permutation"].to(device))
+        losses = {name: value for name, value in out.items() if name in TERM}
+        loss = sum(weights[TERM[name]] * value for name, value in losses.items())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step_time = time.perf_counter() - clock
+        clock = time.perf_counter()
+
+        values = {"loss/total": loss, **{f"loss/{name}": value for name, value in losses.items()},
+                  **monitors(out, args.temperature), "time/data": data_time, "time/step": step_time}
+        window.update(values)
+        whole.update(values)
+        if step == 0:
+            log.images("views", sheet(views), step)
+        if (i + 1) % args.print_freq == 0 or i + 1 == steps:
+            totals = window.means(device)
+            lr = optimizer.param_groups[0]["lr"]
+            if not totals["loss/total"] < float("inf"):
+                raise utils.RunError(f"loss is {totals['loss/total']} at epoch {epoch} step {i}; the last good "
+                                         "checkpoint is of the epoch before. A lower --lr or --warmup may help")
+            log.scalars({**totals, "lr": lr}, step)
+            log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} " + " ".join(
+                f"{name.partition('/')[2] if name.startswith('loss') else name} {value:.3f}"
+                for name, value in totals.items() if name.startswith(("loss", "top1", "time"))))
+    means = whole.means(device)
+    log.scalars({f"epoch/{name}": value for name, value in means.items()}, epoch)
+    return {"lr": optimizer.param_groups[0]["lr"], **means}
+
+
+if __name__ == "__main__":
+    utils.run(main)
