@@ -1,0 +1,242 @@
+"""What the tools of process_data share: arguments, listing videos, safe writing, worker processes."""
+import argparse
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+
+from dataset.lists import DataError
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
+PARTS = ("train", "val", "validate", "test")  # folders that Kinetics copies put above the classes
+MANIFEST = "manifest.csv"
+COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
+           "source_bytes", "opencv")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, as the tools do for all other errors."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message):
+        print(f"error: {message} (--help lists the flags)", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(main):
+    """Call `main`, exit with what it returns; bad input, a file that cannot be used and Ctrl-C end in a sentence."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped: what is finished is kept; start the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_range(flag, value, low, high, unit=""):
+    """Raises DataError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise DataError(f"{flag} {value}: give a number from {low} to {high}{' ' + unit if unit else ''}")
+
+
+def available_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def first(names, count=10):
+    """The first names, as text for a message."""
+    names = list(names)
+    return ", ".join(map(str, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def plural(count, noun):
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@dataclass(frozen=True)
+class Video:
+    """name: "class/video" without suffix; path: the file; size: bytes."""
+
+    name: str
+    path: str
+    size: int
+
+
+def visible(folder):
+    """Entries of a folder that are not hidden, by name."""
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def class_folders(root):
+    """Folders that hold videos: <root>/<class>, or <root>/{train,val,validate,test}/<class>."""
+    for folder in visible(root):
+        if not folder.is_dir():
+            continue
+        inside = visible(folder.path) if folder.name in PARTS else []
+        if inside and all(entry.is_dir() for entry in inside):
+            yield from inside
+        else:
+            yield folder
+
+
+def find_videos(root):
+    """Videos of a class/video folder -> ([Video] by name, names of the files left aside as no videos).
+
+    Raises DataError where the folder is missing or holds no video, where two files would be one video, and
+    where a name is not UTF-8, as the lists are.
+    """
+    if not os.path.isdir(root):
+        raise DataError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
+    found, others = {}, [entry.path for entry in visible(root) if not entry.is_dir()]
+    for folder in class_folders(root):
+        for entry in visible(folder.path):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():
+                others.append(entry.path)
+                continue
+            name = f"{folder.name}/{stem}"
+            if name in found:
+                raise DataError(f"{entry.path} and {found[name].path} would both become {name}: "
+                                "remove or rename one of them")
+            if not is_utf8(name):
+                raise DataError(f"the name of {entry.path!a} is not UTF-8: rename the file (and its row in the lists)")
+            found[name] = Video(name, entry.path, entry.stat().st_size)
+    if not found:
+        raise DataError(f"--videos {root} holds no video in <class>/<video>{{{','.join(VIDEO_SUFFIXES)}}}")
+    return [found[name] for name in sorted(found)], others
+
+
+def is_utf8(name):
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:  # the file system's undecodable bytes, as lone surrogates
+        return False
+    return True
+
+
+def write_files(texts):
+    """Write {path: text}, all of them or (short of a crash amid the renames) none: an error leaves the old files."""
+    ready = []
+    try:
+        for path, text in texts.items():
+            path = Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ready.append((path.with_name(f".{path.name}.partial"), path))
+            with open(ready[-1][0], "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for partial, path in ready:
+            os.replace(partial, path)
+    finally:
+        for partial, _ in ready:
+            partial.unlink(missing_ok=True)
+
+
+def remove_tree(path):
+    """Remove a folder; none there is fine."""
+    if os.path.lexists(path):
+        shutil.rmtree(path)
+
+
+def read_manifest(path):
+    """{video: row}; {} where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        rows = {row["video"]: row for row in table} if tuple(table.fieldnames or ()) == COLUMNS else {None: {}}
+    if any(None in row.values() or not row.get("frames", "").isdigit() for row in rows.values()):
+        raise DataError(f"{path} is not a manifest as extract_frame.py writes it: remove it and run extract_frame.py "
+                        "again (it extracts nothing twice)")
+    return rows
+
+
+class WorkerDied:
+    """In place of a result: the process that did the job ended (a crash in a decoder, or out of memory)."""
+
+    def __init__(self, exit_code):
+        died_by = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+        self.reason = f"its process died ({died_by}: a crash of the decoder, or out of memory)"
+
+
+def serve(function, channel):
+    """A worker: job in, result out, until the channel closes."""
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = channel.recv()
+        except EOFError:
+            return
+        channel.send(function(job))
+
+
+def exit_with_parent():
+    """A killed parent must not leave workers that write into folders which a new run takes over."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def start_worker(function):
+    """-> (channel, process)."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(function, theirs), daemon=True)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's to handle
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    theirs.close()
+    return ours, process
+
+
+def run_jobs(function, jobs, workers):
+    """Run function(job) in `workers` processes; yields (job, result) as they end, WorkerDied for a crashed one.
+
+    A pool of the standard library waits for ever (multiprocessing) or gives up everything (concurrent.futures)
+    when a decoder crashes. Leaving the loop early kills the workers at once.
+    """
+    jobs = iter(jobs)
+    processes, busy = {}, {}  # channel -> process, channel -> job
+
+    def give(channel, job):
+        channel.send(job)
+        busy[channel] = job
+
+    try:
+        for _, job in zip(range(workers), jobs, strict=False):  # in this order, or zip drops a job
+            channel, process = start_worker(function)
+            processes[channel] = process
+            give(channel, job)
+        while busy:
+            for channel in connection.wait(list(busy)):
+                done = busy.pop(channel)
+                try:
+                    result = channel.recv()
+                except (EOFError, ConnectionError):
+                    process = processes.pop(channel)
+                    process.join()
+                    result, channel = WorkerDied(process.exitcode), None
+                for job in jobs:
+                    if channel is None:
+                        channel, processes[channel] = start_worker(function)
+                    give(channel, job)
+                    break
+                yield done, result
+    finally:
+        for process in processes.values():
+            process.kill()
+        for process in processes.values():
+            process.join()

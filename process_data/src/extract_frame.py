@@ -1,0 +1,287 @@
+"""Turn video files into numbered JPEG frames.
+
+    python process_data/src/extract_frame.py --dataset ucf101 --videos /data/UCF-101
+
+Reads <videos>/<class>/<video>.avi (.mp4 .mkv .webm .mov), for copies of Kinetics also
+<videos>/{train,val,test}/<class>/<video>, and writes <frames>/<class>/<video>/image_00001.jpg ...
+with the shorter side scaled to --short_side (smaller videos are enlarged to it) and <frames>/manifest.csv.
+
+A video is extracted into a hidden folder that gets its name when the last frame is in it, so a run that was
+stopped in any way is completed by starting it again. A video without any frame that can be decoded is broken; one
+with fewer frames than its header says is kept and both numbers are in the manifest.
+"""
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said once, by this script
+import cv2
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.lists import DataError, local_dataset
+from dataset.reader import FRAME_NAME
+from process_data.src.common import (
+    COLUMNS,
+    MANIFEST,
+    Parser,
+    WorkerDied,
+    available_cores,
+    check_range,
+    find_videos,
+    first,
+    plural,
+    read_manifest,
+    remove_tree,
+    run,
+    run_jobs,
+    visible,
+    write_files,
+)
+
+SHORT_SIDE = {"k400": 150, "demo": 72}  # of others 240
+RECORD = ".record.json"  # in each video's folder: its row of the manifest
+FEW = 0.9  # a video with less than this share of its header's frames is named at the end
+
+
+class BrokenVideo(Exception):
+    """The video gives no frames; the message says why."""
+
+
+def scaled_size(width, height, short_side):
+    """Size with the shorter side at `short_side`, aspect ratio kept -> (width, height)."""
+    scale = short_side / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def decode(path, folder, short_side, quality):
+    """Write the frames of a video into `folder`; -> what the manifest says of them.
+
+    Raises BrokenVideo, or OSError where a frame cannot be written.
+    """
+    # absolute, as FFmpeg takes a name like a:b for a protocol; one thread, as there are many workers
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":  # that one takes it1.avi for pictures
+        raise BrokenVideo("no decoder can open it")
+    header, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    count, size, method = 0, None, None
+    while True:
+        there, frame = capture.read()
+        if not there:
+            break
+        if size is None:
+            height, width = frame.shape[:2]
+            size = scaled_size(width, height, short_side)
+            method = cv2.INTER_AREA if short_side < min(width, height) else cv2.INTER_CUBIC
+        if frame.shape[1::-1] != size:
+            frame = cv2.resize(frame, size, interpolation=method)
+        encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not encoded:
+            raise BrokenVideo(f"frame {count + 1} cannot be encoded as JPEG")
+        count += 1
+        with open(os.path.join(folder, FRAME_NAME.format(count)), "wb") as file:
+            file.write(data)
+    if count == 0:
+        raise BrokenVideo("no frame can be decoded")
+    return {"frames": count, "header_frames": max(0, int(header)), "fps": round(fps, 3), "width": size[0],
+            "height": size[1]}
+
+
+def extract(video, frames, short_side, quality):
+    """Extract one video -> (its row of the manifest, None) or (None, why not). Leaves the whole folder or none."""
+    cv2.setNumThreads(1)
+    final = os.path.join(frames, video.name)
+    parent, stem = os.path.split(final)
+    partial_folder, old = (os.path.join(parent, f".{stem}.{word}partial") for word in ("", "old."))
+    try:
+        for leftover in (partial_folder, old):
+            remove_tree(leftover)
+        os.makedirs(partial_folder)
+        row = {"video": video.name, "source": video.path, **decode(video.path, partial_folder, short_side, quality),
+               "short_side": short_side, "quality": quality, "source_bytes": video.size, "opencv": cv2.__version__}
+        with open(os.path.join(partial_folder, RECORD), "w", encoding="utf-8") as file:
+            json.dump(row, file)
+        if os.path.lexists(final):  # of another source file; moved, as a folder half removed would look whole
+            os.rename(final, old)
+        os.rename(partial_folder, final)
+        remove_tree(old)
+        return row, None
+    except BrokenVideo as error:
+        return None, str(error)
+    except (OSError, cv2.error) as error:
+        return None, f"{type(error).__name__}: {error}"
+    finally:
+        remove_tree(partial_folder)
+
+
+def write_manifest(path, rows):
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows[name] for name in sorted(rows))
+    write_files({path: text.getvalue()})
+
+
+def find_extracted(root):
+    """Rows of all complete folders under `root` and the names of folders that this script did not write.
+
+    The manifest is written at the end of a run, so for the folders of a killed one their own records are read.
+    Hidden folders that a killed run left are removed.
+    """
+    rows, foreign = {}, set()
+    known = read_manifest(root / MANIFEST)
+    for class_folder in visible(root):
+        if not class_folder.is_dir():
+            continue
+        with os.scandir(class_folder.path) as entries:
+            leftovers = [entry.path for entry in entries if entry.name.startswith(".")
+                         and entry.name.endswith("partial") and entry.is_dir()]
+        for path in leftovers:
+            remove_tree(path)
+        for folder in visible(class_folder.path):
+            name = f"{class_folder.name}/{folder.name}"
+            row = known.get(name) or read_record(folder.path)
+            if row is None:
+                foreign.add(name)
+            elif last_frame_is_there(folder.path, row):
+                rows[name] = {column: str(row[column]) for column in COLUMNS}
+    return rows, foreign
+
+
+def read_record(folder):
+    """A folder's own row, or None where it has none."""
+    try:
+        row = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return row if set(COLUMNS) <= set(row) else None
+
+
+def last_frame_is_there(folder, row):
+    path = os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
+def check_same_settings(rows, videos, args):
+    """Raises DataError where videos were extracted otherwise: a mixture would be noticed by nobody."""
+    for flag in ("short_side", "quality"):
+        others = [row[flag] for row in rows.values() if row[flag] != str(getattr(args, flag))]
+        if others:
+            raise DataError(f"--{flag} {getattr(args, flag)}: {plural(len(others), 'video')} in {args.frames} "
+                            f"were extracted with --{flag} {others[0]}; give that, another --frames, or remove "
+                            "the folder")
+
+
+def parse():
+    parser = Parser(description="Turn video files into numbered JPEG frames.")
+    parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
+    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: `videos` beside the frames")
+    parser.add_argument("--frames", type=Path, help="folder to write; None: the data set's in local_dataset.py")
+    parser.add_argument("--short_side", type=int, help="pixels of the shorter side; None: 240, k400 150, demo 72")
+    parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 100")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
+    parser.add_argument("--allow_failures", action="store_true", help="exit with 0 even where videos failed")
+    args = parser.parse_args()
+    local = local_dataset(args.dataset)
+    args.frames = args.frames or local.frames
+    args.videos = args.videos or local.frames.parent / "videos"
+    if args.short_side is None:
+        args.short_side = SHORT_SIDE.get(args.dataset, 240)
+    check_range("--short_side", args.short_side, 8, 4096, "pixels")
+    check_range("--quality", args.quality, 1, 100)
+    check_range("--workers", args.workers, 1, 1024)
+    return args
+
+
+def take_lock(root):
+    """Keep a second run out of the folder; -> the open file that holds the lock until the process ends."""
+    lock = open(root / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"--frames {root}: another run is writing there; wait for it to end") from None
+    return lock
+
+
+def remove_traces(final):
+    """Of a video that has not become a folder: its partial folder, and its class where that is empty then."""
+    remove_tree(final.with_name(f".{final.name}.partial"))
+    try:
+        final.parent.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def extract_all(todo, rows, args):
+    """Extract the videos in `todo`, adding their rows; -> [(video, why it failed)].
+
+    However it ends (Ctrl-C too), no partial folder is left and the manifest has all the whole ones.
+    """
+    failed = []
+    write_manifest(args.frames / MANIFEST, rows)  # without what is no longer there, should this run be killed
+    work = partial(extract, frames=str(args.frames), short_side=args.short_side, quality=args.quality)
+    jobs = run_jobs(work, todo, args.workers)
+    try:
+        for video, result in tqdm(jobs, total=len(todo), unit="video", disable=None, smoothing=0.05):
+            row, reason = (None, result.reason) if isinstance(result, WorkerDied) else result
+            if row is None:
+                failed.append((video, reason))
+            else:
+                rows[video.name] = row
+    finally:
+        jobs.close()
+        for video in todo:
+            if video.name not in rows:
+                remove_traces(args.frames / video.name)
+        write_manifest(args.frames / MANIFEST, rows)
+    return failed
+
+
+def report(todo, rows, failed):
+    """Print what is to be known of the videos just extracted -> frames written."""
+    new = [rows[video.name] for video in todo if video.name in rows]
+    short = [row for row in new if row["frames"] < row["header_frames"]]
+    few = [f"{row['video']} ({row['frames']} of {row['header_frames']})" for row in short
+           if row["frames"] < FEW * row["header_frames"]]
+    if short:
+        print(f"note: {plural(len(short), 'video')} gave fewer frames than the header says (see {MANIFEST})"
+              + (f", {len(few)} of them less than {FEW:.0%}: {first(few)}" if few else ""))
+    for video, reason in failed:
+        print(f"failed: {video.path}: {reason}", file=sys.stderr)
+    return sum(row["frames"] for row in new)
+
+
+def main():
+    args, start = parse(), time.perf_counter()
+    videos, others = find_videos(args.videos)
+    if others:
+        print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: {first(others, 3)}")
+    args.frames.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(args.frames)
+    rows, foreign = find_extracted(args.frames)
+    check_same_settings(rows, videos, args)
+    there = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]
+    refused = [(video, f"{args.frames / video.name} is there and not of this script: remove it to extract the video")
+               for video in videos if video.name in foreign]
+    aside = {video.name for video in there} | foreign
+    todo = [video for video in videos if video.name not in aside]
+    failed = extract_all(todo, rows, args) + refused
+    frames = report(todo, rows, failed)
+    done = len(todo) + len(refused) - len(failed)
+    print(f"done {done}, already there {len(there)}, failed {len(failed)}; {frames} frames in "
+          f"{time.perf_counter() - start:.1f} s; frames and {MANIFEST} in {args.frames}")
+    lock.close()
+    return 1 if failed and not args.allow_failures else 0
+
+
+if __name__ == "__main__":
+    run(main)

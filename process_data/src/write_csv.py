@@ -1,0 +1,225 @@
+"""Write the lists that training reads, from the official lists and the extracted frames.
+
+    python process_data/src/write_csv.py --dataset ucf101 --splits /data/ucfTrainTestlist
+
+Takes UCF101's classInd.txt, trainlist0N.txt and testlist0N.txt; HMDB51's <class>_test_splitN.txt; Kinetics'
+train.csv and val.csv; or, for any other folder of frames, no list at all: then a share of the recordings is held
+out for the test. Writes {train,test}_split0N.csv, rows `class/video,frames`, and ClassInd.txt, rows `1 Archery`.
+Each video's frames are counted, and videos without all their frames are an error unless --allow_missing.
+"""
+import csv
+import io
+import itertools
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.lists import DataError, VideoList, hold_out, local_dataset
+from dataset.reader import FRAME_NAME
+from process_data.src.common import (
+    MANIFEST,
+    Parser,
+    check_range,
+    first,
+    is_utf8,
+    plural,
+    read_manifest,
+    run,
+    visible,
+    write_files,
+)
+from process_data.src.official_lists import READERS, Split
+
+LAYOUTS = {"ucf101": "ucf101", "ucf101-5class": "ucf101", "demo": "ucf101", "hmdb51": "hmdb51", "k400": "k400"}
+PREFIX, SUFFIX = FRAME_NAME.partition("{")[0], FRAME_NAME.rpartition("}")[2]
+MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
+UNKNOWN, NO_VIDEO = "of a class that is not in classInd.txt", "classes without any video"
+
+
+def find_folders(frames):
+    """{class: set of video folders in it}."""
+    if not frames.is_dir():
+        raise DataError(f"--frames {frames} is not a folder: run process_data/src/extract_frame.py first")
+    folders = {entry.name: {video.name for video in visible(entry.path) if video.is_dir()}
+               for entry in visible(frames) if entry.is_dir()}
+    if not any(folders.values()):
+        raise DataError(f"--frames {frames} holds no <class>/<video> folder: run process_data/src/extract_frame.py")
+    for name in (f"{class_name}/{video}" for class_name, videos in folders.items() for video in videos):
+        if not is_utf8(name):
+            raise DataError(f"the name of {name!a} in --frames {frames} is not UTF-8: rename the folder")
+    return folders
+
+
+def count_frames(frames, names, manifest):
+    """Frames of each video -> ({name: frames} of the whole ones, {name: what is wrong} of the others)."""
+    numbered = [FRAME_NAME.format(i) for i in range(1, 1000)]
+
+    def look(name):
+        files = {file for file in os.listdir(frames / name) if file.startswith(PREFIX) and file.endswith(SUFFIX)}
+        while len(numbered) < len(files):
+            numbered.append(FRAME_NAME.format(len(numbered) + 1))
+        return len(files), next((file for file in numbered[:len(files)] if file not in files), None)
+
+    counts, wrong = {}, {}
+    with ThreadPoolExecutor() as pool:
+        for name, (count, gap) in zip(names, pool.map(look, names), strict=True):
+            expected = int(manifest[name]["frames"]) if name in manifest else count
+            if count == 0:
+                wrong[name] = (EMPTY, name)
+            elif gap or count != expected:
+                says = f"no {gap}" if gap else f"the manifest says {expected}"
+                wrong[name] = (DAMAGED, f"{name} ({plural(count, 'frame')}, {says})")
+            else:
+                counts[name] = count
+    return counts, wrong
+
+
+def match(entries, folders):
+    """Each video's name on disk: its first name that is there, else its first name -> names, each once, in order."""
+    def on_disk(name):
+        class_name, _, video = name.rpartition("/")
+        return video in folders.get(class_name, ())
+
+    return list(dict.fromkeys(next(filter(on_disk, names), names[0]) for names in entries))
+
+
+def all_names(folders):
+    return [f"{class_name}/{video}" for class_name in sorted(folders) for video in sorted(folders[class_name])]
+
+
+def read_official(args, folders):
+    """The official lists, videos named as on disk -> (classes in label order, [Split])."""
+    classes, splits = READERS[args.layout](args.splits, args.frames)
+    splits = [Split(split.number, match(split.train, folders), match(split.test, folders), split.unknown)
+              for split in splits]
+    for split in splits:
+        if overlap := sorted(set(split.train) & set(split.test)):
+            raise DataError(f"split {split.number}: {plural(len(overlap), 'video')} in both train and test list "
+                            f"({first(overlap, 3)}): mend the lists")
+    unlisted = set(all_names(folders)).difference(*(split.train + split.test for split in splits))
+    if unlisted:
+        print(f"note: {plural(len(unlisted), 'video')} in {args.frames} in no list")
+    return classes, splits
+
+
+def hold_out_split(args, folders, counts, wrong):
+    """The one split of a folder without lists -> (classes by name, [Split]); `wrong` goes with the train list."""
+    classes, names = sorted(folders), list(counts)
+    labels = [classes.index(name.rpartition("/")[0]) for name in names]
+    videos = VideoList(np.array(names), np.array(list(counts.values())), np.array(labels, int), np.array(classes))
+    kept, held = hold_out(videos, args.holdout, args.local.group, args.seed)
+    return classes, [Split(1, kept.names.tolist() + list(wrong), held.names.tolist(), [])]
+
+
+def check_split(split, classes, counts, wrong):
+    """What is wrong with a split: {kind: [video or class]}, kinds without any left out."""
+    problems = {UNKNOWN: split.unknown, MISSING: [], EMPTY: [], DAMAGED: [], NO_VIDEO: []}
+    for name in itertools.chain(split.train, split.test):
+        if name in wrong:
+            problems[wrong[name][0]].append(wrong[name][1])
+        elif name not in counts:
+            problems[MISSING].append(name)
+    for part, names in (("train", split.train), ("test", split.test)):
+        present = {name.rpartition("/")[0] for name in names if name in counts}
+        problems[NO_VIDEO] += [f"{name} ({part})" for name in classes if name not in present]
+    return {kind: items for kind, items in problems.items() if items}
+
+
+def report(split, problems):
+    """Print a split's problems, the first ten of each kind."""
+    for kind, items in problems.items():
+        what = f"{len(items)} {kind}" if kind == NO_VIDEO else f"{plural(len(items), 'video')} {kind}"
+        print(f"split {split.number}: {what}: {first(items)}", file=sys.stderr)
+
+
+def to_csv(names, counts):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((name, counts[name]) for name in names if name in counts)
+    return text.getvalue()
+
+
+def parse():
+    parser = Parser(description="Write train and test lists from official lists and extracted frames.")
+    parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
+    parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
+    parser.add_argument("--splits", type=Path, help="folder of the official lists; None: `splits` beside the frames")
+    parser.add_argument("--out", type=Path, help="folder to write; None: the data set's lists in local_dataset.py")
+    parser.add_argument("--layout", choices=(*READERS, "folder"),
+                        help="format of the official lists, folder: there are none; None: by --dataset")
+    parser.add_argument("--holdout", type=float, help="layout folder: share of each class for the test; None: 0.2")
+    parser.add_argument("--seed", type=int, default=0, help="layout folder: draws the recordings held out")
+    parser.add_argument("--allow_missing", action="store_true",
+                        help="leave out videos without all their frames and name them in missing_split0N.txt")
+    args = parser.parse_args()
+    args.local = local_dataset(args.dataset)
+    args.frames, args.out = args.frames or args.local.frames, args.out or args.local.lists
+    args.layout = args.layout or LAYOUTS.get(args.dataset, "folder")
+    if args.layout == "folder":
+        if args.splits:
+            raise DataError(f"--splits {args.splits}: layout folder reads no lists; choose one with --layout")
+        args.holdout = 0.2 if args.holdout is None else args.holdout
+        check_range("--holdout", args.holdout, 0.01, 0.99)
+        check_range("--seed", args.seed, 0, 2**32 - 1)
+        return args
+    if args.holdout is not None:
+        raise DataError(f"--holdout {args.holdout}: layout {args.layout} reads its test list from --splits")
+    args.splits = args.splits or args.local.frames.parent / "splits"
+    if not args.splits.is_dir():
+        raise DataError(f"--splits {args.splits} is not a folder: give the folder of the official lists")
+    return args
+
+
+def make_texts(args, splits, classes, counts, wrong):
+    """What to write -> ({path: text, or None for a file that must go}, whether anything is wrong); reports it."""
+    texts = {args.out / "ClassInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1))}
+    bad = False
+    for split in splits:
+        problems = check_split(split, classes, counts, wrong)
+        report(split, problems)
+        bad = bad or bool(problems)
+        lines = [f"{kind}: {item}\n" for kind, items in problems.items() for item in items]
+        texts[args.out / f"missing_split{split.number:02d}.txt"] = "".join(lines) or None
+        for part, names in (("train", split.train), ("test", split.test)):
+            texts[args.out / f"{part}_split{split.number:02d}.csv"] = to_csv(names, counts)
+    return texts, bad
+
+
+def main():
+    args = parse()
+    folders, manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
+    if args.layout == "folder":
+        counts, wrong = count_frames(args.frames, all_names(folders), manifest)
+        classes, splits = hold_out_split(args, folders, counts, wrong)
+    else:
+        classes, splits = read_official(args, folders)
+        listed = set().union(*(split.train + split.test for split in splits))
+        counts, wrong = count_frames(args.frames, sorted(listed.intersection(all_names(folders))), manifest)
+    texts, bad = make_texts(args, splits, classes, counts, wrong)
+    empty = [path.name for path, text in texts.items() if text == ""]
+    if empty or bad and not args.allow_missing:
+        way = f"{first(empty)} would be empty: " if empty else "give --allow_missing to leave the videos above out, or "
+        print(f"error: nothing written: {way}extract them with process_data/src/extract_frame.py", file=sys.stderr)
+        return 1
+    write_files({path: text for path, text in texts.items() if text is not None})
+    for path, text in texts.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+    summarise(splits, classes, texts, args)
+    return 0
+
+
+def summarise(splits, classes, texts, args):
+    for split in splits:
+        rows = [texts[args.out / f"{part}_split{split.number:02d}.csv"].count("\n") for part in ("train", "test")]
+        left_out = len(split.train) + len(split.test) + len(split.unknown) - sum(rows)
+        print(f"split {split.number}: {rows[0]} train and {rows[1]} test videos"
+              + (f", {left_out} left out (missing_split{split.number:02d}.txt)" if left_out else ""))
+    print(f"{len(classes)} classes; lists and ClassInd.txt in {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

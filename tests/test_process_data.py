@@ -1,0 +1,387 @@
+"""Rendering the demo and extracting frames: process_data/src/{render_demo,extract_frame,common}.py."""
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dataset.lists import read_class_index, video_groups
+from dataset.local_dataset import DEMO_GROUP
+from dataset.reader import FRAME_NAME, read_frame
+from process_data.src import common, render_demo
+from process_data.src.extract_frame import scaled_size
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared" / "data"
+FORWARDS = ("FastThenSlow", "Grow", "LeftThenUp", "SpinClockwise", "UpThenLeft")
+ODD_NAME = "a b#c;d!e&(f)[g]_wave_f_nm_np1_fr_med_0"
+
+
+def tool(name, *flags, check=None, **options):
+    """Run a script as a user does; -> CompletedProcess. `check`: the exit code that must come."""
+    command = [sys.executable, str(REPOSITORY / "process_data" / "src" / f"{name}.py"), *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def extract(videos, frames, *flags, check=0, **options):
+    return tool("extract_frame", "--dataset", "folder", "--videos", videos, "--frames", frames, "--short_side", 32,
+                "--workers", 2, *flags, check=check, **options)
+
+
+def tree(root):
+    """Every file below `root`, hidden ones too, but for the lock: {relative path: bytes}."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*")
+            if path.is_file() and path.name != ".lock"}
+
+
+def manifest(frames):
+    with open(frames / "manifest.csv", newline="") as file:
+        return {row["video"]: row for row in csv.DictReader(file)}
+
+
+def assert_whole(frames, names):
+    """Exactly the folders `names`, each with as many frames as its own record says, and nothing half-made."""
+    assert {str(path.parent.relative_to(frames)) for path in frames.rglob(".record.json")} == set(names)
+    assert not [path for path in frames.rglob("*partial*")]
+    for name in names:
+        count = json.loads((frames / name / ".record.json").read_text())["frames"]
+        assert sorted(path.name for path in (frames / name).glob("*.jpg")) == [
+            FRAME_NAME.format(i + 1) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """24 rendered videos of 12 frames, 24x32 pixels, and their lists."""
+    root = tmp_path_factory.mktemp("demo")
+    flags = ("--videos", root / "videos", "--splits", root / "splits", "--groups", 3, "--test_groups", 1, "--frames",
+             12, "--size", "24x32", "--workers", 2)
+    done = tool("render_demo", *flags, check=0)
+    assert "24 videos rendered, 0 already there" in done.stdout
+    return root, flags
+
+
+@pytest.fixture
+def videos(demo, tmp_path):
+    """Three rendered videos in a folder of their own."""
+    for name in ("Grow/v_Grow_g01_c01.avi", "Grow/v_Grow_g02_c01.avi", "Shrink/v_Shrink_g01_c01.avi"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(demo[0] / "videos" / name, tmp_path / "videos" / name)
+    return tmp_path / "videos"
+
+
+THREE = ("Grow/v_Grow_g01_c01", "Grow/v_Grow_g02_c01", "Shrink/v_Shrink_g01_c01")
+
+
+# rendering
+
+def test_same_seed_renders_the_same_frames():
+    clip = render_demo.render_clip(0, "Grow", 1, 1, 6, 24, 32)
+    assert clip.shape == (6, 24, 32, 3) and clip.dtype == np.uint8
+    assert np.array_equal(clip, render_demo.render_clip(0, "Grow", 1, 1, 6, 24, 32))
+    for other in ((1, "Grow", 1, 1), (0, "Grow", 2, 1), (0, "Grow", 1, 2), (0, "Shrink", 1, 1)):
+        assert not np.array_equal(clip, render_demo.render_clip(*other, 6, 24, 32)), other
+
+
+@pytest.mark.parametrize("backwards, forwards", [
+    ("Shrink", "Grow"), ("SpinAnticlockwise", "SpinClockwise"), ("SlowThenFast", "FastThenSlow")])
+def test_three_pairs_hold_the_same_frames_in_opposite_order(backwards, forwards):
+    clips = [render_demo.render_clip(3, name, 2, 2, 7, 24, 32) for name in (backwards, forwards)]
+    assert np.array_equal(clips[0][::-1], clips[1])
+    assert not np.array_equal(clips[0], clips[1])
+
+
+def test_fourth_pair_goes_between_the_same_places_by_two_ways():
+    left, up = (render_demo.render_clip(0, name, 1, 1, 9, 24, 32) for name in ("LeftThenUp", "UpThenLeft"))
+    assert np.array_equal(left[0], up[0]) and np.array_equal(left[8], up[8])
+    assert np.abs(left[4].astype(int) - up[4]).mean() > 5
+
+
+def test_motions_are_what_their_classes_say():
+    look = render_demo.make_appearance(0, 1, 1, 24, 32)
+    x, y, angle, radius = (np.array([render_demo.pose(look, name, u) for u in (0, 0.5, 1)]).T[i]
+                           for i, name in enumerate(("LeftThenUp", "UpThenLeft", "SpinClockwise", "Grow")))
+    assert x[0] > x[1] == x[2] and y[0] > y[1] == y[2]  # y points down
+    assert angle[2] - angle[0] >= 1 and radius[2] / radius[0] > 1.85
+    start, middle, end = (np.array(render_demo.pose(look, "FastThenSlow", u)[:2]) for u in (0, 0.5, 1))
+    assert np.allclose(middle - start, 4 * (end - middle)) and np.linalg.norm(end - start) > 0.8
+
+
+def test_group_has_one_appearance_in_all_classes():
+    starts = [render_demo.render_clip(0, name, 1, 1, 5, 24, 32)[0]
+              for name in ("FastThenSlow", "LeftThenUp", "SpinClockwise", "UpThenLeft")]
+    assert all(np.array_equal(start, starts[0]) for start in starts)
+
+
+def test_every_class_shows_its_motion_in_small_pictures():
+    for group in range(1, 7):
+        look = dataclasses.replace(render_demo.make_appearance(0, group, 1, 36, 48), drift=np.zeros(2))
+        for name in FORWARDS:
+            frames = np.stack([render_demo.render_frame(look, name, u, 36, 48) for u in (0.1, 0.4, 0.6, 0.9)])
+            changed = np.abs(np.diff(frames.astype(int), axis=0)).max(-1) > 20
+            assert changed.mean() > 0.02, (group, name)
+
+
+def test_single_frame_does_not_tell_the_class():
+    rng = np.random.default_rng(0)
+    features, groups = [], 60
+    for group in range(groups):
+        look = render_demo.make_appearance(1, group, 1, 24, 32)
+        for name in render_demo.CLASSES:
+            name = render_demo.BACKWARDS.get(name, name)
+            grey = render_demo.render_frame(look, name, rng.random(), 24, 32).mean(-1).astype(np.float32)
+            feature = cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA).ravel()
+            features.append((feature - feature.mean()) / feature.std())
+    train, test = np.split(np.stack(features), [40 * 8])
+    nearest = ((test[:, None] - train) ** 2).sum(-1).argmin(1)
+    accuracy = np.mean(nearest % 8 == np.arange(len(test)) % 8)
+    assert accuracy < 1 / 8 + 3 * np.sqrt(1 / 8 * 7 / 8 / len(test))
+
+
+def test_render_writes_videos_and_official_lists(demo):
+    root, _ = demo
+    names = [line.strip() for line in (root / "splits" / "testlist01.txt").open()]
+    assert names[0] == "FastThenSlow/v_FastThenSlow_g01_c01.avi" and len(names) == 8
+    rows = [line.split() for line in (root / "splits" / "trainlist01.txt").open()]
+    assert rows[0] == ["FastThenSlow/v_FastThenSlow_g02_c01.avi", "1"] and len(rows) == 16
+    assert read_class_index(root / "splits" / "classInd.txt") == {n: i for i, n in enumerate(render_demo.CLASSES)}
+    stems = [name.removesuffix(".avi") for name in names], [row[0].removesuffix(".avi") for row in rows]
+    groups = [set(video_groups(part, DEMO_GROUP)) for part in stems]
+    assert groups == [{"g01"}, {"g02", "g03"}]
+    capture, frames = cv2.VideoCapture(str(root / "videos" / names[0])), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    clip = render_demo.render_clip(0, "FastThenSlow", 1, 1, 12, 24, 32)
+    assert np.abs(np.stack(frames).astype(int) - clip).mean() < 6  # the codec halves the resolution of colour
+
+
+def test_render_again_mends_what_is_damaged_and_no_more(demo, tmp_path):
+    root, flags = demo
+    shutil.copytree(root, tmp_path / "copy")
+    flags = [tmp_path / "copy" / flag.name if isinstance(flag, Path) else flag for flag in flags]
+    before = tree(tmp_path / "copy")
+    victim = tmp_path / "copy" / "videos" / "Grow" / "v_Grow_g02_c01.avi"
+    victim.write_bytes(victim.read_bytes()[:3000])
+    done = tool("render_demo", *flags, check=0)
+    assert "1 videos rendered, 23 already there" in done.stdout
+    assert tree(tmp_path / "copy") == before
+    other = tool("render_demo", *flags, "--size", "32x32", check=2)
+    assert other.stderr.startswith("error: --size 32x32: the videos in") and other.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags, named", [
+    (("--groups", 3, "--test_groups", 3), "--test_groups 3"), (("--size", "72"), "--size 72"),
+    (("--size", "4x4"), "--size"), (("--frames", 1), "--frames 1"), (("--workers", 0), "--workers 0")])
+def test_render_refuses_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["render_demo.py", "--videos", str(tmp_path / "v"), *map(str, flags)])
+    with pytest.raises(SystemExit) as stop:
+        common.run(render_demo.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"error: {named}") and error.count("\n") == 1
+    assert not (tmp_path / "v").exists()
+
+
+# extracting
+
+def test_extract_writes_all_frames_at_the_size_asked(videos, tmp_path):
+    done = extract(videos, tmp_path / "frames", "--short_side", 48)
+    assert done.stdout.startswith("done 3, already there 0, failed 0; 36 frames")
+    assert_whole(tmp_path / "frames", THREE)
+    rows = manifest(tmp_path / "frames")
+    assert set(rows) == set(THREE)
+    row = rows["Grow/v_Grow_g01_c01"]
+    assert [row[key] for key in ("frames", "header_frames", "fps", "width", "height", "short_side", "quality")] == [
+        "12", "12", "25.0", "64", "48", "48", "80"]
+    source = videos / "Grow" / "v_Grow_g01_c01.avi"
+    assert row["source"] == str(source) and int(row["source_bytes"]) == source.stat().st_size
+    clip = render_demo.render_clip(0, "Grow", 1, 1, 12, 24, 32)[..., ::-1]
+    for i in range(12):
+        frame = read_frame(tmp_path / "frames" / "Grow" / "v_Grow_g01_c01" / FRAME_NAME.format(i + 1))
+        assert frame.shape == (48, 64, 3)
+        small = cv2.resize(frame, (32, 24), interpolation=cv2.INTER_AREA)
+        assert np.abs(small.astype(int) - clip[i]).mean() < 8, i
+
+
+def test_quality_is_used_and_another_one_noticed(videos, tmp_path):
+    sizes = []
+    for quality in (30, 95):
+        extract(videos, tmp_path / f"q{quality}", "--quality", quality)
+        sizes.append((tmp_path / f"q{quality}" / THREE[0] / FRAME_NAME.format(1)).stat().st_size)
+    assert sizes[0] < 0.7 * sizes[1]
+    before = tree(tmp_path / "q30")
+    for flag, value, old in (("--quality", 95, 30), ("--short_side", 40, 32)):
+        flags = {"--quality": 30, flag: value}
+        done = extract(videos, tmp_path / "q30", *(item for pair in flags.items() for item in pair), check=2)
+        assert done.stderr.startswith(f"error: {flag} {value}: 3 videos in {tmp_path / 'q30'} were extracted with "
+                                      f"{flag} {old};")
+    assert tree(tmp_path / "q30") == before
+
+
+def test_scaled_size_keeps_the_aspect_ratio_either_way():
+    assert scaled_size(320, 240, 128) == (171, 128)
+    assert scaled_size(240, 320, 480) == (480, 640)
+
+
+def test_train_and_val_folders_odd_names_and_suffixes(videos, tmp_path):
+    source, root = videos / "Grow" / "v_Grow_g01_c01.avi", tmp_path / "k400"
+    for name in ("train/using segway/abc_000001_000011.AVI", f"val/wave/{ODD_NAME}.avi", "val/wave/100%d.avi"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, root / name)
+    (root / "val" / "wave" / ".hidden.avi").touch()
+    (root / "val" / "wave" / "readme.md").touch()
+    done = extract(root, tmp_path / "frames")
+    assert_whole(tmp_path / "frames", ["using segway/abc_000001_000011", f"wave/{ODD_NAME}", "wave/100%d"])
+    assert "note: 1 file in" in done.stdout and "readme.md" in done.stdout and "hidden" not in done.stdout
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
+    source, frames = videos / THREE[2], tmp_path / "frames"
+    for i in range(30):
+        shutil.copy(f"{source}.avi", videos / "Shrink" / f"copy{i:02d}.avi")
+    names = {f"{path.parent.name}/{path.stem}" for path in videos.rglob("*.avi")}
+    flags = ["--dataset", "folder", "--videos", videos, "--frames", frames, "--short_side", 400, "--workers", 2]
+    script = REPOSITORY / "process_data" / "src" / "extract_frame.py"
+    process = subprocess.Popen([sys.executable, str(script), *map(str, flags)], stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 40
+    while len(list(frames.glob("*/[!.]*"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    (os.killpg if kill == signal.SIGINT else os.kill)(process.pid, kill)  # a terminal's Ctrl-C goes to all processes
+    _, error = process.communicate(timeout=10)  # workers hold stderr: it closes when the last of them is gone
+    finished = {str(path.relative_to(frames)): path.stat().st_mtime_ns for path in frames.glob("*/[!.]*")}
+    assert 4 <= len(finished) < len(names), "the run was not stopped midway"
+    if kill == signal.SIGINT:
+        assert process.returncode == 130 and error.startswith("stopped: ") and error.count("\n") == 1
+        assert set(manifest(frames)) == set(finished)
+        assert_whole(frames, finished)
+    done = tool("extract_frame", *flags, check=0)
+    assert f"done {len(names) - len(finished)}, already there {len(finished)}, failed 0" in done.stdout
+    assert_whole(frames, names)
+    assert set(manifest(frames)) == names
+    assert {name: (frames / name).stat().st_mtime_ns for name in finished} == finished
+
+
+def test_broken_videos_are_named_and_leave_nothing(videos, tmp_path):
+    whole = (videos / "Grow" / "v_Grow_g01_c01.avi").read_bytes()
+    for name, data in {"none/empty": b"", "none/garbage001": b"RIFF" + bytes(range(256)) * 40,
+                       "Grow/header": whole[:2000], "Grow/half": whole[:len(whole) // 2]}.items():
+        (videos / name).parent.mkdir(exist_ok=True)
+        (videos / f"{name}.avi").write_bytes(data)
+    done = extract(videos, tmp_path / "frames", check=1)
+    for name in ("none/empty", "none/garbage001", "Grow/header"):
+        assert f"failed: {videos / name}.avi: no" in done.stderr
+    assert "done 4, already there 0, failed 3" in done.stdout
+    assert_whole(tmp_path / "frames", (*THREE, "Grow/half"))
+    assert not (tmp_path / "frames" / "none").exists()
+    row = manifest(tmp_path / "frames")["Grow/half"]
+    assert 0 < int(row["frames"]) < int(row["header_frames"]) == 12
+    assert f"Grow/half ({row['frames']} of 12)" in done.stdout
+    again = extract(videos, tmp_path / "frames", "--allow_failures")
+    assert "done 0, already there 4, failed 3" in again.stdout
+
+
+def test_changed_or_cut_off_videos_are_extracted_again(videos, tmp_path):
+    extract(videos, tmp_path / "frames")
+    shutil.copy(videos / f"{THREE[1]}.avi", videos / f"{THREE[0]}.avi")
+    (tmp_path / "frames" / THREE[2] / FRAME_NAME.format(12)).unlink()
+    assert "done 2, already there 1" in extract(videos, tmp_path / "frames").stdout
+    assert_whole(tmp_path / "frames", THREE)
+    first = [(tmp_path / "frames" / name / FRAME_NAME.format(1)).read_bytes() for name in THREE]
+    assert first[0] == first[1]
+
+
+def test_folder_of_another_origin_is_not_touched(videos, tmp_path):
+    (tmp_path / "frames" / THREE[0]).mkdir(parents=True)
+    (tmp_path / "frames" / THREE[0] / FRAME_NAME.format(1)).touch()
+    done = extract(videos, tmp_path / "frames", check=1)
+    assert "done 2, already there 0, failed 1" in done.stdout and "remove it" in done.stderr
+    assert len(list((tmp_path / "frames" / THREE[0]).iterdir())) == 1
+
+
+def test_failed_write_is_an_error_of_the_video(videos, tmp_path):
+    def limit():  # a file beyond 3000 bytes cannot be written: what a full disk looks like
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    done = extract(videos, tmp_path / "frames", "--short_side", 400, check=1, preexec_fn=limit)
+    assert done.stderr.count("failed: ") == 3 and "File too large" in done.stderr
+    assert set(tree(tmp_path / "frames")) == {"manifest.csv"}
+
+
+def test_second_run_at_the_same_time_is_refused(videos, tmp_path):
+    (tmp_path / "frames").mkdir()
+    with open(tmp_path / "frames" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another run" in extract(videos, tmp_path / "frames", check=2).stderr
+    extract(videos, tmp_path / "frames")
+
+
+def test_real_clips_give_their_frames(tmp_path):
+    """The headers of HMDB51 count one frame more than the files hold."""
+    samples = {"ucf101-samples": [240, 251], "hmdb51-samples": [48, 72, 74, 83], "kinetics400-samples": [303, 327, 332]}
+    for folder, counts in samples.items():
+        if not (SHARED / folder).is_dir():
+            pytest.skip(f"real clips are not at {SHARED / folder}")
+        extract(SHARED / folder, tmp_path / folder)
+        rows = manifest(tmp_path / folder)
+        assert_whole(tmp_path / folder, rows)
+        assert sorted(int(row["frames"]) for row in rows.values()) == counts
+        more = folder == "hmdb51-samples"
+        assert all(int(row["header_frames"]) - int(row["frames"]) == more for row in rows.values())
+        assert {min(int(row["width"]), int(row["height"])) for row in rows.values()} == {32}
+
+
+@pytest.mark.parametrize("flags, named", [
+    (("--videos", "{tmp}/nowhere"), "--videos"), (("--videos", "{tmp}/empty"), "--videos"),
+    (("--videos", "{tmp}/twice"), "{tmp}/twice/a/x.mp4"), (("--short_side", "0"), "--short_side 0"),
+    (("--quality", "101"), "--quality 101"), (("--workers", "0"), "--workers 0"), (("--quality", "high"), "argument"),
+    (("--dataset", "nothing"), "--dataset nothing"), (("--frames", "{tmp}/file/frames"), "[Errno")])
+def test_extract_refuses_bad_input(flags, named, videos, tmp_path):
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    (tmp_path / "twice" / "a").mkdir(parents=True)
+    for name in ("twice/a/x.avi", "twice/a/x.mp4", "file"):
+        (tmp_path / name).touch()
+    before = tree(tmp_path)
+    done = extract(videos, tmp_path / "frames", *(flag.format(tmp=tmp_path) for flag in flags), check=2)
+    assert done.stderr.startswith(f"error: {named.format(tmp=tmp_path)}") and done.stderr.count("\n") == 1
+    assert tree(tmp_path) == before and not (tmp_path / "frames").exists()
+
+
+def test_worker_that_dies_costs_only_its_job():
+    jobs = ["1 + 1", "__import__('os')._exit(3)", "2 + 2", "__import__('os').abort()", "3 + 3"]
+    results = dict(common.run_jobs(eval, jobs, 2))
+    assert [results[job] for job in jobs[::2]] == [2, 4, 6]
+    assert "exit code 3" in results[jobs[1]].reason and "signal 6" in results[jobs[3]].reason
+
+
+def test_workers_end_with_a_killed_parent_in_the_middle_of_a_job(tmp_path):
+    job = f"open({str(tmp_path / 'begun')!r}, 'w').close() or __import__('time').sleep(60)"
+    code = f"from process_data.src.common import run_jobs; list(run_jobs(eval, [{job!r}], 1))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=10)  # the worker holds stderr: it closes when the worker is gone
+    assert (tmp_path / "begun").exists()
+
+
+def test_files_are_written_all_or_none(tmp_path):
+    common.write_files({tmp_path / "a": "old"})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        common.write_files({tmp_path / "a": "new", tmp_path / "a" / "b": "new"})
+    assert tree(tmp_path) == {"a": b"old"}

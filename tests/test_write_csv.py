@@ -1,0 +1,260 @@
+"""Lists from official lists and folders of frames: process_data/src/{write_csv,official_lists}.py."""
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset.lists import read_class_index, read_list, video_groups
+from dataset.local_dataset import DEMO_GROUP, UCF101_GROUP
+from dataset.reader import FRAME_NAME
+from process_data.src import common, write_csv
+
+OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "official_lists"
+ODD = "Ünder#s;c!o&(r)[e] d, \"x\"_wave_f_nm_np1_fr_med_0"
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.fixture
+def write(monkeypatch, capsys):
+    """Run write_csv.py in this process; -> (exit code, its output)."""
+    def call(*flags):
+        monkeypatch.setattr(sys, "argv", ["write_csv.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as stop:
+            common.run(write_csv.main)
+        output = capsys.readouterr()
+        return stop.value.code, output.out + output.err
+    return call
+
+
+def make_frames(root, counts):
+    """Empty frame files: {class/video: number}."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / FRAME_NAME.format(i + 1)).touch()
+    return root
+
+
+def make_files(folder, texts):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+def make_manifest(frames, counts):
+    rows = [",".join(common.COLUMNS)] + [f"{name},x.avi,{count},{count},25.0,4,4,4,80,9,5" for name, count in counts]
+    make_files(frames, {common.MANIFEST: "\n".join(rows) + "\n"})
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return [tuple(row) for row in csv.reader(file)]
+
+
+def flags(tmp_path, dataset="ucf101"):
+    return ["--dataset", dataset, "--frames", tmp_path / "frames", "--splits", tmp_path / "splits", "--out",
+            tmp_path / "out"]
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    """Two classes, not in order of the alphabet; Windows line ends, as the official lists have."""
+    make_frames(tmp_path / "frames", {"Jump/v_Jump_g01_c01": 3, "Jump/v_Jump_g02_c01": 4, "Jump/v_Jump_g02_c02": 5,
+                                      "Climb/v_Climb_g01_c01": 6, "Climb/v_Climb_g02_c01": 7})
+    make_files(tmp_path / "splits", {
+        "classInd.txt": "1 Jump\r\n2 Climb\r\n",
+        "trainlist01.txt": "Jump/v_Jump_g02_c01.avi 1\r\nJump/v_Jump_g02_c02.avi 1\r\nClimb/v_Climb_g02_c01.avi 2\r\n",
+        "testlist01.txt": "Jump/v_Jump_g01_c01.avi\r\nClimb/v_Climb_g01_c01.avi\r\n"})
+    return tmp_path
+
+
+def test_ucf101(ucf, write):
+    code, output = write(*flags(ucf))
+    assert code == 0 and "split 1: 3 train and 2 test videos\n2 classes" in output
+    assert sorted(path.name for path in (ucf / "out").iterdir()) == ["ClassInd.txt", "test_split01.csv",
+                                                                     "train_split01.csv"]
+    assert (ucf / "out" / "ClassInd.txt").read_text() == "1 Jump\n2 Climb\n"
+    assert (ucf / "out" / "test_split01.csv").read_text() == "Jump/v_Jump_g01_c01,3\nClimb/v_Climb_g01_c01,6\n"
+    videos = read_list(ucf / "out" / "train_split01.csv", read_class_index(ucf / "out" / "ClassInd.txt"))
+    assert videos.names.tolist() == ["Jump/v_Jump_g02_c01", "Jump/v_Jump_g02_c02", "Climb/v_Climb_g02_c01"]
+    assert videos.num_frames.tolist() == [4, 5, 7] and videos.labels.tolist() == [0, 0, 1]
+
+
+def test_hmdb51_names_as_they_are(tmp_path, write):
+    make_frames(tmp_path / "frames", {f"wave/{ODD}": 2, "wave/b": 3, "wave/unused": 1, "draw_sword/a": 4,
+                                      "draw_sword/c": 5})
+    splits = make_files(tmp_path / "splits", {
+        "wave_test_split1.txt": f"{ODD}.avi 1 \nb.avi 2 \nunused.avi 0 \n",
+        "draw_sword_test_split1.txt": "a.avi 2 \nc.avi 1 \n", "readme.txt": "x"})
+    for name in ("wave", "draw_sword"):
+        text = (splits / f"{name}_test_split1.txt").read_text(encoding="utf-8").replace(" 1", " 3")
+        make_files(splits, {f"{name}_test_split2.txt": text.replace(" 2", " 1").replace(" 3", " 2")})
+    code, output = write(*flags(tmp_path, "hmdb51"))
+    assert code == 0 and "note: 1 video in" in output and "in no list" in output
+    out = tmp_path / "out"
+    assert (out / "ClassInd.txt").read_text() == "1 draw_sword\n2 wave\n"
+    assert rows(out / "train_split01.csv") == [("draw_sword/c", "5"), (f"wave/{ODD}", "2")]
+    assert rows(out / "test_split01.csv") == [("draw_sword/a", "4"), ("wave/b", "3")]
+    assert rows(out / "train_split02.csv") == rows(out / "test_split01.csv")
+    index = read_class_index(out / "ClassInd.txt")
+    assert read_list(out / "train_split01.csv", index).names.tolist()[1] == f"wave/{ODD}"
+
+
+@pytest.mark.parametrize("test_list", ["val.csv", "validate.csv", "test.csv"])
+def test_kinetics_by_segment_or_id_and_folders_with_spaces_or_underscores(test_list, tmp_path, write):
+    make_frames(tmp_path / "frames", {"riding (a) mule/-ab_000012_000022": 3, "riding (a) mule/x_y": 4,
+                                      "using_segway/c": 5, "using_segway/d_000000_000010": 6})
+    make_files(tmp_path / "splits", {
+        "train.csv": f"{HEADER}using segway,d,0,10,train\nriding (a) mule,-ab,12,22,train\n",
+        test_list: f"{HEADER}riding (a) mule,x_y,1.0,11.0,val\n\"using segway\",c,7,17,val\n"})
+    code, output = write(*flags(tmp_path, "k400"))
+    assert code == 0, output
+    out = tmp_path / "out"
+    assert (out / "ClassInd.txt").read_text() == "1 riding (a) mule\n2 using_segway\n"
+    assert rows(out / "train_split01.csv") == [("using_segway/d_000000_000010", "6"),
+                                               ("riding (a) mule/-ab_000012_000022", "3")]
+    assert rows(out / "test_split01.csv") == [("riding (a) mule/x_y", "4"), ("using_segway/c", "5")]
+
+
+def test_folder_holds_out_whole_recordings(tmp_path, write):
+    counts = {f"{c}/v_{c}_g{g:02d}_c{i:02d}": g for c in ("B", "A") for g in range(1, 11) for i in (1, 2)}
+    make_frames(tmp_path / "frames", counts)
+    base = ["--frames", tmp_path / "frames", "--layout", "folder", "--out"]
+    results = {}
+    for name, more in (("a", ["--dataset", "demo"]), ("b", ["--dataset", "demo"]),
+                       ("c", ["--dataset", "demo", "--seed", 1]), ("d", ["--dataset", "ucf101", "--holdout", 0.5])):
+        assert write(*base, tmp_path / name, *more)[0] == 0
+        results[name] = {part: rows(tmp_path / name / f"{part}_split01.csv") for part in ("train", "test")}
+    assert results["a"] == results["b"] != results["c"]
+    for name, rule, test in (("a", DEMO_GROUP, 8), ("c", DEMO_GROUP, 8), ("d", UCF101_GROUP, 20)):
+        names = {part: [row[0] for row in results[name][part]] for part in ("train", "test")}
+        assert not set(video_groups(names["train"], rule)) & set(video_groups(names["test"], rule))
+        assert sorted(names["train"] + names["test"]) == sorted(counts) and len(names["test"]) == test
+    assert all(counts[name] == int(count) for name, count in results["a"]["train"])
+    assert (tmp_path / "a" / "ClassInd.txt").read_text() == "1 A\n2 B\n"
+
+
+def test_what_is_missing_is_named_and_nothing_written(ucf, write):
+    frames = ucf / "frames"
+    make_frames(frames, {"Jump/gap": 3, "Jump/short": 4, "Jump/zero": 0})
+    (frames / "Jump" / "gap" / FRAME_NAME.format(2)).unlink()
+    make_manifest(frames, [("Jump/short", 9), ("Jump/v_Jump_g02_c01", 4)])
+    with open(ucf / "splits" / "trainlist01.txt", "a") as file:
+        file.write("Jump/gap.avi 1\nJump/short.avi 1\nJump/zero.avi 1\nJump/gone.avi 1\nDive/x.avi 3\n")
+    code, output = write(*flags(ucf))
+    assert code == 1 and not (ucf / "out").exists()
+    for line in ("1 video of a class that is not in classInd.txt: Dive/x", "1 video without any frame: Jump/zero",
+                 "1 video without a folder of frames: Jump/gone",
+                 "2 videos with frames lacking: Jump/gap (2 frames, no image_00002.jpg), Jump/short (4 frames, the "
+                 "manifest says 9)"):
+        assert f"split 1: {line}\n" in output
+    assert output.splitlines()[-1].startswith("error: nothing written: ") and "--allow_missing" in output
+    code, output = write(*flags(ucf), "--allow_missing")
+    assert code == 0 and "split 1: 3 train and 2 test videos, 5 left out (missing_split01.txt)" in output
+    assert len(rows(ucf / "out" / "train_split01.csv")) == 3
+    missing = (ucf / "out" / "missing_split01.txt").read_text()
+    assert missing.count("\n") == 5 and "without any frame: Jump/zero\n" in missing
+
+
+def test_missing_list_goes_when_nothing_is_missing(ucf, write):
+    make_files(ucf / "out", {"missing_split01.txt": "old"})
+    assert write(*flags(ucf))[0] == 0
+    assert not (ucf / "out" / "missing_split01.txt").exists()
+
+
+def test_class_without_videos_and_empty_list(ucf, write):
+    with open(ucf / "splits" / "classInd.txt", "a") as file:
+        file.write("3 Dive\n")
+    code, output = write(*flags(ucf))
+    assert code == 1 and "split 1: 2 classes without any video: Dive (train), Dive (test)\n" in output
+    assert write(*flags(ucf), "--allow_missing")[0] == 0
+    assert (ucf / "out" / "ClassInd.txt").read_text() == "1 Jump\n2 Climb\n3 Dive\n"
+    make_files(ucf / "splits", {"testlist01.txt": "Jump/elsewhere.avi\n"})
+    before = (ucf / "out" / "test_split01.csv").read_text()
+    code, output = write(*flags(ucf), "--allow_missing")
+    assert code == 1 and "error: nothing written: test_split01.csv would be empty" in output
+    assert (ucf / "out" / "test_split01.csv").read_text() == before
+
+
+@pytest.mark.parametrize("texts, named", [
+    ({"testlist01.txt": "Jump/v_Jump_g02_c01.avi\n"}, "split 1: 1 video in both train and test list"),
+    ({"trainlist01.txt": "Jump/v_Jump_g02_c01.avi 2\n"}, "label 2, but classInd.txt says 1 for Jump"),
+    ({"trainlist01.txt": "v_Jump_g02_c01.avi 1\n"}, "row 1: expected 'Class/video.avi 1'"),
+    ({"trainlist02.txt": "Jump/v_Jump_g02_c01.avi 1\n"}, "has split 2 but no testlist02.txt"),
+    ({"classInd.txt": "Jump\n"}, "classInd.txt row 1")])
+def test_ucf101_lists_that_cannot_be(texts, named, ucf, write):
+    make_files(ucf / "splits", texts)
+    code, output = write(*flags(ucf))
+    assert code == 2 and output.startswith("error: ") and named in output and output.count("\n") == 1
+    assert not (ucf / "out").exists()
+
+
+@pytest.mark.parametrize("dataset, texts, named", [
+    ("hmdb51", {"wave_test_split1.txt": "a.avi 3\n"}, "row 1: expected 'video.avi 0|1|2'"),
+    ("hmdb51", {"wave_test_split1.txt": "a.avi 1\n", "dive_test_split2.txt": "a.avi 1\n"}, "no dive_test_split1.txt"),
+    ("hmdb51", {"readme.txt": ""}, "holds no <class>_test_split1.txt"),
+    ("k400", {"train.csv": HEADER}, "lacks train.csv, or val.csv"),
+    ("k400", {"train.csv": "label,youtube_id\n", "val.csv": HEADER}, "no column time_start"),
+    ("k400", {"train.csv": f"{HEADER}a,b,soon,1,train\n", "val.csv": HEADER}, "row 2: time_start"),
+    ("k400", {"train.csv": f"{HEADER},b,0,1,train\n", "val.csv": HEADER}, "row 2: label"),
+    ("ucf101", {"readme.txt": ""}, "classInd.txt does not exist")])
+def test_other_lists_that_cannot_be(dataset, texts, named, tmp_path, write):
+    make_frames(tmp_path / "frames", {"wave/a": 1})
+    make_files(tmp_path / "splits", texts)
+    code, output = write(*flags(tmp_path, dataset))
+    assert code == 2 and output.startswith("error: ") and named in output and output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more, named", [
+    (["--frames", "nowhere"], "--frames nowhere"), (["--splits", "nowhere"], "--splits nowhere"),
+    (["--holdout", "0.2"], "--holdout 0.2"), (["--layout", "folder"], "--splits"), (["--dataset", "x"], "--dataset x"),
+    (["--layout", "avi"], "argument --layout")])
+def test_bad_flags(more, named, ucf, write):
+    code, output = write(*flags(ucf), *more)
+    assert code == 2 and output.startswith(f"error: {named}") and output.count("\n") == 1
+    assert not (ucf / "out").exists()
+
+
+def test_list_that_is_not_utf8_and_damaged_manifest(ucf, write):
+    (ucf / "frames" / common.MANIFEST).write_text("video,frames\nJump/v_Jump_g02_c01,many\n")
+    assert "manifest.csv is not a manifest" in write(*flags(ucf))[1]
+    (ucf / "frames" / common.MANIFEST).unlink()
+    (ucf / "splits" / "testlist01.txt").write_bytes(b"Jump/\xe4.avi\n")
+    code, output = write(*flags(ucf))
+    assert code == 2 and "testlist01.txt is not UTF-8" in output
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official lists are not at {OFFICIAL}")
+@pytest.mark.parametrize("dataset, sizes", [
+    ("ucf101", {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}), ("hmdb51", {1: (3563, 1523)})])
+def test_official_lists_in_full(dataset, sizes, tmp_path, write, monkeypatch):
+    """All frames missing but for one video; then all there, which is pretended, as 13,320 folders take long to make."""
+    classes, splits = write_csv.READERS[dataset](OFFICIAL / dataset, tmp_path)
+    videos = [names[0] for split in splits for names in split.train + split.test]
+    make_frames(tmp_path / "frames", {videos[0]: 2})
+    base = ["--dataset", dataset, "--frames", tmp_path / "frames", "--splits", OFFICIAL / dataset, "--out",
+            tmp_path / "out"]
+    code, output = write(*base)
+    assert code == 1 and f"split 1: {sum(sizes[1]) - 1} videos without a folder of frames" in output
+    assert not (tmp_path / "out").exists()
+    folders = {name: set() for name in classes}
+    for class_name, video in (name.split("/") for name in videos):
+        folders[class_name].add(video)
+    monkeypatch.setattr(write_csv, "find_folders", lambda frames: folders)
+    monkeypatch.setattr(write_csv, "count_frames", lambda frames, names, manifest: (dict.fromkeys(names, 7), {}))
+    code, output = write(*base)
+    assert code == 0, output
+    index = read_class_index(tmp_path / "out" / "ClassInd.txt")
+    assert len(index) == {"ucf101": 101, "hmdb51": 51}[dataset]
+    first = ["Hammering", "HammerThrow"] if dataset == "ucf101" else ["brush_hair", "cartwheel"]
+    assert [name for name in index if name in first] == first  # UCF101's order is not the alphabet's
+    for number, counts in sizes.items():
+        lists = [read_list(tmp_path / "out" / f"{part}_split{number:02d}.csv", index) for part in ("train", "test")]
+        assert tuple(map(len, lists)) == counts
+        assert set(lists[0].labels) == set(lists[1].labels) == set(range(len(index)))
+        if dataset == "ucf101":
+            groups = [set(video_groups(part.names, UCF101_GROUP)) for part in lists]
+            assert not groups[0] & groups[1]
