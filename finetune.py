@@ -19,7 +19,7 @@ from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier
 from models.gather import rank, world_size
-from models.pretrained import load_backbone, read_checkpoint
+from models.pretrained import load_backbone
 
 
 def flags():
@@ -52,10 +52,8 @@ def check(args, videos):
 
 def build(args, num_classes):
     """-> (classifier with the backbone's weights loaded, what build_classifier was called with)"""
-    checkpoint = None if args.pretrain == "random" else read_checkpoint(args.pretrain)
-    if checkpoint is None and args.net is None:
-        raise utils.UsageError("--pretrain random needs --net")
-    net, width = utils.net_of(args, checkpoint, args.pretrain) if checkpoint else (args.net, args.width or 1.0)
+    checkpoint = utils.open_weights(args, args.pretrain)
+    net, width = utils.net_of(args, checkpoint, args.pretrain)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
     model = build_classifier(**config)

@@ -20,7 +20,7 @@ from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
 from models.gather import rank
-from models.pretrained import load_backbone, read_checkpoint
+from models.pretrained import load_backbone
 
 KS = (1, 5, 10, 20, 50)
 
@@ -59,13 +59,10 @@ def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
 
 def build(args):
     """Backbone with the weights that --pretrain names."""
-    if args.pretrain == "random":
-        if args.net is None:
-            raise utils.UsageError("--pretrain random needs --net")
-        return build_backbone(args.net, args.width or 1.0).eval()
-    checkpoint = read_checkpoint(args.pretrain)
+    checkpoint = utils.open_weights(args, args.pretrain)
     backbone = build_backbone(*utils.net_of(args, checkpoint, args.pretrain))
-    load_backbone(backbone, checkpoint, args.pretrain)
+    if checkpoint:
+        load_backbone(backbone, checkpoint, args.pretrain)
     return backbone.eval()
 
 
@@ -127,7 +124,8 @@ def main(argv):
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items()))
     utils.write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
-        "gallery": len(lists["train"]), "queries": len(lists["test"]), "flags": utils.plain(vars(args)), **utils.versions()})
+        "gallery": len(lists["train"]), "queries": len(lists["test"]),
+        "flags": utils.plain(vars(args)), **utils.versions()})
     print(f"written to {folder}")
 
 

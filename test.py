@@ -19,7 +19,7 @@ from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
 from models import build_classifier
 from models.gather import rank
-from models.pretrained import CheckpointError, load_classifier, read_checkpoint
+from models.pretrained import CheckpointError, load_classifier
 
 
 def split_or_all(text):
@@ -53,15 +53,16 @@ def check(args, splits):
 def load(args, split, num_classes):
     """The classifier of a split, built as its checkpoint says and loaded strictly."""
     path = args.checkpoint.replace("{split}", str(split))
-    checkpoint = read_checkpoint(path)
-    config = dict(checkpoint["config"])
+    checkpoint = utils.open_weights(args, path)
+    config = checkpoint["config"] if checkpoint else {}
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
     net, width = utils.net_of(args, checkpoint, path)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
-    load_classifier(model, checkpoint, path)
+    if checkpoint:
+        load_classifier(model, checkpoint, path)
     return model.eval()
 
 

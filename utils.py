@@ -370,9 +370,21 @@ def resume(path, model, optimizer, config):
     return checkpoint["epoch"] + 1
 
 
+def open_weights(args, path):
+    """The checkpoint at `path`, or None for untrained weights: `random`, or a dry run before the file is there."""
+    if args.dry_run and path != "random" and not Path(path).exists():
+        print(f"{path} is not there yet: a dry run goes on without it")
+        path = "random"
+    if path != "random":
+        return read_checkpoint(path)
+    if args.net is None:
+        raise UsageError("--net: name the network, no checkpoint says which")
+    return None
+
+
 def net_of(args, checkpoint, path):
-    """Network and width of a checkpoint: its own word, which the flags must not contradict, or the flags'."""
-    config = checkpoint["config"]
+    """Network and width: a checkpoint's own word, which the flags must not contradict, or else the flags'."""
+    config = checkpoint["config"] if checkpoint else {}
     for name in ("net", "width"):
         given, own = getattr(args, name), config.get(name)
         if given is not None and own is not None and given != own:

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# One stage of one experiment:  bash paper_scripts/<mode>/<experiment>.sh [flags of the stage's script]
+# Every such script is a link to this one (`bash paper_scripts/launch.sh <mode> <experiment>` is the same).
+#
+# modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order
+# experiments  recipes.sh explains their names and holds their flags; flags given here come last and win
+# environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU), NNODES,
+#              NODE_RANK, MASTER_ADDR, MASTER_PORT; PREFIX (folder below log/), SPLIT (number, or all for testing),
+#              PRETRAINED (checkpoint to start from), EVAL_EPOCH (pretraining epoch to take, or last), PYTHON;
+#              for run: PRETRAIN_FLAGS, RETRIEVAL_FLAGS, FINETUNE_FLAGS, TEST_FLAGS go to one kind of stage each
+set -eu -o pipefail
+
+script=$0
+if [ "$(basename "$script")" = launch.sh ]; then
+    [ $# -ge 2 ] || { echo "usage: bash paper_scripts/launch.sh <mode> <experiment> [flags]" >&2; exit 2; }
+    mode=$1 experiment=$2
+    shift 2
+else
+    mode=$(basename "$(dirname "$(cd "$(dirname "$script")" && pwd)/x")") experiment=$(basename "$script" .sh)
+fi
+here=$(dirname "$(readlink -f "$script")")
+# shellcheck source=env.sh
+source "$here/env.sh" requirements.txt
+# shellcheck source=recipes.sh
+source "$here/recipes.sh"
+recipe "$experiment"
+
+PREFIX=${PREFIX:-dualvar}
+SPLIT=${SPLIT:-1}
+NNODES=${NNODES:-1}
+GPUS=${GPUS:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
+
+# launch SCRIPT FLAGS...: in one process, or with torchrun in several
+launch() {
+    if [ "$GPUS" -le 1 ] && [ "$NNODES" -eq 1 ]; then
+        "$PYTHON" "$@"
+    else
+        "$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$GPUS" \
+            --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" "$@"
+    fi
+}
+
+pretrained() {
+    if [ "$EVAL_EPOCH" = last ]; then
+        echo "${PRETRAINED:-log/$PREFIX/pretrain/$experiment/model/backbone.pth.tar}"
+    else
+        echo "${PRETRAINED:-log/$PREFIX/pretrain/$experiment/model/epoch$EVAL_EPOCH.pth.tar}"
+    fi
+}
+
+pretrain() {
+    launch train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --prefix "$PREFIX" --name "$experiment" \
+        --resume auto "$@"
+}
+
+# classify STAGE SET FLAGS...: fine-tune (ft) or probe (last) on a set's split
+classify() {
+    local stage=$1 set=$2 recipe=("${FINETUNE[@]}")
+    shift 2
+    if [ "$stage" = last ]; then recipe=("${PROBE[@]}"); fi
+    launch finetune.py --train_what "$stage" "${NETWORK[@]}" "${recipe[@]}" --dataset "$set" --split "$SPLIT" \
+        --pretrain "$(pretrained)" --prefix "$PREFIX" --name "${experiment}_on_${set}_split$SPLIT" --resume auto "$@"
+}
+
+# evaluate STAGE SET FLAGS...: ten-clip test of what classify trained
+evaluate() {
+    local stage=$1 set=$2 split=$SPLIT
+    shift 2
+    if [ "$split" = all ]; then split='{split}'; fi
+    launch test.py "${NETWORK[@]}" "${TEST[@]}" --dataset "$set" --split "$SPLIT" --prefix "$PREFIX" \
+        --checkpoint "log/$PREFIX/$stage/${experiment}_on_${set}_split$split/model/latest.pth.tar" \
+        --name "${experiment}_${stage}_on_$set" "$@"
+}
+
+# retrieve WEIGHTS NAME FLAGS...
+retrieve() {
+    local weights=$1 name=$2
+    shift 2
+    launch retrieval.py "${NETWORK[@]}" "${RETRIEVAL[@]}" --dataset "${TARGETS%% *}" --pretrain "$weights" \
+        --prefix "$PREFIX" --name "$name" "$@"
+}
+
+run_all() {
+    local set
+    # shellcheck disable=SC2086  # the *_FLAGS are lists of words
+    {
+        if [ "$experiment" = demo ]; then
+            prepare_demo
+            retrieve random demo_random ${RETRIEVAL_FLAGS:-} "$@"
+        fi
+        pretrain ${PRETRAIN_FLAGS:-} "$@"
+        retrieve "$(pretrained)" "$experiment" ${RETRIEVAL_FLAGS:-} "$@"
+        if [ "$experiment" != demo ]; then
+            classify last "${TARGETS%% *}" ${FINETUNE_FLAGS:-} "$@"
+            evaluate last "${TARGETS%% *}" ${TEST_FLAGS:-} "$@"
+        fi
+        for set in $TARGETS; do
+            classify ft "$set" ${FINETUNE_FLAGS:-} "$@"
+            evaluate ft "$set" ${TEST_FLAGS:-} "$@"
+        done
+    }
+    "$PYTHON" paper_scripts/summary.py "log/$PREFIX" "$experiment"
+}
+
+prepare_demo() {
+    "$PYTHON" process_data/src/render_demo.py
+    "$PYTHON" process_data/src/extract_frame.py --dataset demo
+    "$PYTHON" process_data/src/write_csv.py --dataset demo
+}
+
+case "$mode" in
+    pretrain) pretrain "$@" ;;
+    finetune) classify ft "${TARGETS%% *}" "$@" ;;
+    finetune_hmdb51) classify ft hmdb51 "$@" ;;
+    linear_probe)
+        classify last "${TARGETS%% *}" "$@"
+        evaluate last "${TARGETS%% *}" ;;
+    test) evaluate ft "${TARGETS%% *}" "$@" ;;
+    test_hmdb51) evaluate ft hmdb51 "$@" ;;
+    retrieval) retrieve "$(pretrained)" "$experiment" "$@" ;;
+    run) run_all "$@" ;;
+    *) die "$mode is not a mode: pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run" ;;
+esac

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2034  # what is set here is used by launch.sh
+# The flags of every experiment, each once. Sourced by launch.sh, which calls `recipe EXPERIMENT` for the arrays
+# NETWORK, PRETRAIN, FINETUNE, PROBE, TEST and RETRIEVAL and for TARGETS, the sets to fine-tune on.
+#
+# An experiment is called <framework>_<net>_<mode>_<pretraining set>, or demo.
+
+recipe() {
+    if [ "$1" = demo ]; then demo_recipe; else paper_recipe "$1"; fi
+}
+
+# The publication's: sizes and schedules for a global batch of 64 (pretraining) and 16 (fine-tuning).
+paper_recipe() {
+    local framework net mode set extra
+    IFS=_ read -r framework net mode set extra <<<"$1"
+    [ -n "$set" ] && [ -z "$extra" ] || die "$1 is not <framework>_<net>_<mode>_<pretraining set>, nor demo"
+    local clip=(--seq_len 16 --img_dim 112)
+    SET=$set TARGETS="ucf101 hmdb51"
+    EVAL_EPOCH=${EVAL_EPOCH:-189}
+    NETWORK=(--net "$net" --width 1.0)
+    PRETRAIN=("${clip[@]}" --framework "$framework" --mode "$mode" --ds 4 --n_series 2 --series_dim 64 --batch_size 64
+              --lr 0.003 --wd 1e-4 --epochs 200 --schedule 120 160 --save_freq 5 --bn sync)
+    # The release's gather lost 7/8 of the clip term's gradient on its 8 GPUs; this weight is that, on any number.
+    if [ "$framework" = simclr ]; then PRETRAIN+=(--clip_weight 0.125); else PRETRAIN+=(--moco-k 16384); fi
+    FINETUNE=("${clip[@]}" --ds 2 --batch_size 16 --lr 0.05 --wd 1e-3 --color_jitter --hflip)
+    if [ "$set" = k400 ]; then
+        FINETUNE+=(--epochs 150 --schedule 50 100)
+    else
+        FINETUNE+=(--epochs 100 --schedule 30 60 80)
+    fi
+    PROBE=("${FINETUNE[@]}" --final_bn)
+    TEST=("${clip[@]}" --ds 2)
+    RETRIEVAL=("${clip[@]}" --ds 4)
+}
+
+# Small enough for two CPU cores: a quarter of the width, 8 frames of 32 pixels.
+demo_recipe() {
+    local clip=(--seq_len 8 --ds 4 --img_dim 32)
+    SET=demo TARGETS=demo
+    EVAL_EPOCH=${EVAL_EPOCH:-last}
+    NETWORK=(--net r3d --width 0.25)
+    PRETRAIN=("${clip[@]}" --framework simclr --mode clip-sr-tc --batch_size 32 --lr 0.05 --epochs 40 --warmup 4 --cosine
+              --save_freq 10)
+    FINETUNE=("${clip[@]}" --batch_size 16 --lr 0.02 --wd 1e-3 --epochs 8 --cosine)
+    PROBE=("${FINETUNE[@]}" --final_bn)
+    TEST=("${clip[@]}")
+    RETRIEVAL=("${clip[@]}")
+}

@@ -1,0 +1,38 @@
+"""Table of what an experiment's stages measured, from their results.json.
+
+    python paper_scripts/summary.py log/dualvar demo
+"""
+import json
+import sys
+from pathlib import Path
+
+
+def read(path):
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def rows_of(log, experiment):
+    """(stage, data set, videos tested, {measure: value}) of each result there is."""
+    for label, name in (("retrieval, random weights", f"{experiment}_random"), ("retrieval, pretrained", experiment)):
+        found = read(log / "retrieval" / name / "results.json")
+        if found:
+            yield label, found["flags"]["dataset"], found["queries"], {k: found["results"][k] for k in ("R@1", "R@5")
+                                                                       if k in found["results"]}, found["classes"]
+    for label, stage in (("linear probe", "last"), ("fine-tuned", "ft")):
+        for path in sorted((log / "test").glob(f"{experiment}_{stage}_on_*/results.json")):
+            found = read(path)
+            last = list(found["results"].values())[-1]
+            yield (f"{label}, {found['flags']['clips']}-clip test", found["flags"]["dataset"], int(last["videos"]),
+                   {"top-1": last["top1"], "top-5": last["top5"]}, found["classes"])
+
+
+def main():
+    log, experiment = Path(sys.argv[1]), sys.argv[2]
+    print(f"\n{'':<32} {'data set':<14} {'videos':>6}  {'chance':>6}")
+    for label, dataset, videos, measures, classes in rows_of(log, experiment):
+        values = "   ".join(f"{name} {value:.3f}" for name, value in measures.items())
+        print(f"{label:<32} {dataset:<14} {videos:>6}  {1 / classes:>6.3f}   {values}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Augmentation against torchvision clip by clip, and its draws against their probabilities."""
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+
+from dataset.augment import (
+    BLUR,
+    BLUR_TAPS,
+    FACTORS,
+    JITTER,
+    MEAN,
+    MIRROR,
+    ORDER,
+    SIGMA,
+    STD,
+    FinetuneDraw,
+    PretrainDraw,
+    prepare,
+)
+
+TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+
+
+def one_by_one(clip, row):
+    """The same with torchvision: clip (T, 3, H, W) in [0, 1], row a list of parameters."""
+    if row[JITTER]:
+        for operation in row[ORDER]:
+            clip = TORCHVISION[int(operation)](clip, row[FACTORS][int(operation)])
+    if row[BLUR]:
+        clip = tv.gaussian_blur(clip, [BLUR_TAPS, BLUR_TAPS], [row[SIGMA], row[SIGMA]])
+    return clip.flip(-1) if row[MIRROR] else clip
+
+
+def test_prepare_is_torchvision_clip_by_clip():
+    rng = np.random.default_rng(0)
+    clips = torch.from_numpy(rng.integers(0, 256, (8, 3, 2, 24, 20, 3), dtype=np.uint8))
+    clips[0] = 77  # grey has no hue
+    rows = np.stack([PretrainDraw(2)(3, rng)["augment"] for _ in range(8)])
+    rows[:, :, MIRROR] = rng.random((8, 3)) < 0.5
+    rows = torch.from_numpy(rows)
+    assert 0 < rows[..., JITTER].mean() < 1 and 0 < rows[..., BLUR].mean() < 1
+    out = prepare(clips, rows)
+    assert out.shape == (8, 3, 3, 2, 24, 20)
+    for b in range(8):
+        for v in range(3):
+            expected = one_by_one(clips[b, v].permute(0, 3, 1, 2) / 255, rows[b, v].tolist())
+            mine = out[b, v].transpose(0, 1) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+            assert (mine - expected).abs().max().item() < 0.5 / 255, (b, v, rows[b, v])
+
+
+def test_prepare_without_augmentation_only_normalises():
+    clips = torch.full((1, 1, 1, 2, 2, 3), 255, dtype=torch.uint8)
+    expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+    assert torch.allclose(prepare(clips)[0, 0, :, 0, 0, 0], expected)
+
+
+def test_pretraining_probabilities():
+    rng, draw = np.random.default_rng(0), PretrainDraw(2)
+    samples = [draw(3, rng) for _ in range(4000)]
+    rows = np.stack([s["augment"] for s in samples])
+    near = lambda p: pytest.approx(p, abs=0.03)  # noqa: E731  4 standard errors
+    assert rows[:, 1:, JITTER].mean() == near(0.64) and rows[:, 0, JITTER].mean() == near(0.64 * 0.8)
+    assert rows[:, 1:, BLUR].mean() == near(0.5) and rows[:, 0, BLUR].mean() == near(0.5 * 0.8)
+    factors = rows[..., FACTORS].reshape(-1, 4)
+    assert factors.min(axis=0) == pytest.approx([0.2, 0.2, 0.2, -0.2], abs=0.01)
+    assert factors.max(axis=0) == pytest.approx([1.8, 1.8, 1.8, 0.2], abs=0.01)
+    assert (rows[..., SIGMA].min(), rows[..., SIGMA].max()) == pytest.approx((0.1, 2.0), abs=0.01)
+    assert len(np.unique(rows[..., ORDER].reshape(-1, 4), axis=0)) == 24
+    assert np.mean([s["permutation"][0] == 0 for s in samples]) == near(0.5)
+    # smaller crops are blurred in proportion
+    small = np.stack([PretrainDraw(2, 56)(3, rng)["augment"] for _ in range(1000)])
+    assert small[..., SIGMA].max() == pytest.approx(1.0, abs=0.01)
+
+
+def test_finetuning_flags():
+    rng = np.random.default_rng(0)
+    off = np.stack([FinetuneDraw(False, False)(1, rng)["augment"] for _ in range(200)])
+    on = np.stack([FinetuneDraw(True, True)(1, rng)["augment"] for _ in range(2000)])
+    assert not off[..., [JITTER, BLUR, MIRROR]].any()
+    assert on[..., JITTER].mean() == pytest.approx(0.64, abs=0.04)
+    assert on[..., MIRROR].mean() == pytest.approx(0.5, abs=0.04) and not on[..., BLUR].any()

@@ -1,0 +1,206 @@
+"""Sampling, reading, crops, lists, batches: what reaches the network is what the protocol says."""
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dataset import lists
+from dataset.clips import VideoClips
+from dataset.crops import FixedCrops, RandomCrop, resize_for
+from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
+from dataset.loader import EvalBatches, TrainBatches, make_loader
+from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP
+from dataset.reader import FRAME_NAME, FrameReader, read_frame
+from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
+
+
+def write_video(folder, frames, height=24, width=32):
+    """Frames whose grey value is 10 times their index."""
+    folder.mkdir(parents=True)
+    for i in range(frames):
+        picture = np.full((height, width, 3), 10 * i, np.uint8)
+        cv2.imwrite(str(folder / FRAME_NAME.format(i + 1)), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+
+
+def video_list(names, frames):
+    classes = sorted({name.partition("/")[0] for name in names})
+    labels = [classes.index(name.partition("/")[0]) for name in names]
+    return VideoList(np.array(names), np.array(frames), np.array(labels), np.array(classes))
+
+
+@pytest.mark.parametrize("frames", [1, 5, 63, 64, 200])
+@pytest.mark.parametrize("seq_len,ds", [(16, 4), (7, 3)])
+def test_every_sampler_stays_inside_the_video(frames, seq_len, ds):
+    rng = np.random.default_rng(0)
+    for sampler, views in ((PretrainViews(seq_len, ds), 3), (RandomClip(seq_len, ds), 1), (EvenClips(seq_len, ds), 10),
+                           (CentreClip(seq_len, ds), 1)):
+        for _ in range(20):
+            indices = sampler(frames, rng)
+            assert indices.shape == (views, seq_len) and indices.min() >= 0 and indices.max() < frames
+            steps = np.diff(indices)
+            assert (steps >= 0).all() or (steps <= 0).all()
+
+
+def test_pretraining_views():
+    rng = np.random.default_rng(0)
+    drawn = np.stack([PretrainViews(16, 4)(300, rng) for _ in range(2000)])
+    assert (drawn[:, 2] == drawn[:, 0]).all()
+    backwards = drawn[:, :, 0] > drawn[:, :, -1]
+    assert (backwards == backwards[:, :1]).all()  # both clips of a sample or neither
+    assert backwards[:, 0].mean() == pytest.approx(0.5, abs=0.05)
+    forwards = np.where(backwards[..., None], drawn[..., ::-1], drawn)
+    centres = forwards[..., 8]  # index T/2 is the centre frame
+    assert centres[:, :2].min() == 0 and centres[:, :2].max() == 299
+    assert np.corrcoef(centres[:, 0], centres[:, 1])[0, 1] == pytest.approx(0, abs=0.08)
+    assert (forwards[0, 0] == centred_clip_indices(300, 16, 4, centres[0, 0])).all()
+    assert not (np.stack([PretrainViews(16, 4, time_reverse=0)(300, rng) for _ in range(50)])[:, :, 0] >
+                centres.max()).any()
+    assert PretrainViews(16, 4, views=2)(300, rng).shape == (2, 16)
+
+
+def test_even_clips_span_the_video():
+    indices = ten_clip_indices(500, 16, 4)
+    assert indices[0, 0] == 0 and indices[-1, 0] == 500 - 64
+    assert (ten_clip_indices(500, 16, 4, clips=1) == ten_clip_indices(500, 16, 4)[:1]).all()
+
+
+def test_reader_decodes_each_frame_once(tmp_path, monkeypatch):
+    write_video(tmp_path / "a class" / "v#1;!&()", 6)
+    read = []
+    monkeypatch.setattr("dataset.reader.read_frame", lambda path: read.append(path.name) or read_frame(path))
+    frames = FrameReader(tmp_path, (12, 16)).read("a class/v#1;!&()", np.array([[3, 0, 3], [5, 5, 0]]))
+    assert frames.shape == (2, 3, 12, 16, 3) and frames.dtype == np.uint8
+    assert frames[..., 6, 8, 0].tolist() == [[30, 0, 30], [50, 50, 0]]
+    assert sorted(read) == [FRAME_NAME.format(i) for i in (1, 4, 6)]
+
+
+def test_reader_gives_rgb(tmp_path):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[..., 2] = 255  # red in OpenCV's BGR
+    cv2.imwrite(str(tmp_path / "x.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    assert read_frame(tmp_path / "x.jpg")[8, 8].tolist() == pytest.approx([255, 0, 0], abs=3)
+
+
+def test_bad_frames_name_the_file(tmp_path):
+    write_video(tmp_path / "v", 1)
+    path = tmp_path / "v" / FRAME_NAME.format(1)
+    whole = path.read_bytes()
+    for content in (whole[:-20], whole[:100], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="image_00001.jpg"):
+            read_frame(path)
+    path.unlink()
+    with pytest.raises(DataError, match="image_00001.jpg.*No such file"):
+        read_frame(path)
+
+
+def test_crops():
+    assert resize_for(112) == (128, 171) and resize_for(56) == (64, 86)
+    clips = np.arange(2 * 3 * 8 * 10 * 3).reshape(2, 3, 8, 10, 3)
+    centre = FixedCrops(4)(clips)
+    assert (centre == clips[:, :, 2:6, 3:7]).all()
+    five, ten = FixedCrops(4, 5)(clips), FixedCrops(4, 10)(clips)
+    assert five.shape == (10, 3, 4, 4, 3) and ten.shape == (20, 3, 4, 4, 3)
+    assert (five[0] == centre[0]).all() and (five[5] == centre[1]).all()
+    assert (five[4] == clips[0, :, 4:, 6:]).all()
+    assert (ten[1] == ten[0][:, :, ::-1]).all()
+    rng = np.random.default_rng(0)
+    corners = set()
+    for _ in range(300):
+        random = RandomCrop(4)(clips, rng)
+        for view in range(2):
+            top, left = divmod(int(random[view, 0, 0, 0, 0] - clips[view, 0, 0, 0, 0]) // 3, 10)
+            assert (random[view] == clips[view, :, top:top + 4, left:left + 4]).all()
+            corners.add((top, left))
+    assert corners == {(t, lft) for t in range(5) for lft in range(7)}
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path):
+    names = ["a/v1", "a/v2", "b/v3"]
+    for name in names:
+        write_video(tmp_path / name, 9)
+    data = VideoClips(video_list(names, [9] * 3), FrameReader(tmp_path, (14, 18)), PretrainViews(4, 2), RandomCrop(12))
+    batches = TrainBatches(3, 1, seed=5)
+    in_process = [b["clips"] for b in make_loader(data, batches, 0)]
+    in_workers = [b["clips"] for b in make_loader(data, batches, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(in_process, in_workers, strict=True))
+    assert not torch.equal(data[(0, 1)]["clips"], data[(1, 1)]["clips"])
+    assert data[(0, 2)]["label"] == 1 and data[(0, 2)]["clips"].shape == (3, 4, 12, 12, 3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_training_batches_are_the_same_for_any_number_of_processes(world):
+    whole, parts = TrainBatches(42, 8, seed=1), [TrainBatches(42, 8, r, world, seed=1) for r in range(world)]
+    seen = []
+    for epoch in (0, 1):
+        for batches in [whole, *parts]:
+            batches.set_epoch(epoch)
+        for batch, *shares in zip(whole, *parts, strict=True):
+            assert batch == [key for share in shares for key in share]
+        keys = [key for batch in whole for key in batch]
+        assert len(set(keys)) == 40 and {e for e, _ in keys} == {epoch}
+        seen.append([i for _, i in keys])
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("size,batch,world", [(7, 2, 1), (7, 2, 3), (5, 4, 4), (1, 3, 2)])
+def test_evaluation_batches_cover_the_list_once(size, batch, world):
+    dealt = [list(EvalBatches(size, batch, r, world)) for r in range(world)]
+    assert sorted(i for batches in dealt for keys in batches for _, i in keys) == list(range(size))
+    alone = list(EvalBatches(size, batch))
+    assert all(keys in alone for batches in dealt for keys in batches)
+
+
+def test_lists_with_spaces_and_commas(tmp_path):
+    (tmp_path / "ClassInd.txt").write_text("1 air drumming\n2 b\n")
+    (tmp_path / "l.csv").write_text('air drumming/#1;!&(x),12\n"b/with, comma",3\n')
+    videos = read_list(tmp_path / "l.csv", read_class_index(tmp_path / "ClassInd.txt"))
+    assert videos.names.tolist() == ["air drumming/#1;!&(x)", "b/with, comma"]
+    assert videos.num_frames.tolist() == [12, 3] and videos.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("text,message", [
+    ("a/v,3\na/w,0\n", "row 2: a/w has 0 frames"), ("a/v\n", "row 1: expected"), ("a/v,3,4\n", "row 1: expected"),
+    ("a/v,x\n", "row 1: expected"), ("c/v,3\n", "class 'c' is not"), ("v,3\n", "not of the form"), ("", "empty"),
+    ("a/v,-3\n", "row 1: expected")])
+def test_bad_lists_name_the_row(tmp_path, text, message):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_list(tmp_path / "l.csv", {"a": 0})
+    assert "l.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "2 a\n", "1 a\n1 b\n", "1 a\n2 a\n", "a\n"])
+def test_bad_class_index(tmp_path, text):
+    (tmp_path / "ClassInd.txt").write_text(text)
+    with pytest.raises(DataError, match="ClassInd.txt"):
+        read_class_index(tmp_path / "ClassInd.txt")
+
+
+def test_missing_lists_and_data_sets(tmp_path):
+    for call in (lambda: read_list(tmp_path / "no.csv", {}), lambda: read_class_index(tmp_path / "no.txt"),
+                 lambda: lists.open_list("nosuch", "train", 1), lambda: lists.open_list("ucf101", "train", 4)):
+        with pytest.raises(DataError):
+            call()
+
+
+def test_groups():
+    names = ["Lunges/v_Lunges_g08_c01", "Lunges/v_Lunges_g08_c02", "Lunges/v_Lunges_g09_c01", "Lunges/odd name"]
+    groups = ["Lunges/v_Lunges_g08"] * 2 + ["Lunges/v_Lunges_g09", "Lunges/odd name"]
+    assert video_groups(names, UCF101_GROUP).tolist() == groups
+    names = ["brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0", "wave/April_09_wave_u_cm_np10_ba_med_2"]
+    assert video_groups(names, HMDB51_GROUP).tolist() == ["April_09"] * 2
+    assert video_groups(["a/b"], DATASETS["k400"].group).tolist() == ["a/b"]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_hold_out_divides_no_recording(fraction):
+    names = [f"C{c}/v_C{c}_g{g:02d}_c{i:02d}" for c in range(4) for g in range(1, 21) for i in range(1, 2 + g % 4)]
+    videos = video_list(names, [9] * len(names))
+    kept, held = hold_out(videos, fraction, UCF101_GROUP, seed=3)
+    assert sorted([*kept.names, *held.names]) == sorted(names)
+    assert not set(video_groups(kept.names, UCF101_GROUP)) & set(video_groups(held.names, UCF101_GROUP))
+    assert len(held) / len(names) == pytest.approx(fraction, abs=0.05)
+    assert set(held.labels) == set(range(4))
+    with pytest.raises(DataError, match="--holdout"):
+        hold_out(videos.subset(np.array([0])), 0.5, UCF101_GROUP)
