@@ -131,7 +131,7 @@ def positive(args, *names):
 
 def check_data_flags(args):
     """Ranges of the data flags, and the frame size behind `--resize`."""
-    positive(args, "seq_len", "ds", "img_dim", "batch_size", "width")
+    positive(args, "seq_len", "ds", "img_dim", "batch_size", *(["width"] if args.width is not None else []))
     if args.workers < 0:
         raise UsageError(f"--workers must be 0 or more, got {args.workers}")
     args.resize = tuple(args.resize or resize_for(args.img_dim))

@@ -1,0 +1,83 @@
+"""Small data sets and commands for the tests."""
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import utils
+from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+# flags that make any stage take seconds
+SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", "--workers", "0", "--device", "cpu"]
+NARROW = ["--net", "r3d", "--width", "0.0625"]
+
+
+def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4, clips=2, frames=9, test_groups=1):
+    """Frames and lists of a small data set under `root`, as the tools in process_data would write them."""
+    rng = np.random.default_rng(0)
+    lists = root / "lists" / name
+    lists.mkdir(parents=True)
+    rows = {"train": [], "test": []}
+    for c, class_name in enumerate(classes):
+        for g in range(1, groups + 1):
+            for i in range(1, clips + 1):
+                video = f"{class_name}/v_{class_name}_g{g:02d}_c{i:02d}"
+                folder = root / name / "frames" / video
+                folder.mkdir(parents=True)
+                picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                picture[..., c] //= 4
+                for f in range(1, frames + 1):
+                    shifted = cv2.resize(np.roll(picture, f, axis=c % 2), (40, 30), interpolation=cv2.INTER_LINEAR)
+                    cv2.imwrite(str(folder / f"image_{f:05d}.jpg"), shifted)
+                rows["test" if g <= test_groups else "train"].append(f"{video},{frames}\n")
+    for part, lines in rows.items():
+        (lists / f"{part}_split01.csv").write_text("".join(lines))
+    (lists / "ClassInd.txt").write_text("".join(f"{i} {c}\n" for i, c in enumerate(sorted(classes), 1)))
+    return root
+
+
+def environment(root, **more):
+    """Environment in which all data sets are under `root`, with one thread a process."""
+    return {**os.environ, "DUALVAR_DATA": str(root), "DUALVAR_LISTS": str(root / "lists"), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY), **more}
+
+
+def command(*args, cwd, env, processes=1, timeout=300):
+    """Run `python args...` (in several gloo processes by torchrun) in folder `cwd` -> CompletedProcess."""
+    script = [str(REPOSITORY / args[0]), *map(str, args[1:])]
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run(launcher + script, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+class InProcess:
+    """Runs entry scripts in this process, with `ucf101` being the data set under `root`: no import to wait for."""
+
+    def __init__(self, root, monkeypatch, capsys):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+        monkeypatch.setitem(DATASETS, "ucf101", LocalDataset(root / "ucf101/frames", root / "lists/ucf101",
+                                                             UCF101_GROUP, 3))
+
+    def __call__(self, script, *flags):
+        """-> (exit code, standard output, standard error)"""
+        self.monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        code = 0
+        try:
+            utils.run(importlib.import_module(script.removesuffix(".py")).main)
+        except SystemExit as end:
+            code = end.code
+        out, err = self.capsys.readouterr()
+        return code, out, err
+
+
+def succeed(*args, **options):
+    done = command(*args, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,280 @@
+"""The entry scripts as a user runs them: outputs, resuming, and what they say to wrong input."""
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from golden.formula import released_state_dict
+from helpers import NARROW, SMALL, InProcess, command, environment, make_dataset, succeed
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from models import build_classifier, build_pretrainer
+
+TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--print_freq", "1", "--name", "p"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(root, tmp_path_factory):
+    """Folder in which a pretraining run of 3 epochs has been made."""
+    folder = tmp_path_factory.mktemp("run")
+    succeed("train.py", *TRAIN, "--epochs", "3", "--save_freq", "2", cwd=folder, env=environment(root))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(root, pretrained):
+    backbone = "log/dualvar/pretrain/p/model/backbone.pth.tar"
+    succeed("finetune.py", *SMALL, "--pretrain", backbone, "--batch_size", "4", "--epochs", "2", "--holdout", "0.3",
+            "--color_jitter", "--hflip", "--dropout", "0.1", "--name", "f", cwd=pretrained, env=environment(root))
+    return pretrained
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_pretraining_writes_what_it_says(pretrained):
+    folder = pretrained / "log/dualvar/pretrain/p"
+    assert sorted(p.name for p in (folder / "model").iterdir()) == [
+        "backbone.pth.tar", "epoch1.pth.tar", "epoch2.pth.tar", "latest.pth.tar"]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    for name in ("loss/total", "loss/clip", "loss/tc", "loss/sr_view1", "top1/clip", "top1/sr_view3", "time/data",
+                 "time/step", "similarity/clip_positive", "similarity/tc_negative", "feature_std/clip", "lr"):
+        assert np.isfinite(rows[-1][name]), name
+    assert rows[0]["loss/total"] == pytest.approx(sum(rows[0][f"loss/{n}"] for n in ("clip", "tc", "sr_view1",
+                                                                                     "sr_view3")), rel=1e-5)
+    facts = json.loads((folder / "flags.json").read_text())
+    assert facts["flags"]["batch_size"] == facts["effective_batch"] == 4 and facts["torch"] == torch.__version__
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"loss/total", "lr", "top1/tc", "epoch/loss/total"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss/total")] == list(range(9))
+    picture = cv2.imdecode(np.frombuffer(events.Images("views")[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (4 * 3 * 24, 24, 3) and picture.std() > 10
+    assert "epoch 2 step 3/3" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("framework", ["simclr", "moco"])
+def test_a_resumed_run_ends_as_an_unbroken_one(root, tmp_path, framework):
+    env, flags = environment(root), [*TRAIN, "--framework", framework, "--moco-k", "16", "--save_freq", "1",
+                                     "--schedule", "2", "--warmup", "0.5", "--epochs"]
+    succeed("train.py", *flags, "3", "--prefix", "whole", cwd=tmp_path, env=env)
+    succeed("train.py", *flags, "3", "--prefix", "broken", cwd=tmp_path, env=env)
+    # as if the run had been stopped after its first epoch
+    model = tmp_path / "log/broken/pretrain/p/model"
+    shutil.copy(model / "epoch0.pth.tar", model / "latest.pth.tar")
+    succeed("train.py", *flags, "3", "--prefix", "broken", "--resume", "auto", cwd=tmp_path, env=env)
+    whole, broken = (load(tmp_path / f"log/{x}/pretrain/p/model/latest.pth.tar") for x in ("whole", "broken"))
+    assert whole["epoch"] == broken["epoch"] == 2
+    for key in whole["state_dict"]:
+        assert torch.equal(whole["state_dict"][key], broken["state_dict"][key]), key
+    for i, state in whole["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], broken["optimizer"]["state"][i]["momentum_buffer"])
+    assert whole["optimizer"]["param_groups"] == broken["optimizer"]["param_groups"]
+    logs = [[json.loads(line) for line in (tmp_path / f"log/{x}/pretrain/p/log.jsonl").read_text().splitlines()]
+            for x in ("whole", "broken")]
+    timeless = [[{k: v for k, v in row.items() if not k.startswith("time")} for row in rows] for rows in logs]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 3
+
+
+def test_a_finished_run_is_not_begun_again(root, pretrained):
+    before = (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text()
+    done = command("train.py", *TRAIN, "--epochs", "3", cwd=pretrained, env=environment(root))
+    assert done.returncode == 2 and "--resume auto" in done.stderr
+    succeed("train.py", *TRAIN, "--epochs", "3", "--resume", "auto", cwd=pretrained, env=environment(root))
+    assert (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text() == before
+
+
+def test_finetuning(finetuned):
+    folder = finetuned / "log/dualvar/ft/f"
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and {"loss", "top1", "top5", "held_out_top1", "held_out_top5", "lr"} <= rows[0].keys()
+    assert rows[0]["held_out_top5"] == 1  # two classes
+    pretrained = load(finetuned / "log/dualvar/pretrain/p/model/backbone.pth.tar")["state_dict"]
+    trained = load(folder / "model/latest.pth.tar")["state_dict"]
+    assert not torch.equal(trained["backbone.stem.weight"], pretrained["stem.weight"])
+
+
+def test_linear_probe_keeps_the_backbone(root, pretrained):
+    succeed("finetune.py", *SMALL, "--pretrain", "log/dualvar/pretrain/p/model/latest.pth.tar", "--train_what", "last",
+            "--final_bn", "--batch_size", "4", "--epochs", "2", "--name", "l", cwd=pretrained, env=environment(root))
+    before = load(pretrained / "log/dualvar/pretrain/p/model/backbone.pth.tar")["state_dict"]
+    after = load(pretrained / "log/dualvar/last/l/model/latest.pth.tar")["state_dict"]
+    for key, value in before.items():
+        assert torch.equal(value, after[f"backbone.{key}"]), key
+    assert after["fc.bias"].abs().sum() > 0 and after["final_bn.num_batches_tracked"] == 6
+
+
+def test_ten_clip_test(root, finetuned):
+    env, flags = environment(root), [*SMALL, "--checkpoint", "log/dualvar/ft/f/model/latest.pth.tar", "--crops", "10"]
+    succeed("test.py", *flags, "--name", "t", cwd=finetuned, env=env)
+    folder = finetuned / "log/dualvar/test/t"
+    result = json.loads((folder / "results.json").read_text())["results"]["split01"]
+    with np.load(folder / "split01/predictions.npz", allow_pickle=False) as saved:
+        names, labels, p = saved["names"], saved["labels"], saved["probabilities"]
+    assert p.shape == (4, 2) and np.allclose(p.sum(axis=1), 1, atol=1e-5)
+    right = p.argmax(axis=1) == labels
+    assert result["top1"] == pytest.approx(right.mean()) and result["top5"] == 1
+    assert result["mean_class"] == pytest.approx(np.mean([right[labels == c].mean() for c in (0, 1)]))
+    assert [name.partition("/")[0] for name in names] == ["Run"] * 2 + ["air drumming"] * 2
+    classes = pd.read_csv(folder / "split01/classes.csv")
+    assert classes["class"].tolist() == ["Run", "air drumming"] and classes["correct"].sum() == right.sum()
+    confusion = pd.read_csv(folder / "split01/confusion.csv", index_col=0)
+    assert confusion.to_numpy().sum() == 4 and confusion.to_numpy().trace() == right.sum()
+    assert cv2.imread(str(folder / "split01/confusion.png")).std() > 5
+    # saved probabilities give the same again, without the classifier
+    succeed("test.py", *SMALL, "--from_predictions", folder, "--name", "again", cwd=finetuned, env=env)
+    again = json.loads((finetuned / "log/dualvar/test/again/results.json").read_text())["results"]["split01"]
+    assert again == result
+
+
+def test_all_splits_have_a_mean(root, finetuned, tmp_path):
+    lists = shutil.copytree(root / "lists", tmp_path / "lists")
+    for split in (2, 3):
+        for part in ("train", "test"):
+            shutil.copy(lists / f"ucf101/{part}_split01.csv", lists / f"ucf101/{part}_split0{split}.csv")
+    env = environment(root, DUALVAR_LISTS=str(lists))
+    checkpoint = load(finetuned / "log/dualvar/ft/f/model/latest.pth.tar")
+    for split in (1, 2, 3):
+        torch.save(checkpoint, tmp_path / f"split{split}.pth.tar")
+    checkpoint["state_dict"]["fc.weight"].neg_()
+    torch.save(checkpoint, tmp_path / "split3.pth.tar")
+    out = succeed("test.py", *SMALL, "--split", "all", "--checkpoint", tmp_path / "split{split}.pth.tar", "--name", "a",
+                  cwd=tmp_path, env=env)
+    results = json.loads((tmp_path / "log/dualvar/test/a/results.json").read_text())["results"]
+    tops = [results[f"split0{s}"]["top1"] for s in (1, 2, 3)]
+    assert results["mean"]["top1"] == pytest.approx(np.mean(tops)) and "mean" in out
+    done = command("test.py", *SMALL, "--split", "all", "--checkpoint", "split1.pth.tar", cwd=tmp_path, env=env)
+    assert done.returncode == 2 and "{split}" in done.stderr
+
+
+def test_retrieval_saves_and_loads_features(root, pretrained):
+    env, flags = environment(root), [*SMALL, "--name"]
+    out = succeed("retrieval.py", *flags, "r1", "--pretrain", "log/dualvar/pretrain/p/model/backbone.pth.tar",
+                  "--save_features", "features", cwd=pretrained, env=env)
+    for word in ("10 clips", "stride 2", "centred by its own mean", "12 videos", "R@1 ", "R@10 "):
+        assert word in out
+    assert np.load(pretrained / "features/train_features.npy").shape == (12, 32)
+    succeed("retrieval.py", *flags, "r2", "--load_features", "features", cwd=pretrained, env=env)
+    first, second = (json.loads((pretrained / f"log/dualvar/retrieval/{n}/results.json").read_text())["results"]
+                     for n in ("r1", "r2"))
+    assert first == second and first.keys() == {"R@1", "R@5", "R@10"}
+    (pretrained / "features/test_names.txt").write_text("other\n")
+    done = command("retrieval.py", *flags, "r3", "--load_features", "features", cwd=pretrained, env=env)
+    assert done.returncode == 1 and "test_names.txt" in done.stderr
+
+
+@pytest.mark.parametrize("script,flags", [
+    ("train.py", NARROW + ["--batch_size", "4"]), ("retrieval.py", NARROW + ["--pretrain", "later.pth.tar"]),
+    ("finetune.py", NARROW + ["--pretrain", "later.pth.tar", "--batch_size", "4"]),
+    ("test.py", NARROW + ["--checkpoint", "later.pth.tar"])])
+def test_dry_run_writes_nothing(root, tmp_path, monkeypatch, capsys, script, flags):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = InProcess(root, monkeypatch, capsys)(script, *SMALL, *flags, "--dry_run")
+    assert code == 0 and "split 1" in out and not list(tmp_path.iterdir()), error
+
+
+def test_released_checkpoints_are_taken(root, tmp_path, monkeypatch, capsys):
+    """A checkpoint in the release's names goes into every stage that takes one."""
+    monkeypatch.chdir(tmp_path)
+    call = InProcess(root, monkeypatch, capsys)
+    torch.save({"state_dict": released_state_dict("simclr/r3d"), "epoch": 189}, "simclr.pth.tar")
+    classifier = {key: value[:2] if key.startswith("final_fc") else value
+                  for key, value in released_state_dict("classifier/r3d").items()}
+    torch.save({"state_dict": classifier}, "classifier.pth.tar")
+    for net, code, message in (([], 2, "--net"), (["--net", "r21d"], 1, "does not fit"), (["--net", "r3d"], 0, "")):
+        for script, flags in (("retrieval.py", ["--pretrain", "simclr.pth.tar"]),
+                              ("finetune.py", ["--pretrain", "simclr.pth.tar", "--batch_size", "4"]),
+                              ("test.py", ["--checkpoint", "classifier.pth.tar"])):
+            got, _, error = call(script, *SMALL, *net, *flags, "--dry_run")
+            assert got == code and message in error, (script, net, error)
+
+
+BAD_FLAGS = [
+    (["--dataset", "nosuch"], 1, "nosuch"), (["--split", "4"], 1, "--split 4"), (["--seq_len", "5"], 2, "--n_series"),
+    (["--batch_size", "0"], 2, "--batch_size"), (["--batch_size", "50"], 2, "50"), (["--mode", "clip-x"], 2, "clip-x"),
+    (["--framework", "moco", "--moco-k", "10"], 2, "--moco-k 10"), (["--bn", "shuffle"], 2, "--bn shuffle"),
+    (["--bn_splits", "3"], 2, "--bn_splits 3"), (["--time_reverse", "2"], 2, "--time_reverse"),
+    (["--sr_clamp", "x"], 2, "--sr_clamp"), (["--img_dim", "0"], 2, "--img_dim"), (["--resize", "9x9"], 2, "--resize"),
+    (["--resize", "no"], 2, "--resize"), (["--lr", "-1"], 2, "--lr"), (["--epochs", "0"], 2, "--epochs"),
+    (["--device", "cuda"], 2, "--device cuda"), (["--resume", "no.pth.tar"], 1, "no.pth.tar"),
+    (["--net", "r50"], 2, "--net"), (["--workers", "-1"], 2, "--workers"), (["--n_series", "1"], 2, "n_series"),
+    (["--nosuch"], 2, "--nosuch"), (["--width", "0"], 2, "--width"),
+]
+
+
+@pytest.mark.parametrize("flags,code,message", BAD_FLAGS, ids=lambda x: " ".join(x) if isinstance(x, list) else None)
+def test_wrong_flags_get_a_sentence(root, tmp_path, monkeypatch, capsys, flags, code, message):
+    if flags[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(tmp_path)
+    got, _, error = InProcess(root, monkeypatch, capsys)("train.py", *TRAIN, *flags)
+    assert got == code and message in error, error
+    assert "error: " in error.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+def test_wrong_data_gets_a_sentence(root, tmp_path):
+    """Broken lists and frames: one sentence with the file's name, from a loader's worker too."""
+    mine = tmp_path / "data"
+    shutil.copytree(root, mine)
+    env, flags = environment(mine), [*TRAIN, "--workers", "1"]
+    csv = mine / "lists/ucf101/train_split01.csv"
+    good = csv.read_text()
+
+    def refused(*names):
+        done = command("train.py", *flags, cwd=tmp_path, env=env)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert all(name in done.stderr for name in names), done.stderr
+
+    csv.write_text("")
+    refused("train_split01.csv", "empty")
+    csv.write_text(good.replace(",9", ",0", 1))
+    refused("train_split01.csv row 1", "0 frames")
+    csv.write_text(good.replace("Run/", "Walk/", 1))
+    refused("row 1", "Walk", "ClassInd.txt")
+    csv.write_text(good.replace(",9", ",99"))
+    refused("image_000")
+    csv.unlink()
+    refused("train_split01.csv", "write_csv.py")
+    csv.write_text(good)
+    for frame in (mine / "ucf101/frames/Run").glob("*/*.jpg"):
+        frame.write_bytes(frame.read_bytes()[:200])
+    shutil.rmtree(tmp_path / "log")
+    refused("Run/v_Run", ".jpg is not a whole JPEG")
+    assert not list((tmp_path / "log").rglob("*.pth.tar*"))
+    (mine / "ucf101/frames").rename(mine / "gone")
+    refused("extract_frame.py")
+
+
+def test_checkpoints_that_do_not_fit(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    call = InProcess(root, monkeypatch, capsys)
+    torch.save({"state_dict": build_classifier("r3d", 7, 0.0625).state_dict(), "config": {
+        "net": "r3d", "width": 0.0625, "num_classes": 7}}, tmp_path / "seven.pth.tar")
+    torch.save({"state_dict": build_pretrainer("simclr", "r3d", width=0.0625).state_dict(), "config": {
+        "net": "r3d", "width": 0.0625}}, tmp_path / "pretrainer.pth.tar")
+    for script, flags, code, message in (
+            ("test.py", ["--checkpoint", "seven.pth.tar"], 1, "7 classes"),
+            ("test.py", ["--checkpoint", "pretrainer.pth.tar"], 1, "fine-tune it first"),
+            ("test.py", ["--checkpoint", "none.pth.tar"], 1, "none.pth.tar does not exist"),
+            ("test.py", [], 2, "--checkpoint"),
+            ("finetune.py", ["--pretrain", "none.pth.tar", "--batch_size", "4"], 1, "none.pth.tar does not exist"),
+            ("finetune.py", ["--pretrain", "random", "--batch_size", "4"], 2, "--net"),
+            ("finetune.py", ["--batch_size", "4"], 2, "--pretrain"),
+            ("finetune.py", ["--pretrain", "seven.pth.tar", "--net", "r21d", "--batch_size", "4"], 2, "--net r21d"),
+            ("finetune.py", ["--pretrain", "seven.pth.tar", "--holdout", "1.5", "--batch_size", "4"], 2, "--holdout"),
+            ("retrieval.py", [], 2, "--pretrain"),
+            ("retrieval.py", ["--load_features", "nowhere"], 1, "nowhere"),
+            ("test.py", ["--from_predictions", "nowhere"], 1, "nowhere")):
+        got, _, error = call(script, *SMALL, *flags)
+        assert got == code and message in error, (script, flags, error)
+    assert not (tmp_path / "log").exists()
