@@ -18,6 +18,7 @@ from dataset.lists import hold_out, local_dataset, open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier
+from models.classifier import topk
 from models.gather import rank, world_size
 from models.pretrained import load_backbone
 
@@ -56,6 +57,7 @@ def build(args, num_classes):
     net, width = utils.net_of(args, checkpoint, args.pretrain)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
+    utils.check_shapes(args, net, width)
     model = build_classifier(**config)
     if checkpoint:
         load_backbone(model.backbone, checkpoint, args.pretrain)
@@ -86,7 +88,6 @@ def main(argv):
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": checkpoint})
     if args.dry_run:
-        model.eval()(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim))
         return
 
     call, model = utils.distribute(model, device, args.bn)
@@ -126,7 +127,7 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
-        values = {"loss": loss, **utils.topk(scores, labels), "time/data": data_time, "time/step": step_time}
+        values = {"loss": loss, **topk(scores, labels), "time/data": data_time, "time/step": step_time}
         window.update(values)
         whole.update(values)
         if (i + 1) % args.print_freq == 0 or i + 1 == steps:
@@ -145,7 +146,7 @@ def held_out_accuracy(model, held, args, device):
     data = utils.clip_dataset(args, held, CentreClip(args.seq_len, args.ds), FixedCrops(args.img_dim))
     model.eval()
     scores = utils.over_videos(model, data, args, device, "held out")
-    accuracy = utils.topk(scores, torch.from_numpy(held.labels))
+    accuracy = topk(scores, torch.from_numpy(held.labels))
     return {f"held_out_{name}": value.item() for name, value in accuracy.items()}
 
 

@@ -60,7 +60,9 @@ def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
 def build(args):
     """Backbone with the weights that --pretrain names."""
     checkpoint = utils.open_weights(args, args.pretrain)
-    backbone = build_backbone(*utils.net_of(args, checkpoint, args.pretrain))
+    net, width = utils.net_of(args, checkpoint, args.pretrain)
+    utils.check_shapes(args, net, width)
+    backbone = build_backbone(net, width)
     if checkpoint:
         load_backbone(backbone, checkpoint, args.pretrain)
     return backbone.eval()
@@ -104,8 +106,6 @@ def main(argv):
         "features": f"pooled, mean of {args.clips} clips, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "similarity": "cosine, each list centred by its own mean", "folder": folder})
     if args.dry_run:
-        if backbone is not None:
-            backbone(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim, device=device))
         return
 
     features = {}

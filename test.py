@@ -18,6 +18,7 @@ from dataset.crops import FixedCrops
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
 from models import build_classifier
+from models.classifier import topk
 from models.gather import rank
 from models.pretrained import CheckpointError, load_classifier
 
@@ -58,6 +59,7 @@ def load(args, split, num_classes):
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
     net, width = utils.net_of(args, checkpoint, path)
+    utils.check_shapes(args, net, width)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
@@ -70,7 +72,6 @@ def predict(args, videos, split, device):
     """(N, classes) mean class probabilities of every test video."""
     model = load(args, split, len(videos.classes)).to(device)
     if args.dry_run:
-        model(torch.zeros(1, 3, args.seq_len, args.img_dim, args.img_dim, device=device))
         return None
     data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
                               FixedCrops(args.img_dim, args.crops))
@@ -91,7 +92,7 @@ def saved_predictions(folder, videos, split):
 def report(folder, videos, probabilities):
     """Write a split's files -> {top1, top5, mean_class, videos}."""
     labels = torch.from_numpy(videos.labels)
-    accuracy = {name: value.item() for name, value in utils.topk(probabilities, labels).items()}
+    accuracy = {name: value.item() for name, value in topk(probabilities, labels).items()}
     classes, predicted = len(videos.classes), probabilities.argmax(dim=1)
     confusion = torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).numpy()
     count = confusion.sum(axis=1)

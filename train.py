@@ -21,6 +21,7 @@ from models import FRAMEWORKS, build_pretrainer
 from models.dualvar import parse_mode
 from models.gather import rank, world_size
 from models.losses import top1
+from models.pretrained import write_checkpoint
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -118,6 +119,7 @@ def main(argv):
     videos = open_list(args.dataset, "train", args.split)
     check(args, len(videos))
 
+    utils.check_shapes(args, args.net, args.width)
     utils.seed_everything(args.seed)
     model, config = build(args)
     terms = parse_mode(args.mode)
@@ -136,8 +138,6 @@ def main(argv):
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": checkpoint})
     if args.dry_run:
-        shape = (2 * args.bn_splits, sampler.views, 3, args.seq_len, args.img_dim, args.img_dim)
-        model.eval()(torch.zeros(shape))
         return
 
     call, model = utils.distribute(model, device, args.bn)
@@ -152,8 +152,9 @@ def main(argv):
         values = train_epoch(call, loader, optimizer, epoch, args, device, log)
         utils.save_epoch(folder, args, config, model, optimizer, epoch)
         log.epoch(epoch, values)
-    utils.save_checkpoint(folder / "model" / "backbone.pth.tar", {
-        "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
+    if rank() == 0:
+        write_checkpoint(folder / "model" / "backbone.pth.tar", {
+            "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
     log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 

@@ -26,7 +26,7 @@ from dataset.loader import EvalBatches, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
 from models.gather import rank, world_size
-from models.pretrained import CheckpointError, read_checkpoint
+from models.pretrained import CheckpointError, read_checkpoint, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -139,6 +139,16 @@ def check_data_flags(args):
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
 
 
+def check_shapes(args, net, width):
+    """Pass a clip's shape through the network: some need a minimum of frames or pixels."""
+    with torch.device("meta"):
+        try:
+            BACKBONES[net](width).eval()(torch.empty(1, 3, args.seq_len, args.img_dim, args.img_dim))
+        except RuntimeError as error:
+            raise UsageError(f"--net {net} cannot take clips of --seq_len {args.seq_len} and --img_dim {args.img_dim}: "
+                             f"{str(error).splitlines()[0]}") from error
+
+
 def check_training_flags(args, videos):
     """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
     positive(args, "lr", "epochs", "save_freq", "print_freq")
@@ -221,12 +231,6 @@ class Meter:
         means = dict(zip(self.sums, values.tolist(), strict=True))
         self.sums, self.count = {}, 0
         return means
-
-
-def topk(scores, labels, ks=(1, 5)):
-    """Share of rows of scores (N, C) with the label (N,) among the k highest -> {"top1": scalar, "top5": scalar}."""
-    ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices == labels[:, None]
-    return {f"top{k}": ranked[:, :k].any(dim=1).float().mean() for k in ks}
 
 
 class RunLog:
@@ -316,20 +320,6 @@ def bar(iterable, description, **options):
 
 # --- checkpoints ---------------------------------------------------------------------------------------------
 
-def save_checkpoint(path, content):
-    """Write a checkpoint whole or not at all; first process only."""
-    if rank() != 0:
-        return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def save_epoch(folder, args, config, model, optimizer, epoch):
     """`latest.pth.tar` after every epoch, and a copy `epoch<N>.pth.tar` every --save_freq epochs and at the end.
 
@@ -338,8 +328,8 @@ def save_epoch(folder, args, config, model, optimizer, epoch):
     if rank() != 0:
         return
     latest = folder / "model" / "latest.pth.tar"
-    save_checkpoint(latest, {"state_dict": model.state_dict(), "config": config, "epoch": epoch,
-                             "optimizer": optimizer.state_dict(), "flags": plain(vars(args)), "versions": versions()})
+    write_checkpoint(latest, {"state_dict": model.state_dict(), "config": config, "epoch": epoch,
+                              "optimizer": optimizer.state_dict(), "flags": plain(vars(args)), "versions": versions()})
     if (epoch + 1) % args.save_freq == 0 or epoch + 1 == args.epochs:
         temporary = latest.with_name("copy.tmp")
         shutil.copyfile(latest, temporary)
@@ -353,6 +343,8 @@ def find_resume(args, folder):
         return latest if latest.exists() else None
     if args.resume is None and latest.exists() and not args.dry_run:
         raise UsageError(f"{folder} holds a run already: go on with --resume auto, or choose another --name")
+    if args.resume is not None and not Path(args.resume).is_file():
+        raise CheckpointError(f"--resume {args.resume} does not exist")
     return args.resume
 
 

@@ -25,7 +25,7 @@ INK, GREY, PALE, TINT = "#1a1a1a", "#555555", "#c4c4c4", "#dfe7f1"
 PULL = dict(color="#00795a", linewidth=1.8, solid_capstyle="butt")
 PUSH = dict(color="#b5307c", dashes=(2.2, 1.2))
 
-VIDEO = dict(seed=0, class_name="SpinClockwise", group=106, clip=1, frames=150, height=128, width=171)
+VIDEO = dict(seed=0, class_name="SpinClockwise", group=1112, clip=1, frames=150, height=128, width=171)
 CENTRES = (36, 106)  # of clips 1 and 2
 SHOWN = (0, 5, 10, 15)  # frames of a clip that are drawn: two of each segment
 # each view's own augmentation: corner of its crop (y, x), turn of the hue, saturation, brightness, blur

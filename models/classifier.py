@@ -38,6 +38,12 @@ class Classifier(nn.Module):
         return self.fc(self.dropout(self.final_bn(h)))
 
 
+def topk(scores, labels, ks=(1, 5)):
+    """Share of rows of scores (N, C) with the label (N,) among the k highest -> {"top1": scalar, "top5": scalar}."""
+    right = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices == labels[:, None]
+    return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}
+
+
 def pooled(backbone, clips):
     """Global average of the feature map: (N, 3, T, H, W) -> (N, feature_dim)."""
     return backbone(clips).mean(dim=(2, 3, 4))

@@ -2,6 +2,7 @@
 
 A checkpoint is read with `weights_only`: it holds tensors and plain types and cannot run code.
 """
+import os
 import pickle
 import re
 from pathlib import Path
@@ -176,6 +177,18 @@ def read_checkpoint(path):
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"checkpoint {path} holds no state_dict")
     return {"config": {}, **content, "state_dict": strip_module(content["state_dict"])}
+
+
+def write_checkpoint(path, content):
+    """Write a checkpoint whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def load_backbone(backbone, checkpoint, path):

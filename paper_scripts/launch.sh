@@ -7,7 +7,8 @@
 # environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU), NNODES,
 #              NODE_RANK, MASTER_ADDR, MASTER_PORT; PREFIX (folder below log/), SPLIT (number, or all for testing),
 #              PRETRAINED (checkpoint to start from), EVAL_EPOCH (pretraining epoch to take, or last), PYTHON;
-#              for run: PRETRAIN_FLAGS, RETRIEVAL_FLAGS, FINETUNE_FLAGS, TEST_FLAGS go to one kind of stage each
+#              for run: PRETRAIN_FLAGS, RETRIEVAL_FLAGS, FINETUNE_FLAGS, TEST_FLAGS (and RENDER_FLAGS for demo) go
+#              to one kind of stage each
 set -eu -o pipefail
 
 script=$0
@@ -103,7 +104,8 @@ run_all() {
 }
 
 prepare_demo() {
-    "$PYTHON" process_data/src/render_demo.py
+    # shellcheck disable=SC2086
+    "$PYTHON" process_data/src/render_demo.py ${RENDER_FLAGS:-}
     "$PYTHON" process_data/src/extract_frame.py --dataset demo
     "$PYTHON" process_data/src/write_csv.py --dataset demo
 }

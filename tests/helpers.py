@@ -1,6 +1,7 @@
 """Small data sets and commands for the tests."""
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,17 @@ def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4,
         (lists / f"{part}_split01.csv").write_text("".join(lines))
     (lists / "ClassInd.txt").write_text("".join(f"{i} {c}\n" for i, c in enumerate(sorted(classes), 1)))
     return root
+
+
+def copy_checkout(folder):
+    """Copy the repository's files, tests aside, to `folder`, where launchers may write."""
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,
+                           text=True, check=True).stdout.splitlines()
+    for name in files:
+        if not name.startswith("tests/") and (REPOSITORY / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name, follow_symlinks=False)
+    return folder
 
 
 def environment(root, **more):

@@ -110,12 +110,25 @@ def test_fourth_pair_goes_between_the_same_places_by_two_ways():
     assert np.abs(left[4].astype(int) - up[4]).mean() > 5
 
 
+def test_a_size_at_a_time_tells_nothing():
+    """Over groups, the radius of a growing shape at any time is spread as that of a shape that keeps its size."""
+    looks = [render_demo.make_appearance(0, group, 1, 16, 16) for group in range(300)]
+    for u in (0, 0.3, 1):
+        grown, kept = (np.sort([render_demo.pose(look, name, u)[3] for look in looks])
+                       for name in ("Grow", "LeftThenUp"))
+        assert np.abs(grown - kept).max() < 0.06 and np.ptp(kept) > 0.25
+
+
 def test_motions_are_what_their_classes_say():
     look = render_demo.make_appearance(0, 1, 1, 24, 32)
-    x, y, angle, radius = (np.array([render_demo.pose(look, name, u) for u in (0, 0.5, 1)]).T[i]
-                           for i, name in enumerate(("LeftThenUp", "UpThenLeft", "SpinClockwise", "Grow")))
+    x, y, angle = (np.array([render_demo.pose(look, name, u) for u in (0, 0.5, 1)]).T[i]
+                   for i, name in enumerate(("LeftThenUp", "UpThenLeft", "SpinClockwise")))
     assert x[0] > x[1] == x[2] and y[0] > y[1] == y[2]  # y points down
-    assert angle[2] - angle[0] >= 1 and radius[2] / radius[0] > 1.85
+    assert angle[2] - angle[0] >= 1
+    radii = np.array([render_demo.pose(look, "Grow", u)[3] for u in np.linspace(0, 1, 40)])
+    growth = radii[1:] / radii[:-1]
+    assert (growth > 1).sum() == 38 and (growth < 0.5).sum() == 1  # once it starts over, from small
+    assert 0.05 < radii.min() < 0.5 * radii.max() < 0.25  # the whole shape fits a picture's height
     start, middle, end = (np.array(render_demo.pose(look, "FastThenSlow", u)[:2]) for u in (0, 0.5, 1))
     assert np.allclose(middle - start, 4 * (end - middle)) and np.linalg.norm(end - start) > 0.8
 

@@ -1,11 +1,10 @@
 """Every experiment's flags, and launchers as a user starts them."""
-import os
 import shlex
 import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY, environment, make_dataset
+from helpers import REPOSITORY, copy_checkout, environment, make_dataset
 
 import finetune
 import retrieval
@@ -78,17 +77,8 @@ def test_every_launcher_is_there():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the repository's files with small data sets, where launchers may write: (folder, environment)."""
-    folder = tmp_path_factory.mktemp("checkout") / "with space"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,
-                           text=True, check=True).stdout.splitlines()
-    for name in files:
-        if not name.startswith("tests/") and (REPOSITORY / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if os.path.islink(REPOSITORY / name):
-                os.symlink(os.readlink(REPOSITORY / name), folder / name)
-            else:
-                (folder / name).write_bytes((REPOSITORY / name).read_bytes())
+    """A copy of the repository with small data sets: (folder, environment)."""
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout") / "with space")
     for name in ("ucf101", "hmdb51", "k400"):
         make_dataset(folder / "data", name, groups=34, test_groups=1, clips=1, frames=1)
     return folder, environment(folder / "data", PYTHON=sys.executable, PYTHONPATH="")

@@ -207,7 +207,8 @@ BAD_FLAGS = [
     (["--resize", "no"], 2, "--resize"), (["--lr", "-1"], 2, "--lr"), (["--epochs", "0"], 2, "--epochs"),
     (["--device", "cuda"], 2, "--device cuda"), (["--resume", "no.pth.tar"], 1, "no.pth.tar"),
     (["--net", "r50"], 2, "--net"), (["--workers", "-1"], 2, "--workers"), (["--n_series", "1"], 2, "n_series"),
-    (["--nosuch"], 2, "--nosuch"), (["--width", "0"], 2, "--width"),
+    (["--net", "s3d", "--seq_len", "2"], 2, "--seq_len 2"), (["--nosuch"], 2, "--nosuch"),
+    (["--width", "0"], 2, "--width"),
 ]
 
 

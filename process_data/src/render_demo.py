@@ -7,8 +7,8 @@
 Eight classes in four pairs: Grow / Shrink, SpinClockwise / SpinAnticlockwise, FastThenSlow / SlowThenFast (the
 second plays the first backwards) and UpThenLeft / LeftThenUp (from and to the same places round different corners).
 One appearance, a group, is rendered in every class, so a look says nothing about the class; nor does a place,
-an angle or nearly (see Appearance) a size: start and angle are uniform, and the shape leaves on one side and
-enters on the other, which keeps them uniform at every time. Groups 1 to --test_groups are the test list.
+an angle or a size: all start uniformly, and stay so at every time, because a shape that leaves on one side enters on
+the other and one that has grown large starts over small. Groups 1 to --test_groups are the test list.
 """
 import itertools
 import json
@@ -49,8 +49,7 @@ SETTINGS = ".render_demo.json"  # in --videos: what all videos there were render
 class Appearance:
     """All that the clips of a group share. Lengths are in picture heights, angles in turns, both per video.
 
-    A growing shape passes radii middle * growth**[-1/2, 1/2]; in the other classes it keeps middle * growth**size
-    with size from the inner part of that range: about the same distribution of radii in all classes.
+    The radius is middle * growth**size, size in [-1/2, 1/2], which stays below half a height.
     """
 
     sprite: np.ndarray  # (SPRITE, SPRITE, 4) float32 BGR premultiplied by alpha, alpha in 0..1
@@ -94,7 +93,7 @@ def bgr(hue, saturation, value):
     return cv2.cvtColor(colour, cv2.COLOR_HSV2BGR)[0, 0] * 255
 
 
-def make_sprite(rng, bright):
+def make_sprite(rng):
     """The shape's own picture, striped and with a spot of another colour: (SPRITE, SPRITE, 4) float32."""
     scale = 4  # drawn larger, then averaged
     side = SPRITE * scale
@@ -104,7 +103,7 @@ def make_sprite(rng, bright):
     cv2.fillPoly(alpha, [np.round(half + 0.92 * half * points).astype(np.int32)], 1.0)
     y, x = (np.mgrid[:side, :side] - half).astype(np.float32) / half
     hue, tilt, period = rng.random(), rng.random() * 2 * np.pi, rng.uniform(0.4, 0.7)
-    body = bgr(hue, rng.uniform(0.5, 0.9), rng.uniform(0.85, 1) if bright else rng.uniform(0.3, 0.45))
+    body = bgr(hue, rng.uniform(0.5, 0.9), rng.uniform(0.85, 1))
     spot = bgr(hue + rng.uniform(0.3, 0.7), rng.uniform(0.5, 0.9), rng.uniform(0.5, 1))
     stripes = 1 + rng.uniform(0.08, 0.2) * np.sin((x * np.cos(tilt) + y * np.sin(tilt)) * 2 * np.pi / period)
     picture = body * stripes[..., None]
@@ -115,14 +114,14 @@ def make_sprite(rng, bright):
     return cv2.GaussianBlur(small, (0, 0), 0.7, borderType=cv2.BORDER_CONSTANT)  # for smooth edges when it shrinks
 
 
-def make_background(rng, height, width, bright):
-    """Smooth texture between two colours, periodic: (2 height, 2 width, 3) float32 BGR."""
+def make_background(rng, height, width):
+    """Smooth dark texture between two colours, periodic: (2 height, 2 width, 3) float32 BGR."""
     frequency = np.hypot(np.fft.fftfreq(2 * height)[:, None], np.fft.rfftfreq(2 * width)) * height  # cycles a height
     centre = rng.uniform(1.5, 3.5)
     noise = np.fft.rfft2(rng.normal(size=(2 * height, 2 * width))) * np.exp(-((frequency - centre) / 1.5) ** 2)
     noise = np.fft.irfft2(noise, (2 * height, 2 * width))
     mix = 1 / (1 + np.exp(-1.5 * noise / noise.std()))
-    low, high = (0.12, 0.5) if bright else (0.6, 1.0)
+    low, high = 0.1, 0.3
     hue = rng.random()
     dark = bgr(hue, rng.uniform(0.1, 0.6), low)
     light = bgr(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.1, 0.6), high)
@@ -132,18 +131,17 @@ def make_background(rng, height, width, bright):
 def make_appearance(seed, group, clip, height, width):
     """The look of a group, and the small differences of its clips; clip 1 is without."""
     rng = np.random.default_rng([seed, group])
-    bright = bool(rng.random() < 0.5)  # the shape stands out from the background, also in grey
-    sprite, background = make_sprite(rng, bright), make_background(rng, height, width, bright)
-    way, direction = rng.uniform(0.2, 0.5), rng.random() * 2 * np.pi
+    sprite, background = make_sprite(rng), make_background(rng, height, width)
+    way, direction = rng.uniform(0.05, 0.2), rng.random() * 2 * np.pi
     values = dict(
         drift=way * np.array([np.cos(direction), np.sin(direction)]), place=rng.random(2), angle=rng.random(),
-        middle=0.3 * np.exp(rng.uniform(-0.25, 0.25)), growth=rng.uniform(1.9, 2.1), size=rng.uniform(-0.36, 0.36),
-        turns=rng.uniform(1.0, 1.4), travel=rng.uniform(0.85, 1.1), heading=rng.random())
+        middle=0.25 * np.exp(rng.uniform(-0.1, 0.1)), growth=rng.uniform(2.8, 3.2), size=rng.uniform(-0.5, 0.5),
+        turns=rng.uniform(1.5, 2.0), travel=rng.uniform(1.3, 1.6), heading=rng.random())
     if clip > 1:
         rng = np.random.default_rng([seed, group, clip])
         values["place"] = values["place"] + rng.uniform(-0.1, 0.1, 2)
         values["angle"] += rng.uniform(-0.08, 0.08)
-        values["middle"] *= np.exp(rng.uniform(-0.08, 0.08))
+        values["size"] = (values["size"] + 0.5 + rng.uniform(-0.08, 0.08)) % 1 - 0.5
         background = np.roll(background, rng.integers(0, 2 * height, 2), (0, 1))
     return Appearance(sprite, background, **values)
 
@@ -152,7 +150,7 @@ def pose(look, class_name, u):
     """Where the shape is at time u in 0..1 -> (x, y, angle, radius), lengths in heights, the angle in turns."""
     (x, y), angle, size = look.place, look.angle, look.size
     if class_name == "Grow":
-        size = u - 0.5
+        size = (size + 0.5 + u) % 1 - 0.5  # when it is largest, it starts over from its smallest
     elif class_name == "SpinClockwise":
         angle = angle + look.turns * u  # y points down, so a growing angle turns clockwise
     elif class_name == "FastThenSlow":
@@ -265,9 +263,9 @@ def parse():
     parser = Parser(description="Render the demo data set as video files and write its split lists.")
     parser.add_argument("--videos", type=Path, default=DATA / "demo" / "videos", help="folder of <class>/<video>.avi")
     parser.add_argument("--splits", type=Path, default=DATA / "demo" / "splits", help="folder of the split lists")
-    parser.add_argument("--groups", type=int, default=30, help="appearances, each rendered in every class")
+    parser.add_argument("--groups", type=int, default=60, help="appearances, each rendered in every class")
     parser.add_argument("--clips", type=int, default=1, help="videos a class and group")
-    parser.add_argument("--test_groups", type=int, default=8, help="groups 1 to this are the test list")
+    parser.add_argument("--test_groups", type=int, default=20, help="groups 1 to this are the test list")
     parser.add_argument("--frames", type=int, default=40, help=f"frames a video, at {FPS} a second")
     parser.add_argument("--size", default="72x96", help="HEIGHTxWIDTH in pixels")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same videos")
