@@ -43,8 +43,7 @@ def flags():
     return parser
 
 
-def check(args, videos):
-    utils.check_training_flags(args, videos)
+def check(args):
     if not 0 <= args.holdout < 1:
         raise utils.UsageError(f"--holdout {args.holdout} is no fraction")
     if not 0 <= args.dropout < 1:
@@ -69,14 +68,15 @@ def main(argv):
     device = utils.start(args)
     utils.check_data_flags(args)
     videos, held = open_list(args.dataset, "train", args.split), None
+    check(args)
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
-    check(args, len(videos))
+    utils.check_training_flags(args, len(videos))
 
     utils.seed_everything(args.seed)
     model, config = build(args, len(videos.classes))
     data = utils.clip_dataset(args, videos, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
-                        FinetuneDraw(args.color_jitter, args.hflip))
+                              FinetuneDraw(args.color_jitter, args.hflip))
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
     checkpoint = utils.find_resume(args, folder)

@@ -286,7 +286,7 @@ def versions():
     """Versions, commit and machine behind a run's numbers."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
     return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
-            "torch": torch.__version__, "torchvision": torchvision.__version__, "opencv": cv2.__version__,
+            "torch": str(torch.__version__), "torchvision": torchvision.__version__, "opencv": cv2.__version__,
             "numpy": np.__version__, "processes": world_size(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}

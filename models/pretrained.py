@@ -168,8 +168,10 @@ def read_checkpoint(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged or holds more than tensors and plain types, "
-                              "which is not loaded because it could run code") from error
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise CheckpointError(f"checkpoint {path} " + (
+            f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
+            if found else "is damaged or no checkpoint")) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
     if isinstance(content, dict) and content and all(isinstance(value, torch.Tensor) for value in content.values()):

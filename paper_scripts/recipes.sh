@@ -15,7 +15,8 @@ paper_recipe() {
     IFS=_ read -r framework net mode set extra <<<"$1"
     [ -n "$set" ] && [ -z "$extra" ] || die "$1 is not <framework>_<net>_<mode>_<pretraining set>, nor demo"
     local clip=(--seq_len 16 --img_dim 112)
-    SET=$set TARGETS="ucf101 hmdb51"
+    SET=$set TARGETS=$set
+    case "$set" in ucf101 | k400) TARGETS="ucf101 hmdb51" ;; esac
     EVAL_EPOCH=${EVAL_EPOCH:-189}
     NETWORK=(--net "$net" --width 1.0)
     PRETRAIN=("${clip[@]}" --framework "$framework" --mode "$mode" --ds 4 --n_series 2 --series_dim 64 --batch_size 64
