@@ -135,7 +135,7 @@ def make_appearance(seed, group, clip, height, width):
     way, direction = rng.uniform(0.05, 0.2), rng.random() * 2 * np.pi
     values = dict(
         drift=way * np.array([np.cos(direction), np.sin(direction)]), place=rng.random(2), angle=rng.random(),
-        middle=0.25 * np.exp(rng.uniform(-0.1, 0.1)), growth=rng.uniform(2.8, 3.2), size=rng.uniform(-0.5, 0.5),
+        middle=0.29 * np.exp(rng.uniform(-0.08, 0.08)), growth=rng.uniform(2.1, 2.4), size=rng.uniform(-0.5, 0.5),
         turns=rng.uniform(1.5, 2.0), travel=rng.uniform(1.3, 1.6), heading=rng.random())
     if clip > 1:
         rng = np.random.default_rng([seed, group, clip])
@@ -263,7 +263,7 @@ def parse():
     parser = Parser(description="Render the demo data set as video files and write its split lists.")
     parser.add_argument("--videos", type=Path, default=DATA / "demo" / "videos", help="folder of <class>/<video>.avi")
     parser.add_argument("--splits", type=Path, default=DATA / "demo" / "splits", help="folder of the split lists")
-    parser.add_argument("--groups", type=int, default=60, help="appearances, each rendered in every class")
+    parser.add_argument("--groups", type=int, default=100, help="appearances, each rendered in every class")
     parser.add_argument("--clips", type=int, default=1, help="videos a class and group")
     parser.add_argument("--test_groups", type=int, default=20, help="groups 1 to this are the test list")
     parser.add_argument("--frames", type=int, default=40, help=f"frames a video, at {FPS} a second")
