@@ -102,10 +102,10 @@ def main(argv):
         values = train_epoch(call, loader, optimizer, epoch, args, device, log)
         if held:
             values.update(held_out_accuracy(model, held, args, device))
-        utils.save_epoch(folder, args, config, model, optimizer, epoch)
         log.scalars({f"epoch/{name}": value for name, value in values.items()}, epoch)
         log.epoch(epoch, values)
         log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        utils.save_epoch(folder, args, config, model, optimizer, epoch)
 
 
 def train_epoch(model, loader, optimizer, epoch, args, device, log):

@@ -150,8 +150,8 @@ def main(argv):
         batches.set_epoch(epoch)
         utils.seed_everything(args.seed, epoch, rank())
         values = train_epoch(call, loader, optimizer, epoch, args, device, log)
+        log.epoch(epoch, values)  # before the checkpoint: a resumed run drops lines it will write again
         utils.save_epoch(folder, args, config, model, optimizer, epoch)
-        log.epoch(epoch, values)
     if rank() == 0:
         write_checkpoint(folder / "model" / "backbone.pth.tar", {
             "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
@@ -162,7 +162,7 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
     """One pass over the training list -> means of everything logged."""
     model.train()
     weights = {"clip": args.clip_weight, "sr": args.sr_weight, "tc": args.tc_weight}
-    steps, window, whole, totals = len(loader), utils.Meter(), utils.Meter(), {}
+    steps, window, whole = len(loader), utils.Meter(), utils.Meter()
     clock = time.perf_counter()
     for i, batch in enumerate(utils.bar(loader, f"epoch {epoch}")):
         step = epoch * steps + i
@@ -186,15 +186,14 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
         if step == 0:
             log.images("views", sheet(views), step)
         if (i + 1) % args.print_freq == 0 or i + 1 == steps:
-            totals = window.means(device)
-            lr = optimizer.param_groups[0]["lr"]
-            if not totals["loss/total"] < float("inf"):
-                raise utils.RunError(f"loss is {totals['loss/total']} at epoch {epoch} step {i}; the last good "
-                                         "checkpoint is of the epoch before. A lower --lr or --warmup may help")
-            log.scalars({**totals, "lr": lr}, step)
+            means, lr = window.means(device), optimizer.param_groups[0]["lr"]
+            if not means["loss/total"] < float("inf"):
+                raise utils.RunError(f"loss is {means['loss/total']} at epoch {epoch} step {i}; the last good "
+                                     "checkpoint is of the epoch before. A lower --lr or --warmup may help")
+            log.scalars({**means, "lr": lr}, step)
             log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} " + " ".join(
                 f"{name.partition('/')[2] if name.startswith('loss') else name} {value:.3f}"
-                for name, value in totals.items() if name.startswith(("loss", "top1", "time"))))
+                for name, value in means.items() if name.startswith(("loss", "top1", "time"))))
     means = whole.means(device)
     log.scalars({f"epoch/{name}": value for name, value in means.items()}, epoch)
     return {"lr": optimizer.param_groups[0]["lr"], **means}

@@ -1,0 +1,29 @@
+"""The same stages on CUDA; skipped where there is none."""
+import numpy as np
+import pytest
+import torch
+from helpers import NARROW, SMALL, environment, make_dataset, succeed
+
+from dataset.augment import PretrainDraw, prepare
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+CUDA = [*SMALL, "--device", "cuda"]
+
+
+def test_stages_on_a_gpu(tmp_path):
+    env = environment(make_dataset(tmp_path / "data"))
+    options = {"cwd": tmp_path, "env": env, "processes": min(2, torch.cuda.device_count())}
+    succeed("train.py", *CUDA, *NARROW, "--framework", "moco", "--moco-k", "8", "--batch_size", "4", "--epochs", "1",
+            "--name", "p", **options)
+    backbone = "log/dualvar/pretrain/p/model/backbone.pth.tar"
+    succeed("finetune.py", *CUDA, "--pretrain", backbone, "--batch_size", "4", "--epochs", "1", "--name", "f",
+            **options)
+    succeed("test.py", *CUDA, "--checkpoint", "log/dualvar/ft/f/model/latest.pth.tar", **options)
+    assert "R@1" in succeed("retrieval.py", *CUDA, "--pretrain", backbone, **options)
+
+
+def test_augmentation_is_the_same_on_a_gpu():
+    rng = np.random.default_rng(0)
+    clips = torch.from_numpy(rng.integers(0, 256, (4, 3, 2, 24, 20, 3), dtype=np.uint8))
+    rows = torch.from_numpy(np.stack([PretrainDraw(2)(3, rng)["augment"] for _ in range(4)]))
+    assert torch.allclose(prepare(clips.cuda(), rows).cpu(), prepare(clips, rows), atol=1e-2)
