@@ -9,6 +9,7 @@ flags.json and tensorboard/. The last epoch is the one to test; the test list is
 import time
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 import utils
@@ -72,6 +73,8 @@ def main(argv):
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
     utils.check_training_flags(args, len(videos))
+    if args.final_bn and args.batch_size // world_size() < 2:
+        raise utils.UsageError("--final_bn needs a --batch_size of at least 2 in each process")
 
     utils.seed_everything(args.seed)
     model, config = build(args, len(videos.classes))
@@ -93,7 +96,7 @@ def main(argv):
     call, model = utils.distribute(model, device, args.bn)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
                                 weight_decay=args.wd)
-    first = utils.resume(checkpoint, model, optimizer, config) if checkpoint else 0
+    first = utils.resume(checkpoint, args, model, optimizer, config) if checkpoint else 0
     log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
     loader = make_loader(data, batches, args.workers, device.type == "cuda")
     for epoch in range(first, args.epochs):
@@ -106,6 +109,7 @@ def main(argv):
         log.epoch(epoch, values)
         log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         utils.save_epoch(folder, args, config, model, optimizer, epoch)
+    log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
 
 
 def train_epoch(model, loader, optimizer, epoch, args, device, log):
@@ -145,6 +149,9 @@ def held_out_accuracy(model, held, args, device):
     """Top-1 and top-5 of the middle clip, centre crop, of each held-out video."""
     data = utils.clip_dataset(args, held, CentreClip(args.seq_len, args.ds), FixedCrops(args.img_dim))
     model.eval()
+    if world_size() > 1:  # judge the statistics that the checkpoint will hold, the first process's
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
     scores = utils.over_videos(model, data, args, device, "held out")
     accuracy = topk(scores, torch.from_numpy(held.labels))
     return {f"held_out_{name}": value.item() for name, value in accuracy.items()}

@@ -45,6 +45,8 @@ def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
     Each set is centred by its own mean and L2-normalised here; similarity is cosine. Raises ValueError where a
     k exceeds the gallery. Works through the queries in chunks.
     """
+    if not all(torch.as_tensor(x).isfinite().all() for x in (query, gallery)):
+        raise ValueError("features are not finite")
     if max(ks) > len(gallery):
         raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
     query, gallery = (F.normalize(torch.as_tensor(x) - torch.as_tensor(x).mean(dim=0), dim=1) for x in (query, gallery))
@@ -68,23 +70,33 @@ def build(args):
     return backbone.eval()
 
 
-def save_features(folder, part, videos, features):
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{part}_features.npy", features.numpy())
-    np.save(folder / f"{part}_labels.npy", videos.labels)
-    (folder / f"{part}_names.txt").write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
+def save_features(args, part, videos, features):
+    folder = Path(args.save_features)
+    for name, values in (("features", features.numpy()), ("labels", videos.labels)):
+        with utils.whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
+            np.save(file, values)
+    with utils.whole_file(folder / f"{part}_names.txt") as path:
+        path.write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
+    with utils.whole_file(folder / "protocol.json") as path:
+        path.write_text(utils.protocol_of(args))
 
 
-def load_features(folder, part, videos):
-    """Features of a list, (N, D), after checking that they are of this very list."""
-    names, features = Path(folder) / f"{part}_names.txt", Path(folder) / f"{part}_features.npy"
-    for path in (names, features):
+def load_features(args, part, videos):
+    """Features of a list, (N, D), checked to be of this very list; the flags take over their protocol."""
+    folder = Path(args.load_features)
+    names, features, protocol = folder / f"{part}_names.txt", folder / f"{part}_features.npy", folder / "protocol.json"
+    for path in (names, features, protocol):
         if not path.is_file():
             raise DataError(f"--load_features: {path} does not exist: write it with --save_features")
-    values = np.load(features, allow_pickle=False)
-    if names.read_text(encoding="utf-8").splitlines() != videos.names.tolist() or len(values) != len(videos):
+    try:
+        values = np.load(features, allow_pickle=False)
+        utils.take_protocol(args, protocol.read_text())
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"--load_features: {features} or {protocol} is damaged: write it again") from error
+    if names.read_text(encoding="utf-8").splitlines() != videos.names.tolist() or values.shape[:-1] != (len(videos),):
         raise DataError(f"--load_features: {names} is of another list than this data set's {part} list")
+    if not np.isfinite(values).all():
+        raise DataError(f"--load_features: {features} holds values that are not finite")
     return torch.from_numpy(values)
 
 
@@ -95,11 +107,14 @@ def main(argv):
     utils.positive(args, "clips")
     if (args.pretrain is None) == (args.load_features is None):
         raise utils.UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
+    if args.save_features and args.load_features:
+        raise utils.UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split) for part in ("train", "test")}
     utils.seed_everything(args.seed)
     backbone = build(args).to(device) if args.pretrain else None
+    features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
     source = args.pretrain or args.load_features
-    folder = utils.run_folder(args, "retrieval", f"{args.dataset}_{Path(source).stem}")
+    folder = utils.run_folder(args, "retrieval", f"{utils.weights_name(source)}_on_{args.dataset}")
     utils.print_plan("Retrieval", {
         "weights": source, "gallery": f"{args.dataset} split {args.split} train, {len(lists['train'])} videos",
         "queries": f"{args.dataset} split {args.split} test, {len(lists['test'])} videos",
@@ -108,20 +123,19 @@ def main(argv):
     if args.dry_run:
         return
 
-    features = {}
     for part, videos in lists.items():
-        if args.load_features:
-            features[part] = load_features(args.load_features, part, videos)
+        if part in features:
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
         features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
         if args.save_features and rank() == 0:
-            save_features(args.save_features, part, videos, features[part])
+            save_features(args, part, videos, features[part])
     if rank() != 0:
         return
     ks = [k for k in KS if k <= len(lists["train"])]
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
-    print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items()))
+    print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())
+          + "".join(f"  (no R@{k}: the gallery is smaller)" for k in KS[len(ks):]))
     utils.write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
         "gallery": len(lists["train"]), "queries": len(lists["test"]),

@@ -7,6 +7,7 @@ Class probabilities are averaged over ten clips, evenly spaced in time, and over
 <log_dir>/<prefix>/test/<name>/: results.json, and for each split in split<NN>/ predictions.npz (names, labels,
 probabilities), classes.csv, confusion.csv and confusion.png.
 """
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +79,26 @@ def predict(args, videos, split, device):
     return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
 
 
-def saved_predictions(folder, videos, split):
-    """Probabilities that an earlier test of the same list wrote."""
-    path = Path(folder) / f"split{split:02d}" / "predictions.npz"
+def saved_predictions(args, videos, split):
+    """Probabilities that an earlier test of the same list wrote; the flags take over its protocol."""
+    path = Path(args.from_predictions) / f"split{split:02d}" / "predictions.npz"
     if not path.is_file():
         raise DataError(f"--from_predictions: {path} does not exist")
-    with np.load(path, allow_pickle=False) as saved:
-        if not np.array_equal(saved["names"], videos.names) or saved["probabilities"].shape[1] != len(videos.classes):
-            raise DataError(f"--from_predictions: {path} is of another list than split {split} of this data set")
-        return torch.from_numpy(saved["probabilities"])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            saved = dict(file)
+        names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
+        utils.take_protocol(args, str(saved["protocol"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"--from_predictions: {path} is damaged: test again") from error
+    same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
+                                                  (classes, videos.classes)))
+    if not same or probabilities.shape != (len(videos), len(videos.classes)) or not np.isfinite(probabilities).all():
+        raise DataError(f"--from_predictions: {path} is of another list than split {split} of this data set")
+    return torch.from_numpy(probabilities)
 
 
-def report(folder, videos, probabilities):
+def report(folder, videos, probabilities, protocol):
     """Write a split's files -> {top1, top5, mean_class, videos}."""
     labels = torch.from_numpy(videos.labels)
     accuracy = {name: value.item() for name, value in topk(probabilities, labels).items()}
@@ -98,13 +107,17 @@ def report(folder, videos, probabilities):
     count = confusion.sum(axis=1)
     per_class = np.divide(confusion.diagonal(), count, out=np.full(classes, np.nan), where=count > 0)
     accuracy.update(mean_class=float(np.nanmean(per_class)), videos=len(videos))
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "predictions.npz", names=videos.names, labels=videos.labels, probabilities=probabilities.numpy())
-    pd.DataFrame({"class": videos.classes, "videos": count, "correct": confusion.diagonal(), "accuracy": per_class}
-                 ).to_csv(folder / "classes.csv", index=False)
-    table = pd.DataFrame(confusion, videos.classes, videos.classes)
-    table.to_csv(folder / "confusion.csv", index_label="true \\ predicted")
-    draw_confusion(folder / "confusion.png", confusion / np.maximum(count, 1)[:, None], videos.classes)
+    with utils.whole_file(folder / "predictions.npz") as path, open(path, "wb") as file:
+        np.savez(file, names=videos.names, labels=videos.labels, classes=videos.classes, protocol=protocol,
+                 probabilities=probabilities.numpy())
+    table = pd.DataFrame({"class": videos.classes, "videos": count, "correct": confusion.diagonal(),
+                          "accuracy": per_class})
+    with utils.whole_file(folder / "classes.csv") as path:
+        table.to_csv(path, index=False)
+    with utils.whole_file(folder / "confusion.csv") as path:
+        pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
+    with utils.whole_file(folder / "confusion.png") as path:
+        draw_confusion(path, confusion / np.maximum(count, 1)[:, None], videos.classes)
     return accuracy
 
 
@@ -138,7 +151,10 @@ def main(argv):
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check(args, splits)
     lists = {split: open_list(args.dataset, "test", split) for split in splits}
-    folder = utils.run_folder(args, "test", f"{args.dataset}_{Path(args.checkpoint or args.from_predictions).stem}")
+    saved = {split: saved_predictions(args, videos, split) for split, videos in lists.items()
+             } if args.from_predictions else {}
+    name = utils.weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
+    folder = utils.run_folder(args, "test", f"{name}_on_{args.dataset}")
     utils.print_plan("Test", {
         "classifier": args.checkpoint or f"probabilities of {args.from_predictions}",
         "data": ", ".join(f"{args.dataset} split {split}, {len(videos)} videos" for split, videos in lists.items()),
@@ -147,12 +163,10 @@ def main(argv):
         "folder": folder})
     results = {}
     for split, videos in lists.items():
-        if args.from_predictions:
-            probabilities = saved_predictions(args.from_predictions, videos, split)
-        else:
-            probabilities = predict(args, videos, split, device)
+        probabilities = saved[split] if saved else predict(args, videos, split, device)
         if not args.dry_run and rank() == 0:
-            results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities)
+            results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities,
+                                                  utils.protocol_of(args))
     if not results:
         return
     if len(results) > 1:

@@ -12,7 +12,7 @@ import time
 import torch
 
 import utils
-from dataset.augment import MEAN, STD, PretrainDraw, prepare
+from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
 from dataset.crops import RandomCrop
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
@@ -57,6 +57,16 @@ def flags():
 def check(args, videos):
     """Everything that can be known before the first video is opened."""
     utils.check_training_flags(args, videos)
+    utils.positive(args, "n_series", "series_dim", "dim", "temperature", "theta", "bn_splits")
+    utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight")
+    if args.img_dim <= BLUR_TAPS // 2:
+        raise utils.UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
+    if args.framework == "simclr" and args.batch_size < 2:
+        raise utils.UsageError("--batch_size must be at least 2: SimCLR's negatives are the batch's other videos")
+    if not 0 <= args.moco_m <= 1:
+        raise utils.UsageError(f"--moco-m {args.moco_m} is not between 0 and 1")
+    if args.bn == "sync" and args.bn_splits > 1 and world_size() > 1:
+        raise utils.UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
     positive_queue = args.moco_k > 0 and args.moco_k % args.batch_size == 0
     if args.framework == "moco" and not positive_queue:
         raise utils.UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
@@ -64,7 +74,7 @@ def check(args, videos):
         raise utils.UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
     if args.bn == "shuffle" and args.framework != "moco":
         raise utils.UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
-    if args.bn_splits < 1 or args.batch_size // world_size() % args.bn_splits:
+    if args.batch_size // world_size() % args.bn_splits:
         raise utils.UsageError(f"--bn_splits {args.bn_splits} does not divide the {args.batch_size // world_size()} "
                                "samples of a process")
     if not 0 <= args.time_reverse <= 1:
@@ -94,7 +104,9 @@ def build(args):
 def monitors(out, temperature):
     """Top-1 of each term, similarity of positives and negatives, and how spread the embeddings are."""
     values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
-    for name in out["logits"].keys() & {"clip", "tc"}:
+    for name in ("clip", "tc"):
+        if name not in out["logits"]:
+            continue
         logits = out["logits"][name] * temperature
         values[f"similarity/{name}_positive"] = logits[:, 0].mean()
         values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
@@ -135,6 +147,8 @@ def main(argv):
         "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
                 f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "batch norm": f"{args.bn}, {args.bn_splits} parts a process" + (
+            ": nothing to shuffle between" if args.bn == "shuffle" and world_size() * args.bn_splits == 1 else ""),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": checkpoint})
     if args.dry_run:
@@ -143,7 +157,7 @@ def main(argv):
     call, model = utils.distribute(model, device, args.bn)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
                                 weight_decay=args.wd)
-    first = utils.resume(checkpoint, model, optimizer, config) if checkpoint else 0
+    first = utils.resume(checkpoint, args, model, optimizer, config) if checkpoint else 0
     log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
     loader = make_loader(data, batches, args.workers, device.type == "cuda")
     for epoch in range(first, args.epochs):

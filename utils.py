@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -45,7 +47,7 @@ def run(main):
         main(sys.argv[1:])
     except UsageError as error:
         code, message = 2, str(error)
-    except (DataError, CheckpointError, RunError) as error:
+    except (DataError, CheckpointError, RunError, OSError) as error:
         code, message = 1, str(error).strip()
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
@@ -125,15 +127,20 @@ def add_run_flags(parser, training=True):
 
 def positive(args, *names):
     for name in names:
-        if getattr(args, name) <= 0:
+        if not 0 < getattr(args, name) < math.inf:
             raise UsageError(f"--{name} must be above 0, got {getattr(args, name)}")
+
+
+def not_negative(args, *names):
+    for name in names:
+        if not 0 <= getattr(args, name) < math.inf:
+            raise UsageError(f"--{name} must be 0 or more, got {getattr(args, name)}")
 
 
 def check_data_flags(args):
     """Ranges of the data flags, and the frame size behind `--resize`."""
     positive(args, "seq_len", "ds", "img_dim", "batch_size", *(["width"] if args.width is not None else []))
-    if args.workers < 0:
-        raise UsageError(f"--workers must be 0 or more, got {args.workers}")
+    not_negative(args, "workers", "seed")
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if min(args.resize) < args.img_dim:
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
@@ -151,7 +158,8 @@ def check_shapes(args, net, width):
 
 def check_training_flags(args, videos):
     """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
-    positive(args, "lr", "epochs", "save_freq", "print_freq")
+    positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma")
+    not_negative(args, "momentum", "wd", "warmup")
     if args.batch_size % world_size():
         raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
     if videos < args.batch_size:
@@ -197,7 +205,9 @@ def distribute(model, device, bn):
         return model, model
     # every process fills MoCo's queues alike and keeps its own batch statistics: no buffer is sent around
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False), model
+    with warnings.catch_warnings():  # newer versions rename the argument, older ones know no other
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False), model
 
 
 def learning_rate(args, epoch):
@@ -224,11 +234,12 @@ class Meter:
 
     def means(self, device):
         """-> {name: float}, averaged over processes too; starts afresh."""
-        values = torch.stack([value.to(device) for value in self.sums.values()]) / self.count
+        names = sorted(self.sums)  # in one order on all processes
+        values = torch.stack([self.sums[name].to(device) for name in names]) / self.count
         if world_size() > 1:
             dist.all_reduce(values)
             values /= world_size()
-        means = dict(zip(self.sums, values.tolist(), strict=True))
+        means = dict(zip(names, values.tolist(), strict=True))
         self.sums, self.count = {}, 0
         return means
 
@@ -236,7 +247,8 @@ class Meter:
 class RunLog:
     """The run's folder: log.txt, log.jsonl (one line an epoch), flags.json and TensorBoard events; first process only.
 
-    When a run goes on from `epoch` (`step`), what an earlier, longer try logged beyond that is taken out.
+    When a run goes on from `epoch` (`step`), what an earlier try logged beyond that is taken out of log.jsonl and
+    TensorBoard.
     """
 
     def __init__(self, folder, args, epoch=0, step=0, **facts):
@@ -248,8 +260,8 @@ class RunLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.text, self.json = self.folder / "log.txt", self.folder / "log.jsonl"
         if self.json.exists():
-            kept = [row for row in self.json.read_text().splitlines() if json.loads(row)["epoch"] < epoch]
-            self.json.write_text("".join(row + "\n" for row in kept))
+            whole = [row for row in self.json.read_text().splitlines() if row.endswith("}")]
+            self.json.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
         write_json(self.folder / "flags.json", {"flags": plain(vars(args)), "command": sys.argv, **versions(), **facts})
         self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=step if step else None)
 
@@ -292,17 +304,29 @@ def versions():
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
-def write_json(path, content):
-    """Write whole or not at all."""
+@contextmanager
+def whole_file(path):
+    """A temporary path to write to, which becomes `path` when all went well: the file is whole or not there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary = path.with_name(f".partial_{path.name}")
+    yield temporary
     os.replace(temporary, path)
+
+
+def write_json(path, content):
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def run_folder(args, stage, name):
     return Path(args.log_dir) / args.prefix / stage / (args.name or name)
+
+
+def weights_name(path):
+    """Short name of a checkpoint for a result's folder: its run's, where it lies in a run's model/ folder."""
+    path = Path(path)
+    return path.parent.parent.name if path.parent.name == "model" else path.name.partition(".")[0]
 
 
 def print_plan(title, plan):
@@ -331,9 +355,8 @@ def save_epoch(folder, args, config, model, optimizer, epoch):
     write_checkpoint(latest, {"state_dict": model.state_dict(), "config": config, "epoch": epoch,
                               "optimizer": optimizer.state_dict(), "flags": plain(vars(args)), "versions": versions()})
     if (epoch + 1) % args.save_freq == 0 or epoch + 1 == args.epochs:
-        temporary = latest.with_name("copy.tmp")
-        shutil.copyfile(latest, temporary)
-        os.replace(temporary, latest.with_name(f"epoch{epoch}.pth.tar"))
+        with whole_file(latest.with_name(f"epoch{epoch}.pth.tar")) as temporary:
+            shutil.copyfile(latest, temporary)
 
 
 def find_resume(args, folder):
@@ -348,15 +371,26 @@ def find_resume(args, folder):
     return args.resume
 
 
-def resume(path, model, optimizer, config):
-    """Restore model, queue, optimizer from `path` -> the epoch to go on with."""
+# flags that a run may change when it goes on; --epochs so that it can be made longer
+FREE_FLAGS = {"workers", "device", "log_dir", "prefix", "name", "resume", "save_freq", "print_freq", "dry_run",
+              "epochs"}
+
+
+def resume(path, args, model, optimizer, config):
+    """Restore model, queue, optimizer from `path` -> the epoch to go on with.
+
+    Raises CheckpointError where the run was begun with other flags than these: it would not be either run.
+    """
     checkpoint = read_checkpoint(path)
     if "optimizer" not in checkpoint:
         raise CheckpointError(f"--resume {path} is not a training checkpoint: it holds weights only")
-    differences = [f"{key} {checkpoint['config'].get(key)} there, {config[key]} here" for key in config
-                   if checkpoint["config"].get(key) != config[key]]
+    here = {**plain(vars(args)), **config}
+    there = {**checkpoint.get("flags", {}), **checkpoint["config"]}
+    differences = [f"{key} {there.get(key)} there, {here[key]} here" for key in here
+                   if key not in FREE_FLAGS and there.get(key) != here[key]]
     if differences:
-        raise CheckpointError(f"--resume {path} was trained as another model: {'; '.join(differences)}")
+        raise CheckpointError(f"--resume {path} is of another run: {'; '.join(differences)}; repeat its flags, or "
+                              "choose another --name (PREFIX= of the launchers)")
     model.load_state_dict(checkpoint["state_dict"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["epoch"] + 1
@@ -389,6 +423,19 @@ def net_of(args, checkpoint, path):
 
 # --- data and evaluation -------------------------------------------------------------------------------------
 
+PROTOCOL = ("seq_len", "ds", "img_dim", "resize", "clips", "crops")
+
+
+def protocol_of(args):
+    """How a result's clips were taken, as JSON to keep with it."""
+    return json.dumps({name: value for name, value in plain(vars(args)).items() if name in PROTOCOL})
+
+
+def take_protocol(args, text):
+    """Make the flags say how a kept result's clips were taken."""
+    vars(args).update(json.loads(text))
+
+
 def clip_dataset(args, videos, sampler, crop, draw=None):
     """VideoClips of a list of data set --dataset, with the frame size of --resize."""
     reader = FrameReader(local_dataset(args.dataset).frames, args.resize)
@@ -418,4 +465,6 @@ def over_videos(compute, data, args, device, description):
     if world_size() > 1:
         table = table.to(device)
         dist.all_reduce(table)
+    if not table.isfinite().all():
+        raise RunError(f"{description}: the network's output is not finite; its weights are broken, or diverged")
     return table.cpu()

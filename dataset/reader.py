@@ -18,12 +18,14 @@ def read_frame(path):
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"frame {path} cannot be read ({error.strerror}): extract its video again") from error
+        raise DataError(f"frame {path} cannot be read ({error.strerror}): run extract_frame.py "
+                        "again") from error
     picture = None
     if data.rstrip(b"\0")[-2:] == JPEG_END:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
-        raise DataError(f"frame {path} is not a whole JPEG ({len(data)} bytes): extract its video again")
+        raise DataError(f"frame {path} is not a whole JPEG ({len(data)} bytes): remove its folder and run "
+                        "extract_frame.py again")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 

@@ -3,7 +3,6 @@
 A checkpoint is read with `weights_only`: it holds tensors and plain types and cannot run code.
 """
 import os
-import pickle
 import re
 from pathlib import Path
 
@@ -149,8 +148,10 @@ def load_strict(model, state_dict, source="the state dict"):
     unexpected = [key for key in state_dict if key not in own]
     misshapen = [f"{key} {tuple(state_dict[key].shape)} for {tuple(own[key].shape)}"
                  for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
+    broken = [key for key in own if key in state_dict and not state_dict[key].isfinite().all()]
     problems = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-                for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)) if keys]
+                for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen),
+                                   ("not finite", broken)) if keys]
     if problems:
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems)} of {len(own)} tensors")
     model.load_state_dict(state_dict)
@@ -167,18 +168,18 @@ def read_checkpoint(path):
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # whatever a damaged or foreign file makes the reader stumble over
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"checkpoint {path} " + (
             f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
             if found else "is damaged or no checkpoint")) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
     if isinstance(content, dict) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
         content = {"state_dict": content}
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"checkpoint {path} holds no state_dict")
-    return {"config": {}, **content, "state_dict": strip_module(content["state_dict"])}
+    config = content.get("config")
+    return {**content, "config": config if isinstance(config, dict) else {},
+            "state_dict": strip_module(content["state_dict"])}
 
 
 def write_checkpoint(path, content):

@@ -5,6 +5,11 @@
 #                                or, where it belongs to none, into a .venv made from it
 #   an active venv or conda env  is used; what it lacks is installed into it
 #   otherwise                    .venv in the repository, made once with python3
+
+for name in PYTHON DUALVAR_DATA DUALVAR_LISTS LOG_DIR PRETRAINED; do  # paths are the caller's
+    path=${!name:-}
+    case "$path" in /* | "" | random) ;; */*) export "$name=$PWD/$path" ;; esac
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 die() { echo "error: $*" >&2; exit 1; }

@@ -5,8 +5,9 @@
 # modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order
 # experiments  recipes.sh explains their names and holds their flags; flags given here come last and win
 # environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU), NNODES,
-#              NODE_RANK, MASTER_ADDR, MASTER_PORT; PREFIX (folder below log/), SPLIT (number, or all for testing),
-#              PRETRAINED (checkpoint to start from), EVAL_EPOCH (pretraining epoch to take, or last), PYTHON;
+#              NODE_RANK, MASTER_ADDR, MASTER_PORT; LOG_DIR, PREFIX (results are in LOG_DIR/PREFIX, log/dualvar);
+#              SPLIT (number, or all for testing); PRETRAINED (checkpoint to start from), EVAL_EPOCH (pretraining
+#              epoch to take, or last); PYTHON;
 #              for run: PRETRAIN_FLAGS, RETRIEVAL_FLAGS, FINETUNE_FLAGS, TEST_FLAGS (and RENDER_FLAGS for demo) go
 #              to one kind of stage each
 set -eu -o pipefail
@@ -24,12 +25,31 @@ here=$(dirname "$(readlink -f "$script")")
 source "$here/env.sh" requirements.txt
 # shellcheck source=recipes.sh
 source "$here/recipes.sh"
+asked_epoch=${EVAL_EPOCH:-}
 recipe "$experiment"
+if [ "${SPLIT:-1}" = all ]; then
+    case "$mode" in test | test_hmdb51) ;; *) die "SPLIT=all is for test and test_hmdb51: give $mode a number" ;; esac
+fi
 
-PREFIX=${PREFIX:-dualvar}
+dry_run=
+for flag in "$@"; do
+    case "$flag" in
+        --dry_run) dry_run=1 ;;
+        --log_dir* | --prefix* | --name* | --dataset* | --split* | --pretrain* | --checkpoint* | --net*)
+            die "$flag: this launcher sets it; use LOG_DIR=, PREFIX=, SPLIT=, PRETRAINED= or another experiment" ;;
+    esac
+done
+LOG=${LOG_DIR:-log}/${PREFIX:-dualvar}
+WHERE=(--log_dir "${LOG_DIR:-log}" --prefix "${PREFIX:-dualvar}")
 SPLIT=${SPLIT:-1}
 NNODES=${NNODES:-1}
 GPUS=${GPUS:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
+
+# The split to pretrain on must be the one to test on, where both are of one set.
+own_split=1 pretrained_as=$experiment
+if [ "${TARGETS%% *}" = "$SET" ] && [ "$SPLIT" != 1 ]; then
+    own_split=$SPLIT pretrained_as=${experiment}_split$SPLIT
+fi
 
 # launch SCRIPT FLAGS...: in one process, or with torchrun in several
 launch() {
@@ -42,16 +62,14 @@ launch() {
 }
 
 pretrained() {
-    if [ "$EVAL_EPOCH" = last ]; then
-        echo "${PRETRAINED:-log/$PREFIX/pretrain/$experiment/model/backbone.pth.tar}"
-    else
-        echo "${PRETRAINED:-log/$PREFIX/pretrain/$experiment/model/epoch$EVAL_EPOCH.pth.tar}"
-    fi
+    local file=epoch$EVAL_EPOCH
+    if [ "$EVAL_EPOCH" = last ]; then file=backbone; fi
+    echo "${PRETRAINED:-$LOG/pretrain/$pretrained_as/model/$file.pth.tar}"
 }
 
 pretrain() {
-    launch train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --prefix "$PREFIX" --name "$experiment" \
-        --resume auto "$@"
+    launch train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --split "$own_split" "${WHERE[@]}" \
+        --name "$pretrained_as" --resume auto "$@"
 }
 
 # classify STAGE SET FLAGS...: fine-tune (ft) or probe (last) on a set's split
@@ -60,7 +78,7 @@ classify() {
     shift 2
     if [ "$stage" = last ]; then recipe=("${PROBE[@]}"); fi
     launch finetune.py --train_what "$stage" "${NETWORK[@]}" "${recipe[@]}" --dataset "$set" --split "$SPLIT" \
-        --pretrain "$(pretrained)" --prefix "$PREFIX" --name "${experiment}_on_${set}_split$SPLIT" --resume auto "$@"
+        --pretrain "$(pretrained)" "${WHERE[@]}" --name "${experiment}_on_${set}_split$SPLIT" --resume auto "$@"
 }
 
 # evaluate STAGE SET FLAGS...: ten-clip test of what classify trained
@@ -68,39 +86,65 @@ evaluate() {
     local stage=$1 set=$2 split=$SPLIT
     shift 2
     if [ "$split" = all ]; then split='{split}'; fi
-    launch test.py "${NETWORK[@]}" "${TEST[@]}" --dataset "$set" --split "$SPLIT" --prefix "$PREFIX" \
-        --checkpoint "log/$PREFIX/$stage/${experiment}_on_${set}_split$split/model/latest.pth.tar" \
-        --name "${experiment}_${stage}_on_$set" "$@"
+    launch test.py "${NETWORK[@]}" "${TEST[@]}" --dataset "$set" --split "$SPLIT" "${WHERE[@]}" \
+        --checkpoint "$LOG/$stage/${experiment}_on_${set}_split$split/model/latest.pth.tar" \
+        --name "${experiment}_${stage}_on_${set}_split$SPLIT" "$@"
 }
 
 # retrieve WEIGHTS NAME FLAGS...
 retrieve() {
     local weights=$1 name=$2
     shift 2
-    launch retrieval.py "${NETWORK[@]}" "${RETRIEVAL[@]}" --dataset "${TARGETS%% *}" --pretrain "$weights" \
-        --prefix "$PREFIX" --name "$name" "$@"
+    launch retrieval.py "${NETWORK[@]}" "${RETRIEVAL[@]}" --dataset "${TARGETS%% *}" --split "$SPLIT" \
+        --pretrain "$weights" "${WHERE[@]}" --name "$name" "$@"
+}
+
+# of the flags given, those that every stage has -> array COMMON, for the stages after training
+common_flags() {
+    COMMON=()
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --dry_run | --width=* | --img_dim=* | --seq_len=* | --resize=* | --workers=* | --device=* | --seed=*)
+                COMMON+=("$1") ;;
+            --width | --img_dim | --seq_len | --resize | --workers | --device | --seed)
+                COMMON+=("$1" "${2:-}") ;;
+        esac
+        shift
+    done
+}
+
+# all_stages FLAGS...: what run runs
+all_stages() {
+    local set
+    common_flags "$@"
+    # shellcheck disable=SC2086  # the *_FLAGS are lists of words
+    {
+        if [ "$experiment" = demo ]; then retrieve random demo_random "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}; fi
+        pretrain "$@" ${PRETRAIN_FLAGS:-}
+        retrieve "$(pretrained)" "$pretrained_as" "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}
+        if [ "$experiment" != demo ]; then
+            classify last "${TARGETS%% *}" "$@" ${FINETUNE_FLAGS:-}
+            evaluate last "${TARGETS%% *}" "${COMMON[@]}" ${TEST_FLAGS:-}
+        fi
+        for set in $TARGETS; do
+            classify ft "$set" "$@" ${FINETUNE_FLAGS:-}
+            evaluate ft "$set" "${COMMON[@]}" ${TEST_FLAGS:-}
+        done
+    }
 }
 
 run_all() {
-    local set
-    # shellcheck disable=SC2086  # the *_FLAGS are lists of words
-    {
-        if [ "$experiment" = demo ]; then
-            prepare_demo
-            retrieve random demo_random ${RETRIEVAL_FLAGS:-} "$@"
-        fi
-        pretrain ${PRETRAIN_FLAGS:-} "$@"
-        retrieve "$(pretrained)" "$experiment" ${RETRIEVAL_FLAGS:-} "$@"
-        if [ "$experiment" != demo ]; then
-            classify last "${TARGETS%% *}" ${FINETUNE_FLAGS:-} "$@"
-            evaluate last "${TARGETS%% *}" ${TEST_FLAGS:-} "$@"
-        fi
-        for set in $TARGETS; do
-            classify ft "$set" ${FINETUNE_FLAGS:-} "$@"
-            evaluate ft "$set" ${TEST_FLAGS:-} "$@"
-        done
-    }
-    "$PYTHON" paper_scripts/summary.py "log/$PREFIX" "$experiment"
+    case "$* ${PRETRAIN_FLAGS:-}" in *--epochs*) if [ -z "$asked_epoch" ]; then EVAL_EPOCH=last; fi ;; esac
+    if [ "$experiment" = demo ]; then prepare_demo; fi
+    # own flags are tried on all stages first: a mistake in the last one's would be found days later
+    if [ -n "$*${PRETRAIN_FLAGS:-}${RETRIEVAL_FLAGS:-}${FINETUNE_FLAGS:-}${TEST_FLAGS:-}" ]; then
+        echo "Trying all stages' flags:"
+        all_stages "$@" --dry_run
+    fi
+    if [ -z "$dry_run" ]; then
+        all_stages "$@"
+        "$PYTHON" paper_scripts/summary.py "$LOG" "$experiment"
+    fi
 }
 
 prepare_demo() {
@@ -115,11 +159,12 @@ case "$mode" in
     finetune) classify ft "${TARGETS%% *}" "$@" ;;
     finetune_hmdb51) classify ft hmdb51 "$@" ;;
     linear_probe)
+        common_flags "$@"
         classify last "${TARGETS%% *}" "$@"
-        evaluate last "${TARGETS%% *}" ;;
+        evaluate last "${TARGETS%% *}" "${COMMON[@]}" ;;
     test) evaluate ft "${TARGETS%% *}" "$@" ;;
     test_hmdb51) evaluate ft hmdb51 "$@" ;;
-    retrieval) retrieve "$(pretrained)" "$experiment" "$@" ;;
+    retrieval) retrieve "$(pretrained)" "$pretrained_as" "$@" ;;
     run) run_all "$@" ;;
     *) die "$mode is not a mode: pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run" ;;
 esac

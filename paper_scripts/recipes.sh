@@ -42,8 +42,8 @@ demo_recipe() {
     EVAL_EPOCH=${EVAL_EPOCH:-last}
     NETWORK=(--net r3d --width 0.125)
     PRETRAIN=("${clip[@]}" --framework simclr --mode clip-sr-tc --batch_size 32 --lr 0.05 --epochs 40 --warmup 1.5 --cosine
-              --time_reverse 0 --save_freq 10)
-    FINETUNE=("${clip[@]}" --batch_size 16 --lr 0.02 --wd 1e-3 --epochs 10 --cosine)
+              --time_reverse 0 --sr_weight 0.3 --save_freq 10)
+    FINETUNE=("${clip[@]}" --batch_size 16 --lr 0.05 --wd 1e-4 --epochs 20 --cosine)
     PROBE=("${FINETUNE[@]}" --final_bn)
     TEST=("${clip[@]}")
     RETRIEVAL=("${clip[@]}")

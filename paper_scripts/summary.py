@@ -7,20 +7,17 @@ import sys
 from pathlib import Path
 
 
-def read(path):
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 def rows_of(log, experiment):
     """(stage, data set, videos tested, {measure: value}) of each result there is."""
-    for label, name in (("retrieval, random weights", f"{experiment}_random"), ("retrieval, pretrained", experiment)):
-        found = read(log / "retrieval" / name / "results.json")
-        if found:
-            yield label, found["flags"]["dataset"], found["queries"], {k: found["results"][k] for k in ("R@1", "R@5")
-                                                                       if k in found["results"]}, found["classes"]
+    for label, names in (("retrieval, random weights", f"{experiment}_random"),
+                         ("retrieval, pretrained", f"{experiment}"), ("retrieval, pretrained", f"{experiment}_split*")):
+        for path in sorted((log / "retrieval").glob(f"{names}/results.json")):
+            found = json.loads(path.read_text())
+            measures = {k: found["results"][k] for k in ("R@1", "R@5") if k in found["results"]}
+            yield label, found["flags"]["dataset"], found["queries"], measures, found["classes"]
     for label, stage in (("linear probe", "last"), ("fine-tuned", "ft")):
         for path in sorted((log / "test").glob(f"{experiment}_{stage}_on_*/results.json")):
-            found = read(path)
+            found = json.loads(path.read_text())
             last = list(found["results"].values())[-1]
             yield (f"{label}, {found['flags']['clips']}-clip test", found["flags"]["dataset"], int(last["videos"]),
                    {"top-1": last["top1"], "top-5": last["top5"]}, found["classes"])

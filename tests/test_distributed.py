@@ -61,6 +61,18 @@ def test_all_stages_in_two_processes(data, tmp_path):
         assert np.array_equal(alone, together)
 
 
+def test_logged_values_of_two_processes_are_not_mixed(data, tmp_path):
+    """With the same batches, batch norm aside, one process and two log the same positives and losses."""
+    rows = {}
+    for n in (1, 2):
+        succeed("train.py", *SMALL, *NARROW, "--batch_size", "8", "--epochs", "1", "--lr", "1e-9", "--bn", "local",
+                "--name", f"m{n}", cwd=tmp_path, env=environment(data, PYTHONHASHSEED="random"), processes=n)
+        rows[n] = json.loads((tmp_path / f"log/dualvar/pretrain/m{n}/log.jsonl").read_text())
+    for name in ("loss/clip", "loss/tc", "similarity/clip_positive", "similarity/tc_positive"):
+        assert rows[2][name] == pytest.approx(rows[1][name], rel=0.1, abs=0.05), name
+    assert abs(rows[1]["similarity/clip_positive"] - rows[1]["similarity/tc_positive"]) > 0.1
+
+
 def test_sync_batchnorm_is_refused_on_several_cpu_processes(data, tmp_path):
     done = command("train.py", *SMALL, *NARROW, "--batch_size", "4", cwd=tmp_path, env=environment(data), processes=2)
     assert done.returncode != 0 and "--bn local" in done.stderr and "Traceback (most recent call last):\n  File \"" \

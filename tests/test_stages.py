@@ -11,7 +11,7 @@ from golden.formula import released_state_dict
 from helpers import NARROW, SMALL, InProcess, command, environment, make_dataset, succeed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models import build_classifier, build_pretrainer
+from models import build_backbone, build_classifier, build_pretrainer
 
 TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--print_freq", "1", "--name", "p"]
 
@@ -93,6 +93,13 @@ def test_a_finished_run_is_not_begun_again(root, pretrained):
     assert (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text() == before
 
 
+def test_a_run_is_not_continued_as_another(root, pretrained):
+    for flags in (["--lr", "1"], ["--ds", "1"], ["--mode", "clip"], ["--seed", "3"]):
+        done = command("train.py", *TRAIN, "--epochs", "3", *flags, "--resume", "auto", cwd=pretrained,
+                       env=environment(root))
+        assert done.returncode == 1 and f"{flags[0][2:]} " in done.stderr and "another run" in done.stderr
+
+
 def test_finetuning(finetuned):
     folder = finetuned / "log/dualvar/ft/f"
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -130,10 +137,16 @@ def test_ten_clip_test(root, finetuned):
     confusion = pd.read_csv(folder / "split01/confusion.csv", index_col=0)
     assert confusion.to_numpy().sum() == 4 and confusion.to_numpy().trace() == right.sum()
     assert cv2.imread(str(folder / "split01/confusion.png")).std() > 5
-    # saved probabilities give the same again, without the classifier
-    succeed("test.py", *SMALL, "--from_predictions", folder, "--name", "again", cwd=finetuned, env=env)
-    again = json.loads((finetuned / "log/dualvar/test/again/results.json").read_text())["results"]["split01"]
-    assert again == result
+    # saved probabilities give the same again, without the classifier, and say how they were made
+    out = succeed("test.py", "--from_predictions", folder, "--name", "again", cwd=finetuned, env=env)
+    again = json.loads((finetuned / "log/dualvar/test/again/results.json").read_text())
+    assert again["results"]["split01"] == result and again["flags"]["crops"] == 10
+    assert "10 clips x 10 crops of 4 frames at stride 2, 24 px" in out
+    whole = (folder / "split01/predictions.npz").read_bytes()
+    for broken in (whole[:300], b"text"):
+        (folder / "split01/predictions.npz").write_bytes(broken)
+        done = command("test.py", "--from_predictions", folder, cwd=finetuned, env=env)
+        assert done.returncode == 1 and "predictions.npz is damaged" in done.stderr
 
 
 def test_all_splits_have_a_mean(root, finetuned, tmp_path):
@@ -163,7 +176,8 @@ def test_retrieval_saves_and_loads_features(root, pretrained):
     for word in ("10 clips", "stride 2", "centred by its own mean", "12 videos", "R@1 ", "R@10 "):
         assert word in out
     assert np.load(pretrained / "features/train_features.npy").shape == (12, 32)
-    succeed("retrieval.py", *flags, "r2", "--load_features", "features", cwd=pretrained, env=env)
+    out = succeed("retrieval.py", "--name", "r2", "--load_features", "features", cwd=pretrained, env=env)
+    assert "4 frames at stride 2, 24 px" in out and "no R@20" in out
     first, second = (json.loads((pretrained / f"log/dualvar/retrieval/{n}/results.json").read_text())["results"]
                      for n in ("r1", "r2"))
     assert first == second and first.keys() == {"R@1", "R@5", "R@10"}
@@ -207,7 +221,9 @@ BAD_FLAGS = [
     (["--resize", "no"], 2, "--resize"), (["--lr", "-1"], 2, "--lr"), (["--epochs", "0"], 2, "--epochs"),
     (["--device", "cuda"], 2, "--device cuda"), (["--resume", "no.pth.tar"], 1, "no.pth.tar"),
     (["--net", "r50"], 2, "--net"), (["--workers", "-1"], 2, "--workers"), (["--n_series", "1"], 2, "n_series"),
-    (["--net", "s3d", "--seq_len", "2"], 2, "--seq_len 2"), (["--nosuch"], 2, "--nosuch"),
+    (["--net", "s3d", "--seq_len", "2"], 2, "--seq_len 2"), (["--seed", "-1"], 2, "--seed"), (["--wd", "-1"], 2, "--wd"), (["--temperature", "0"], 2, "--temperature"),
+    (["--width", "nan"], 2, "--width"), (["--moco-m", "7"], 2, "--moco-m"), (["--img_dim", "5"], 2, "--img_dim"),
+    (["--batch_size", "1"], 2, "--batch_size"), (["--n_series", "0"], 2, "--n_series"), (["--nosuch"], 2, "--nosuch"),
     (["--width", "0"], 2, "--width"),
 ]
 
@@ -263,10 +279,18 @@ def test_checkpoints_that_do_not_fit(root, tmp_path, monkeypatch, capsys):
         "net": "r3d", "width": 0.0625, "num_classes": 7}}, tmp_path / "seven.pth.tar")
     torch.save({"state_dict": build_pretrainer("simclr", "r3d", width=0.0625).state_dict(), "config": {
         "net": "r3d", "width": 0.0625}}, tmp_path / "pretrainer.pth.tar")
+    weights = build_backbone("r3d", 0.0625).state_dict()
+    torch.save({"state_dict": weights, "config": "text"}, tmp_path / "odd.pth.tar")
+    weights["stem.weight"].fill_(float("nan"))
+    torch.save({"state_dict": weights, "config": {"net": "r3d", "width": 0.0625}}, tmp_path / "nan.pth.tar")
+    (tmp_path / "empty.pth.tar").write_bytes(b"")
     for script, flags, code, message in (
             ("test.py", ["--checkpoint", "seven.pth.tar"], 1, "7 classes"),
             ("test.py", ["--checkpoint", "pretrainer.pth.tar"], 1, "fine-tune it first"),
             ("test.py", ["--checkpoint", "none.pth.tar"], 1, "none.pth.tar does not exist"),
+            ("retrieval.py", ["--pretrain", "nan.pth.tar"], 1, "not finite"),
+            ("retrieval.py", ["--pretrain", "empty.pth.tar"], 1, "empty.pth.tar is damaged"),
+            ("retrieval.py", ["--pretrain", "odd.pth.tar"], 2, "--net"),
             ("test.py", [], 2, "--checkpoint"),
             ("finetune.py", ["--pretrain", "none.pth.tar", "--batch_size", "4"], 1, "none.pth.tar does not exist"),
             ("finetune.py", ["--pretrain", "random", "--batch_size", "4"], 2, "--net"),

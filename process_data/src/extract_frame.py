@@ -151,7 +151,7 @@ def find_extracted(root):
             row = known.get(name) or read_record(folder.path)
             if row is None:
                 foreign.add(name)
-            elif last_frame_is_there(folder.path, row):
+            elif frames_are_there(folder.path, row):
                 rows[name] = {column: str(row[column]) for column in COLUMNS}
     return rows, foreign
 
@@ -165,9 +165,10 @@ def read_record(folder):
     return row if set(COLUMNS) <= set(row) else None
 
 
-def last_frame_is_there(folder, row):
-    path = os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
-    return os.path.exists(path) and os.path.getsize(path) > 0
+def frames_are_there(folder, row):
+    """Whether all frames have their files, the last of them not empty."""
+    frames, last = int(row["frames"]), os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
+    return sum(1 for _ in visible(folder)) == frames and os.path.exists(last) and os.path.getsize(last) > 0
 
 
 def check_same_settings(rows, videos, args):
