@@ -112,7 +112,7 @@ def monitors(out, temperature):
         values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
     for name, embedding in out["embeddings"].items():
         # 1 when the directions are spread evenly, 0 when all embeddings are one
-        values[f"feature_std/{name}"] = embedding.std(dim=0).mean() * embedding.shape[-1] ** 0.5
+        values[f"feature_std/{name}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
     return values
 
 
