@@ -136,9 +136,7 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
         whole.update(values)
         if (i + 1) % args.print_freq == 0 or i + 1 == steps:
             means, step, lr = window.means(device), epoch * steps + i, optimizer.param_groups[0]["lr"]
-            if not means["loss"] < float("inf"):
-                raise utils.RunError(f"loss is {means['loss']} at epoch {epoch} step {i}; the last good checkpoint is "
-                                     "of the epoch before. A lower --lr or --warmup may help")
+            utils.check_finite(means["loss"], epoch, i)
             log.scalars({**means, "lr": lr}, step)
             log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} "
                      + " ".join(f"{name} {value:.3f}" for name, value in means.items()))

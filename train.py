@@ -21,7 +21,6 @@ from models import FRAMEWORKS, build_pretrainer
 from models.dualvar import parse_mode
 from models.gather import rank, world_size
 from models.losses import top1
-from models.pretrained import write_checkpoint
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -167,7 +166,7 @@ def main(argv):
         log.epoch(epoch, values)  # before the checkpoint: a resumed run drops lines it will write again
         utils.save_epoch(folder, args, config, model, optimizer, epoch)
     if rank() == 0:
-        write_checkpoint(folder / "model" / "backbone.pth.tar", {
+        utils.write_checkpoint(folder / "model" / "backbone.pth.tar", {
             "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
     log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
@@ -201,9 +200,7 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
             log.images("views", sheet(views), step)
         if (i + 1) % args.print_freq == 0 or i + 1 == steps:
             means, lr = window.means(device), optimizer.param_groups[0]["lr"]
-            if not means["loss/total"] < float("inf"):
-                raise utils.RunError(f"loss is {means['loss/total']} at epoch {epoch} step {i}; the last good "
-                                     "checkpoint is of the epoch before. A lower --lr or --warmup may help")
+            utils.check_finite(means["loss/total"], epoch, i)
             log.scalars({**means, "lr": lr}, step)
             log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} " + " ".join(
                 f"{name.partition('/')[2] if name.startswith('loss') else name} {value:.3f}"

@@ -1,5 +1,6 @@
 """What the entry scripts share: flags, devices and processes, learning rate, meters, logs, checkpoints, evaluation."""
 import argparse
+import functools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from dataset.loader import EvalBatches, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
 from models.gather import rank, world_size
-from models.pretrained import CheckpointError, read_checkpoint, write_checkpoint
+from models.pretrained import CheckpointError, read_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -164,7 +165,7 @@ def check_training_flags(args, videos):
         raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
     if videos < args.batch_size:
         raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
-    if args.bn == "sync" and world_size() > 1 and torch.device(args.device).type == "cpu":
+    if args.bn == "sync" and world_size() > 1 and args.device == "cpu":
         raise UsageError("--bn sync: torch has no synchronised batch norm on the CPU; with several processes there, "
                          "use --bn local")
 
@@ -219,6 +220,12 @@ def learning_rate(args, epoch):
     return args.lr * args.gamma ** sum(epoch >= milestone for milestone in args.schedule)
 
 
+def check_finite(loss, epoch, step):
+    if not math.isfinite(loss):
+        raise RunError(f"loss is {loss} at epoch {epoch} step {step}; the last good checkpoint is of the epoch before. "
+                       "A lower --lr or --warmup may help")
+
+
 # --- logs ----------------------------------------------------------------------------------------------------
 
 class Meter:
@@ -261,7 +268,8 @@ class RunLog:
         self.text, self.json = self.folder / "log.txt", self.folder / "log.jsonl"
         if self.json.exists():
             whole = [row for row in self.json.read_text().splitlines() if row.endswith("}")]
-            self.json.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
+            with whole_file(self.json) as temporary:
+                temporary.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
         write_json(self.folder / "flags.json", {"flags": plain(vars(args)), "command": sys.argv, **versions(), **facts})
         self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=step if step else None)
 
@@ -294,8 +302,9 @@ def plain(flags):
             for name, value in flags.items()}
 
 
+@functools.cache
 def versions():
-    """Versions, commit and machine behind a run's numbers."""
+    """Versions, commit and machine behind a run's numbers, and when it first asked for them."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
     return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
             "torch": str(torch.__version__), "torchvision": torchvision.__version__, "opencv": cv2.__version__,
@@ -306,12 +315,17 @@ def versions():
 
 @contextmanager
 def whole_file(path):
-    """A temporary path to write to, which becomes `path` when all went well: the file is whole or not there."""
+    """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial_{path.name}")
-    yield temporary
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path, content):
@@ -337,17 +351,22 @@ def print_plan(title, plan):
             print(f"  {name:<12} {value}")
 
 
-def bar(iterable, description, **options):
+def bar(iterable, description):
     """Progress bar of the first process; none where the output is no terminal."""
-    return tqdm(iterable, desc=description, leave=False, disable=None if rank() == 0 else True, **options)
+    return tqdm(iterable, desc=description, leave=False, disable=None if rank() == 0 else True)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------
 
+def write_checkpoint(path, content):
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
+
+
 def save_epoch(folder, args, config, model, optimizer, epoch):
     """`latest.pth.tar` after every epoch, and a copy `epoch<N>.pth.tar` every --save_freq epochs and at the end.
 
-    Epochs count from 0, as in the release, whose epoch189 is the second to last it kept of 200.
+    Epochs count from 0, as in the release, which evaluated epoch189 of 200.
     """
     if rank() != 0:
         return

@@ -2,7 +2,6 @@
 
 A checkpoint is read with `weights_only`: it holds tensors and plain types and cannot run code.
 """
-import os
 import re
 from pathlib import Path
 
@@ -180,18 +179,6 @@ def read_checkpoint(path):
     config = content.get("config")
     return {**content, "config": config if isinstance(config, dict) else {},
             "state_dict": strip_module(content["state_dict"])}
-
-
-def write_checkpoint(path, content):
-    """Write a checkpoint whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load_backbone(backbone, checkpoint, path):

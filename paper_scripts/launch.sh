@@ -18,7 +18,7 @@ if [ "$(basename "$script")" = launch.sh ]; then
     mode=$1 experiment=$2
     shift 2
 else
-    mode=$(basename "$(dirname "$(cd "$(dirname "$script")" && pwd)/x")") experiment=$(basename "$script" .sh)
+    mode=$(basename "$(cd "$(dirname "$script")" && pwd)") experiment=$(basename "$script" .sh)
 fi
 here=$(dirname "$(readlink -f "$script")")
 # shellcheck source=env.sh
