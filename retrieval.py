@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import utils
 from dataset.crops import FixedCrops
+from dataset.files import whole_file
 from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
@@ -73,11 +74,11 @@ def build(args):
 def save_features(args, part, videos, features):
     folder = Path(args.save_features)
     for name, values in (("features", features.numpy()), ("labels", videos.labels)):
-        with utils.whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
+        with whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
             np.save(file, values)
-    with utils.whole_file(folder / f"{part}_names.txt") as path:
+    with whole_file(folder / f"{part}_names.txt") as path:
         path.write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
-    with utils.whole_file(folder / "protocol.json") as path:
+    with whole_file(folder / "protocol.json") as path:
         path.write_text(utils.protocol_of(args))
 
 

@@ -16,12 +16,14 @@ import torch
 
 import utils
 from dataset.crops import FixedCrops
+from dataset.files import whole_file
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
 from models import build_classifier
+from models.checkpoint import CheckpointError
 from models.classifier import topk
 from models.gather import rank
-from models.pretrained import CheckpointError, load_classifier
+from models.pretrained import load_classifier
 
 
 def split_or_all(text):
@@ -107,16 +109,16 @@ def report(folder, videos, probabilities, protocol):
     count = confusion.sum(axis=1)
     per_class = np.divide(confusion.diagonal(), count, out=np.full(classes, np.nan), where=count > 0)
     accuracy.update(mean_class=float(np.nanmean(per_class)), videos=len(videos))
-    with utils.whole_file(folder / "predictions.npz") as path, open(path, "wb") as file:
+    with whole_file(folder / "predictions.npz") as path, open(path, "wb") as file:
         np.savez(file, names=videos.names, labels=videos.labels, classes=videos.classes, protocol=protocol,
                  probabilities=probabilities.numpy())
     table = pd.DataFrame({"class": videos.classes, "videos": count, "correct": confusion.diagonal(),
                           "accuracy": per_class})
-    with utils.whole_file(folder / "classes.csv") as path:
+    with whole_file(folder / "classes.csv") as path:
         table.to_csv(path, index=False)
-    with utils.whole_file(folder / "confusion.csv") as path:
+    with whole_file(folder / "confusion.csv") as path:
         pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
-    with utils.whole_file(folder / "confusion.png") as path:
+    with whole_file(folder / "confusion.png") as path:
         draw_confusion(path, confusion / np.maximum(count, 1)[:, None], videos.classes)
     return accuracy
 

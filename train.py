@@ -18,6 +18,7 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import PretrainViews
 from models import FRAMEWORKS, build_pretrainer
+from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
 from models.gather import rank, world_size
 from models.losses import top1
@@ -166,7 +167,7 @@ def main(argv):
         log.epoch(epoch, values)  # before the checkpoint: a resumed run drops lines it will write again
         utils.save_epoch(folder, args, config, model, optimizer, epoch)
     if rank() == 0:
-        utils.write_checkpoint(folder / "model" / "backbone.pth.tar", {
+        write_checkpoint(folder / "model" / "backbone.pth.tar", {
             "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
     log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,12 +23,13 @@ from tqdm import tqdm
 from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
+from dataset.files import whole_file
 from dataset.lists import DataError, local_dataset
 from dataset.loader import EvalBatches, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
+from models.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from models.gather import rank, world_size
-from models.pretrained import CheckpointError, read_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -313,21 +313,6 @@ def versions():
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
-@contextmanager
-def whole_file(path):
-    """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial_{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path, content):
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -357,11 +342,6 @@ def bar(iterable, description):
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------
-
-def write_checkpoint(path, content):
-    with whole_file(path) as temporary:
-        torch.save(content, temporary)
-
 
 def save_epoch(folder, args, config, model, optimizer, epoch):
     """`latest.pth.tar` after every epoch, and a copy `epoch<N>.pth.tar` every --save_freq epochs and at the end.

@@ -1,20 +1,12 @@
-"""Weights from files: ours and the release's, loaded strictly.
-
-A checkpoint is read with `weights_only`: it holds tensors and plain types and cannot run code.
-"""
+"""Weights under others' names: the release's and ours, loaded strictly."""
 import re
-from pathlib import Path
 
 import torch
 
+from .checkpoint import CheckpointError, strip_module
 from .classifier import Classifier
 from .dualvar import Pretrainer
 from .moco import MoCo
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable or does not fit; the message is one sentence for the user."""
-
 
 # A backbone's tensors: pattern in the release's name -> ours, each rule applied in turn.
 RESNET_RULES = [
@@ -134,12 +126,6 @@ def load_released(model, state_dict):
     load_strict(model, state_dict)
 
 
-def strip_module(state_dict):
-    """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
-    wrapped = state_dict and all(key.startswith("module.") for key in state_dict)
-    return _without_prefix(state_dict, "module.") if wrapped else state_dict
-
-
 def load_strict(model, state_dict, source="the state dict"):
     """load_state_dict that first compares all names and shapes and raises one CheckpointError, loading nothing."""
     own = model.state_dict()
@@ -154,31 +140,6 @@ def load_strict(model, state_dict, source="the state dict"):
     if problems:
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems)} of {len(own)} tensors")
     model.load_state_dict(state_dict)
-
-
-def read_checkpoint(path):
-    """Read a checkpoint of ours or the release's, on the CPU.
-
-    Returns its dict with "state_dict" (names without `module.`) and "config" (the arguments the model was
-    built with; {} where the file does not say). Raises CheckpointError.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader stumble over
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(f"checkpoint {path} " + (
-            f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
-            if found else "is damaged or no checkpoint")) from error
-    if isinstance(content, dict) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        content = {"state_dict": content}
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"checkpoint {path} holds no state_dict")
-    config = content.get("config")
-    return {**content, "config": config if isinstance(config, dict) else {},
-            "state_dict": strip_module(content["state_dict"])}
 
 
 def load_backbone(backbone, checkpoint, path):

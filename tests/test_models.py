@@ -5,14 +5,13 @@ import torch
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
 from models.batchnorm import SplitBatchNorm3d, split_batchnorm
+from models.checkpoint import CheckpointError, read_checkpoint
 from models.gather import shuffled, unshuffled
 from models.pretrained import (
-    CheckpointError,
     backbone_tensors,
     load_backbone,
     load_released,
     load_strict,
-    read_checkpoint,
 )
 
 SMALL = {"net": "r3d", "width": 0.125}

@@ -12,7 +12,6 @@ with fewer frames than its header says is kept and both numbers are in the manif
 """
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -27,6 +26,7 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.files import take_lock
 from dataset.lists import DataError, local_dataset
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
@@ -202,16 +202,6 @@ def parse():
     return args
 
 
-def take_lock(root):
-    """Keep a second run out of the folder; -> the open file that holds the lock until the process ends."""
-    lock = open(root / ".lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(f"--frames {root}: another run is writing there; wait for it to end") from None
-    return lock
-
-
 def remove_traces(final):
     """Of a video that has not become a folder: its partial folder, and its class where that is empty then."""
     remove_tree(final.with_name(f".{final.name}.partial"))
@@ -267,7 +257,7 @@ def main():
     if others:
         print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: {first(others, 3)}")
     args.frames.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(args.frames)
+    lock = take_lock(args.frames, "--frames")
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)
     there = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]

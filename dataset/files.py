@@ -1,0 +1,36 @@
+"""Files that are whole or not there, and folders that one run writes at a time."""
+import fcntl
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from .lists import DataError
+
+
+@contextmanager
+def whole_file(path):
+    """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial_{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def take_lock(folder, flag):
+    """Keep a second run out of a folder; -> the open file that holds the lock until it is closed or the process ends.
+
+    Raises DataError, naming `flag`, where another run holds it.
+    """
+    lock = open(Path(folder) / ".lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise DataError(f"{flag} {folder}: another run is writing there; wait for it to end") from None
+    return lock
