@@ -1,4 +1,7 @@
 """Sampling, reading, crops, lists, batches: what reaches the network is what the protocol says."""
+import os
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from dataset.clips import VideoClips
 from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches, make_loader
-from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP
+from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, FrameReader, read_frame
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
 
@@ -159,22 +162,99 @@ def test_lists_with_spaces_and_commas(tmp_path):
     assert videos.num_frames.tolist() == [12, 3] and videos.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("text,message", [
-    ("a/v,3\na/w,0\n", "row 2: a/w has 0 frames"), ("a/v\n", "row 1: expected"), ("a/v,3,4\n", "row 1: expected"),
-    ("a/v,x\n", "row 1: expected"), ("c/v,3\n", "class 'c' is not"), ("v,3\n", "not of the form"), ("", "empty"),
-    ("a/v,-3\n", "row 1: expected")])
+BAD_ROWS = [
+    ("a/v,3\na/w,0\n", "row 2: 'a/w' has 0 frames"), ("a/v\n", "row 1: expected"), ("a/v,3,4\n", "row 1: expected"),
+    ("a/v,x\n", "row 1: expected"), ("c/v,3\n", "class 'c' is not"), ("v,3\n", "not of the form"), ("", "is empty"),
+    ("a/v,-3\n", "row 1: expected"), ("a/v,\n", "row 1: expected"), ("a/v,1e3\n", "row 1: expected"),
+    ("a/v,12.0\n", "row 1: expected"), ("a/v,+3\n", "row 1: expected"), ("a/v,0x3\n", "row 1: expected"),
+    ("a/v,1_0\n", "row 1: expected"), ("a/v,\N{FULLWIDTH DIGIT NINE}\n", "row 1: expected"),
+    ("a/v,\N{SUPERSCRIPT TWO}\n", "row 1: expected"), (f"a/v,{2**63}\n", "row 1: expected"),
+    (f"a/v,{'9' * 5000}\n", "row 1: expected"), ('a/v,"3\n"\n', "row 1: expected"), ("a/v;3\n", "row 1: expected"),
+    ("video,frames\na/v,3\n", "row 1: expected .* no header row, got 'video,frames'"),
+    ("a/v,3\na/w,3\n\na/v,4\n", "row 4: 'a/v' stands in row 1 already"), ("\n \n\r\n", "is empty"),
+    ("/v,3\n", "'/v' leads outside"), ("/etc/v,3\n", "leads outside"), ("../v,3\n", "leads outside"),
+    ("a/../v,3\n", "leads outside"), ("a/..,3\n", "leads outside"), ("a/.,3\n", "cannot be the name"),
+    ("a/,3\n", "not of the form"), ("a/b/v,3\n", "not of the form"), ("a\\v,3\n", "not of the form"),
+    (",3\n", "leads outside"), (f"a/{'v' * 256},3\n", "cannot be the name"), ("a/v\0,3\n", "row 1: .*(NUL|v.x00)"),
+    ('a/v,3\n"a/w\nx",3\n', "row 2: .*a quote"), ('a/v,3\n"a/w,3\na/x,3\n', "row 2: not a row of CSV"),
+    ('"a/v"w,3\n', "row 1: not a row of CSV"), (f"a/v,3\n{'x' * 200000},3\n", "row 2: not a row of CSV"),
+    (b"a/v,3\na/\xe9,3\n", "row 2: not UTF-8"), ("a/v,3\n".encode("utf-16"), "row 1: not UTF-8"),
+    ("a/v,3\n".encode("utf-16-le"), "row 1: ")]
+
+
+@pytest.mark.parametrize("text,message", BAD_ROWS)
 def test_bad_lists_name_the_row(tmp_path, text, message):
-    (tmp_path / "l.csv").write_text(text)
+    path = tmp_path / "l.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message) as caught:
-        read_list(tmp_path / "l.csv", {"a": 0})
-    assert "l.csv" in str(caught.value)
+        read_list(path, {"a": 0})
+    said = str(caught.value)
+    assert "l.csv" in said and len(said.splitlines()) == 1 and len(said) < 500 and ": " in said
 
 
-@pytest.mark.parametrize("text", ["", "2 a\n", "1 a\n1 b\n", "1 a\n2 a\n", "a\n"])
-def test_bad_class_index(tmp_path, text):
-    (tmp_path / "ClassInd.txt").write_text(text)
-    with pytest.raises(DataError, match="ClassInd.txt"):
+@pytest.mark.parametrize("text", [
+    b"\xef\xbb\xbfa/v,3\r\n\r\na/ w ,12\r\n", b'a/v,3\n"a/ w ", 12\n\n  \n', b"a/v,3\ra/ w ,12"])
+def test_lists_as_other_systems_write_them(tmp_path, text):
+    """Byte order mark, line ends of Windows and old Macs, blank lines, quotes."""
+    (tmp_path / "l.csv").write_bytes(text)
+    videos = read_list(tmp_path / "l.csv", {"a": 0})
+    assert videos.names.tolist() == ["a/v", "a/ w "] and videos.num_frames.tolist() == [3, 12]
+    assert videos.num_frames.dtype == videos.labels.dtype == np.int64
+
+
+def test_white_space_around_a_video_is_its_folders_or_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "mine", LocalDataset(tmp_path / "frames", tmp_path, "(?P<group>.+)", 1))
+    (tmp_path / "frames" / "a" / "v ").mkdir(parents=True)
+    (tmp_path / "ClassInd.txt").write_text("1 a\n")
+    (tmp_path / "train_split01.csv").write_text("a/v ,3\n")
+    assert lists.open_list("mine", "train", 1).names.tolist() == ["a/v "]
+    (tmp_path / "train_split01.csv").write_text("a/v ,3\na/ v,3\n")
+    with pytest.raises(DataError, match="train_split01.csv row 2: 'a/ v' has white space"):
+        lists.open_list("mine", "train", 1)
+
+
+def test_class_index_as_other_systems_write_it(tmp_path):
+    (tmp_path / "ClassInd.txt").write_bytes(b"\xef\xbb\xbf1 air drumming\r\n\r\n02\tb c \r\n")
+    assert read_class_index(tmp_path / "ClassInd.txt") == {"air drumming": 0, "b c": 1}
+
+
+@pytest.mark.parametrize("text,message", [
+    ("", "is empty"), ("2 a\n", "row 1"), ("1 a\n1 b\n", "row 2"), ("1 a\n2 a\n", "row 2"), ("a\n", "row 1"),
+    ("0 a\n", "row 1"), ("-1 a\n", "row 1"), ("1\n", "row 1"), ("1a\n", "row 1"), ("1.0 a\n", "row 1"),
+    ("\N{SUPERSCRIPT ONE} a\n", "row 1"), ("\N{FULLWIDTH DIGIT ONE} a\n", "row 1"), (f"{'1' * 5000} a\n", "row 1"),
+    ("1 ..\n", "row 1: '..' cannot be"), ("1 a/b\n", "row 1: 'a/b' cannot be"), ("1 a\0\n", "row 1: .* cannot be"),
+    (f"1 {'a' * 256}\n", "cannot be"), (b"1 a\n2 \xe9\n", "row 2: not UTF-8"),
+    ("1 a\n".encode("utf-16"), "row 1: not UTF-8")])
+def test_bad_class_index(tmp_path, text, message):
+    (tmp_path / "ClassInd.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=message) as caught:
         read_class_index(tmp_path / "ClassInd.txt")
+    said = str(caught.value)
+    assert "ClassInd.txt" in said and len(said.splitlines()) == 1 and len(said) < 400
+
+
+def test_lists_that_cannot_be_opened(tmp_path):
+    (tmp_path / "l").mkdir()
+    (tmp_path / "file").touch()
+    for read in (read_class_index, lambda path: read_list(path, {"a": 0})):
+        for path, message in ((tmp_path / "l", "Is a directory"), (tmp_path / "file" / "l", "Not a directory"),
+                              (tmp_path / "no", "does not exist: write it with .*write_csv.py")):
+            with pytest.raises(DataError, match=message):
+                read(path)
+    if os.geteuid():  # root reads everything
+        (tmp_path / "file").chmod(0)
+        with pytest.raises(DataError, match="Permission denied"):
+            read_class_index(tmp_path / "file")
+
+
+def test_a_long_list_is_read_quickly(tmp_path):
+    """240,000 rows (Kinetics-400) take about a second; ten are allowed, for busy machines."""
+    names = [f"riding a bike/{i:011d}_000123_000133" for i in range(240_000)]
+    (tmp_path / "l.csv").write_text("".join(f"{name},300\n" for name in names))
+    start = time.perf_counter()
+    videos = read_list(tmp_path / "l.csv", {"riding a bike": 0})
+    assert time.perf_counter() - start < 10
+    assert videos.names.tolist() == names and (videos.num_frames == 300).all()
 
 
 def test_missing_lists_and_data_sets(tmp_path):
