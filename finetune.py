@@ -16,7 +16,7 @@ import utils
 from dataset.augment import FinetuneDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
-from dataset.loader import TrainBatches, make_loader
+from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier
 from models.classifier import topk
@@ -82,44 +82,39 @@ def main(argv):
                               FinetuneDraw(args.color_jitter, args.hflip))
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
-    checkpoint = utils.find_resume(args, folder)
+    state = utils.find_resume(args, folder, config)
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": checkpoint})
+        "folder": folder, "resume": utils.resume_text(state)})
+    utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
     if args.dry_run:
         return
 
     call, model = utils.distribute(model, device, args.bn)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
                                 weight_decay=args.wd)
-    first = utils.resume(checkpoint, args, model, optimizer, config) if checkpoint else 0
-    log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
-    loader = make_loader(data, batches, args.workers, device.type == "cuda")
-    for epoch in range(first, args.epochs):
-        batches.set_epoch(epoch)
-        utils.seed_everything(args.seed, epoch, rank())
-        values = train_epoch(call, loader, optimizer, epoch, args, device, log)
-        if held:
-            values.update(held_out_accuracy(model, held, args, device))
-        log.scalars({f"epoch/{name}": value for name, value in values.items()}, epoch)
-        log.epoch(epoch, values)
-        log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-        utils.save_epoch(folder, args, config, model, optimizer, epoch)
-    log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
+    loader = utils.clip_loader(args, data, batches, device)
+    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, state) as session:
+        for epoch in range(session.epoch, args.epochs):
+            train_epoch(call, loader, optimizer, epoch, args, device, session)
+            values = session.end_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})
+            session.log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        session.log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
 
 
-def train_epoch(model, loader, optimizer, epoch, args, device, log):
-    """One pass over the training list -> mean loss, top-1, top-5 and times."""
+def train_epoch(model, loader, optimizer, epoch, args, device, session):
+    """One pass over the training list, or what is left of it."""
     model.train()
-    steps, window, whole = len(loader), utils.Meter(), utils.Meter()
+    steps = len(session.batches)
     clock = time.perf_counter()
-    for i, batch in enumerate(utils.bar(loader, f"epoch {epoch}")):
+    for step, batch in session.steps(loader, epoch):
+        utils.seed_everything(args.seed, epoch, step, rank())
         for group in optimizer.param_groups:
-            group["lr"] = utils.learning_rate(args, epoch + i / steps)
+            group["lr"] = utils.learning_rate(args, epoch + step / steps)
         clips = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])[:, 0]
         labels = batch["label"].to(device)
         data_time = time.perf_counter() - clock
@@ -127,20 +122,14 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
         loss = F.cross_entropy(scores, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        norm = utils.gradient_norm(optimizer)
         optimizer.step()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
-        values = {"loss": loss, **topk(scores, labels), "time/data": data_time, "time/step": step_time}
-        window.update(values)
-        whole.update(values)
-        if (i + 1) % args.print_freq == 0 or i + 1 == steps:
-            means, step, lr = window.means(device), epoch * steps + i, optimizer.param_groups[0]["lr"]
-            utils.check_finite(means["loss"], epoch, i)
-            log.scalars({**means, "lr": lr}, step)
-            log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} "
-                     + " ".join(f"{name} {value:.3f}" for name, value in means.items()))
-    return {"lr": optimizer.param_groups[0]["lr"], **whole.means(device)}
+        session.after_step(epoch, step, loss, norm, {
+            "loss": loss, **topk(scores, labels), "gradient_norm": norm, "time/data": data_time,
+            "time/step": step_time}, batch.get("error", ()))
 
 
 def held_out_accuracy(model, held, args, device):

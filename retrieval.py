@@ -15,12 +15,13 @@ import torch.nn.functional as F
 
 import utils
 from dataset.crops import FixedCrops
-from dataset.files import whole_file
+from dataset.files import take_lock, whole_file
 from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
 from models.gather import rank
+from models.log import plain, versions, write_json
 from models.pretrained import load_backbone
 
 KS = (1, 5, 10, 20, 50)
@@ -124,6 +125,7 @@ def main(argv):
     if args.dry_run:
         return
 
+    lock = take_lock(folder, "run folder") if rank() == 0 else None
     for part, videos in lists.items():
         if part in features:
             continue
@@ -137,11 +139,12 @@ def main(argv):
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())
           + "".join(f"  (no R@{k}: the gallery is smaller)" for k in KS[len(ks):]))
-    utils.write_json(folder / "results.json", {
+    write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
         "gallery": len(lists["train"]), "queries": len(lists["test"]),
-        "flags": utils.plain(vars(args)), **utils.versions()})
+        "flags": plain(vars(args)), **versions()})
     print(f"written to {folder}")
+    lock.close()
 
 
 if __name__ == "__main__":

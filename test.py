@@ -16,13 +16,14 @@ import torch
 
 import utils
 from dataset.crops import FixedCrops
-from dataset.files import whole_file
+from dataset.files import take_lock, whole_file
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
 from models import build_classifier
 from models.checkpoint import CheckpointError
 from models.classifier import topk
 from models.gather import rank
+from models.log import plain, versions, write_json
 from models.pretrained import load_classifier
 
 
@@ -163,6 +164,7 @@ def main(argv):
         "protocol": f"{args.clips} clips x {args.crops} crops of {args.seq_len} frames at stride {args.ds}, "
                     f"{args.img_dim} px",
         "folder": folder})
+    lock = take_lock(folder, "run folder") if rank() == 0 and not args.dry_run else None
     results = {}
     for split, videos in lists.items():
         probabilities = saved[split] if saved else predict(args, videos, split, device)
@@ -175,10 +177,10 @@ def main(argv):
         names = next(iter(results.values()))
         results["mean"] = {name: float(np.mean([row[name] for row in results.values()])) for name in names}
     print(pd.DataFrame(results).T.to_string(float_format="{:.4f}".format))
-    utils.write_json(folder / "results.json", {"results": results, "classes": len(next(iter(lists.values())).classes),
-                                               "flags": utils.plain(vars(args)), **utils.versions()})
+    write_json(folder / "results.json", {"results": results, "classes": len(next(iter(lists.values())).classes),
+                                               "flags": plain(vars(args)), **versions()})
     print(f"written to {folder}")
-
+    lock.close()
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import utils
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
 from dataset.crops import RandomCrop
 from dataset.lists import open_list
-from dataset.loader import TrainBatches, make_loader
+from dataset.loader import TrainBatches
 from dataset.sampling import PretrainViews
 from models import FRAMEWORKS, build_pretrainer
 from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
 from models.gather import rank, world_size
-from models.losses import top1
+from models.monitor import CollapseWatch, embedding_monitors
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -100,22 +100,6 @@ def build(args):
         raise utils.UsageError(f"--mode, --n_series: {error}") from error
 
 
-@torch.no_grad()
-def monitors(out, temperature):
-    """Top-1 of each term, similarity of positives and negatives, and how spread the embeddings are."""
-    values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
-    for name in ("clip", "tc"):
-        if name not in out["logits"]:
-            continue
-        logits = out["logits"][name] * temperature
-        values[f"similarity/{name}_positive"] = logits[:, 0].mean()
-        values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
-    for name, embedding in out["embeddings"].items():
-        # 1 when the directions are spread evenly, 0 when all embeddings are one
-        values[f"feature_std/{name}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
-    return values
-
-
 def sheet(views, every=4):
     """Views (B, V, 3, T, H, W) of up to 4 samples as one picture (3, h, w): a row a view, every 4th frame."""
     mean, std = (views.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
@@ -140,7 +124,7 @@ def main(argv):
     data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), draw)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
-    checkpoint = utils.find_resume(args, folder)
+    state = utils.find_resume(args, folder, config)
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
@@ -150,38 +134,37 @@ def main(argv):
         "batch norm": f"{args.bn}, {args.bn_splits} parts a process" + (
             ": nothing to shuffle between" if args.bn == "shuffle" and world_size() * args.bn_splits == 1 else ""),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": checkpoint})
+        "folder": folder, "resume": utils.resume_text(state)})
+    utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
     if args.dry_run:
         return
 
     call, model = utils.distribute(model, device, args.bn)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
                                 weight_decay=args.wd)
-    first = utils.resume(checkpoint, args, model, optimizer, config) if checkpoint else 0
-    log = utils.RunLog(folder, args, first, first * len(batches), effective_batch=args.batch_size, videos=len(videos))
-    loader = make_loader(data, batches, args.workers, device.type == "cuda")
-    for epoch in range(first, args.epochs):
-        batches.set_epoch(epoch)
-        utils.seed_everything(args.seed, epoch, rank())
-        values = train_epoch(call, loader, optimizer, epoch, args, device, log)
-        log.epoch(epoch, values)  # before the checkpoint: a resumed run drops lines it will write again
-        utils.save_epoch(folder, args, config, model, optimizer, epoch)
-    if rank() == 0:
-        write_checkpoint(folder / "model" / "backbone.pth.tar", {
-            "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
-    log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
+    loader = utils.clip_loader(args, data, batches, device)
+    collapse = CollapseWatch()
+    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, state) as session:
+        for epoch in range(session.epoch, args.epochs):
+            train_epoch(call, loader, optimizer, epoch, args, device, session)
+            if warning := collapse.look(session.end_epoch(epoch)):
+                session.log.line(warning)
+        if rank() == 0:
+            write_checkpoint(folder / "model" / "backbone.pth.tar", {
+                "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
+        session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def train_epoch(model, loader, optimizer, epoch, args, device, log):
-    """One pass over the training list -> means of everything logged."""
+def train_epoch(model, loader, optimizer, epoch, args, device, session):
+    """One pass over the training list, or what is left of it."""
     model.train()
     weights = {"clip": args.clip_weight, "sr": args.sr_weight, "tc": args.tc_weight}
-    steps, window, whole = len(loader), utils.Meter(), utils.Meter()
+    steps = len(session.batches)
     clock = time.perf_counter()
-    for i, batch in enumerate(utils.bar(loader, f"epoch {epoch}")):
-        step = epoch * steps + i
+    for step, batch in session.steps(loader, epoch):
+        utils.seed_everything(args.seed, epoch, step, rank())
         for group in optimizer.param_groups:
-            group["lr"] = utils.learning_rate(args, epoch + i / steps)
+            group["lr"] = utils.learning_rate(args, epoch + step / steps)
         views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
         data_time = time.perf_counter() - clock
         out = model(views, batch["permutation"].to(device))
@@ -189,26 +172,17 @@ def train_epoch(model, loader, optimizer, epoch, args, device, log):
         loss = sum(weights[TERM[name]] * value for name, value in losses.items())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        norm = utils.gradient_norm(optimizer)
         optimizer.step()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
-        values = {"loss/total": loss, **{f"loss/{name}": value for name, value in losses.items()},
-                  **monitors(out, args.temperature), "time/data": data_time, "time/step": step_time}
-        window.update(values)
-        whole.update(values)
-        if step == 0:
-            log.images("views", sheet(views), step)
-        if (i + 1) % args.print_freq == 0 or i + 1 == steps:
-            means, lr = window.means(device), optimizer.param_groups[0]["lr"]
-            utils.check_finite(means["loss/total"], epoch, i)
-            log.scalars({**means, "lr": lr}, step)
-            log.line(f"epoch {epoch} step {i + 1}/{steps} lr {lr:.5f} " + " ".join(
-                f"{name.partition('/')[2] if name.startswith('loss') else name} {value:.3f}"
-                for name, value in means.items() if name.startswith(("loss", "top1", "time"))))
-    means = whole.means(device)
-    log.scalars({f"epoch/{name}": value for name, value in means.items()}, epoch)
-    return {"lr": optimizer.param_groups[0]["lr"], **means}
+        if epoch == step == 0:
+            session.log.images("views", sheet(views), 0)
+        session.after_step(epoch, step, loss, norm, {
+            "loss/total": loss, **{f"loss/{name}": value for name, value in losses.items()},
+            **embedding_monitors(out, args.temperature), "gradient_norm": norm,
+            "time/data": data_time, "time/step": step_time}, batch.get("error", ()))
 
 
 if __name__ == "__main__":

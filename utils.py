@@ -1,12 +1,11 @@
 """What the entry scripts share: flags, devices and processes, learning rate, meters, logs, checkpoints, evaluation."""
 import argparse
-import functools
 import json
 import math
 import os
-import platform
+import re
 import shutil
-import subprocess
+import signal
 import sys
 import time
 import warnings
@@ -17,49 +16,91 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
-import torchvision
-from tqdm import tqdm
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
-from dataset.files import whole_file
 from dataset.lists import DataError, local_dataset
 from dataset.loader import EvalBatches, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
-from models.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from models.checkpoint import CheckpointError, read_checkpoint, read_last_good, saved_checkpoints
 from models.gather import rank, world_size
-
-REPOSITORY = Path(__file__).resolve().parent
+from models.log import bar, plain
+from models.session import RunError, Session, Stopped, end_children
 
 
 class UsageError(ValueError):
     """A flag is wrong; the message is one sentence for the user."""
 
 
-class RunError(RuntimeError):
-    """A run cannot go on; the message is one sentence for the user."""
-
-
 def run(main):
     """Call an entry script's main(argv); wrong input ends in one sentence and exit code 2 (flags) or 1."""
     try:
         main(sys.argv[1:])
+    except Stopped:
+        pass
+    except KeyboardInterrupt:
+        fail("stopped", 130)
     except UsageError as error:
-        code, message = 2, str(error)
-    except (DataError, CheckpointError, RunError, OSError) as error:
-        code, message = 1, str(error).strip()
+        fail(f"error: {error}", 2)
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            record_error(error)
+            raise
+        fail(f"error: {sentence}", 1, error)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the end of the loader's workers is no failure any more
+        end_children()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def explain(error):
+    """One sentence about what is the input's or the machine's fault; None for a fault of the program."""
+    message = str(error).strip()
+    if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
-    else:
-        return
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        return message
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU's memory is not enough ({message.splitlines()[0]}): try a smaller --batch_size"
+    if not isinstance(error, RuntimeError):
+        return None
+    if "DataLoader worker" in message:
+        return (f"a loader worker was killed ({message.splitlines()[0].rstrip('.')}), by the system if memory ran out: "
+                "try fewer --workers")
+    if "DataLoader timed out" in message:
+        return (f"{message.splitlines()[0]}: reading hangs (--loader_timeout); look at the disk or network that holds "
+                "the frames")
+    if re.search(r"gloo|Connection closed by peer|Connection reset|NCCL", message):
+        return ANOTHER_PROCESS
+    return None
+
+
+ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
+
+
+def record_error(error):
+    """Leave the error where torchrun looks for it: it repeats the first one of all processes at the end."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+
+
+def fail(sentence, code, error=None):
+    """Print a sentence and exit; with several processes without waiting for the others, who would for ever."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    print(sentence, file=sys.stderr, flush=True)
+    if not dist.is_initialized():
+        sys.exit(code)
+    if sentence.endswith(ANOTHER_PROCESS):
+        time.sleep(1)  # torchrun takes whom it sees ending first for the culprit
+    else:
+        record_error(error or RunError(sentence))
+    end_children()
+    os._exit(code)
 
 
 # --- flags ---------------------------------------------------------------------------------------------------
@@ -87,6 +128,7 @@ def add_data_flags(parser, ds, batch_size, batch_help, split_type=int):
                             "release's, which squeezes the picture)")
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     group.add_argument("--workers", type=int, default=min(8, os.cpu_count()), help="loader processes of each process")
+    group.add_argument("--loader_timeout", type=float, default=600, help="seconds to wait for a batch; 0: for ever")
 
 
 def add_net_flags(parser, net, net_help="backbone", width=1.0):
@@ -122,8 +164,14 @@ def add_run_flags(parser, training=True):
     if training:
         group.add_argument("--resume", metavar="PATH|auto",
                            help="go on from a checkpoint; auto: from this run's latest, if there is one")
+        group.add_argument("--override", action="store_true", help="go on although flags differ from the run's")
         group.add_argument("--save_freq", type=int, default=5, help="epochs between checkpoints that are kept")
+        group.add_argument("--save_steps", type=int, default=0,
+                           help="steps between saves within an epoch; 0: only at its end")
+        group.add_argument("--keep", type=int, default=0, help="kept epoch checkpoints, older ones go; 0: all")
         group.add_argument("--print_freq", type=int, default=10, help="steps between log lines")
+        group.add_argument("--skip_bad_samples", type=int, default=0, metavar="N",
+                           help="replace up to N samples whose frames cannot be read by others")
 
 
 def positive(args, *names):
@@ -141,7 +189,7 @@ def not_negative(args, *names):
 def check_data_flags(args):
     """Ranges of the data flags, and the frame size behind `--resize`."""
     positive(args, "seq_len", "ds", "img_dim", "batch_size", *(["width"] if args.width is not None else []))
-    not_negative(args, "workers", "seed")
+    not_negative(args, "workers", "seed", "loader_timeout")
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if min(args.resize) < args.img_dim:
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
@@ -160,7 +208,7 @@ def check_shapes(args, net, width):
 def check_training_flags(args, videos):
     """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
     positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma")
-    not_negative(args, "momentum", "wd", "warmup")
+    not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
     if args.batch_size % world_size():
         raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
     if videos < args.batch_size:
@@ -220,103 +268,13 @@ def learning_rate(args, epoch):
     return args.lr * args.gamma ** sum(epoch >= milestone for milestone in args.schedule)
 
 
-def check_finite(loss, epoch, step):
-    if not math.isfinite(loss):
-        raise RunError(f"loss is {loss} at epoch {epoch} step {step}; the last good checkpoint is of the epoch before. "
-                       "A lower --lr or --warmup may help")
+def gradient_norm(optimizer):
+    """L2 norm of all gradients, a scalar tensor; not finite where one of them is not."""
+    return nn.utils.get_total_norm([p.grad for group in optimizer.param_groups for p in group["params"]
+                                    if p.grad is not None])
 
 
-# --- logs ----------------------------------------------------------------------------------------------------
-
-class Meter:
-    """Running means of named scalars, kept on the device until they are read."""
-
-    def __init__(self):
-        self.sums, self.count = {}, 0
-
-    def update(self, values):
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32).detach()
-        self.count += 1
-
-    def means(self, device):
-        """-> {name: float}, averaged over processes too; starts afresh."""
-        names = sorted(self.sums)  # in one order on all processes
-        values = torch.stack([self.sums[name].to(device) for name in names]) / self.count
-        if world_size() > 1:
-            dist.all_reduce(values)
-            values /= world_size()
-        means = dict(zip(names, values.tolist(), strict=True))
-        self.sums, self.count = {}, 0
-        return means
-
-
-class RunLog:
-    """The run's folder: log.txt, log.jsonl (one line an epoch), flags.json and TensorBoard events; first process only.
-
-    When a run goes on from `epoch` (`step`), what an earlier try logged beyond that is taken out of log.jsonl and
-    TensorBoard.
-    """
-
-    def __init__(self, folder, args, epoch=0, step=0, **facts):
-        self.folder, self.main = Path(folder), rank() == 0
-        if not self.main:
-            return
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.text, self.json = self.folder / "log.txt", self.folder / "log.jsonl"
-        if self.json.exists():
-            whole = [row for row in self.json.read_text().splitlines() if row.endswith("}")]
-            with whole_file(self.json) as temporary:
-                temporary.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
-        write_json(self.folder / "flags.json", {"flags": plain(vars(args)), "command": sys.argv, **versions(), **facts})
-        self.writer = SummaryWriter(self.folder / "tensorboard", purge_step=step if step else None)
-
-    def line(self, text):
-        if self.main:
-            tqdm.write(text)
-            with open(self.text, "a") as file:
-                file.write(text + "\n")
-
-    def scalars(self, values, step):
-        if self.main:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-
-    def images(self, name, pictures, step):
-        """pictures: (3, H, W) float in [0, 1]"""
-        if self.main:
-            self.writer.add_image(name, pictures, step)
-
-    def epoch(self, epoch, values):
-        if self.main:
-            with open(self.json, "a") as file:
-                file.write(json.dumps({"epoch": epoch, **values}) + "\n")
-            self.writer.flush()
-
-
-def plain(flags):
-    """Flags as plain types, for JSON and checkpoints."""
-    return {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-            for name, value in flags.items()}
-
-
-@functools.cache
-def versions():
-    """Versions, commit and machine behind a run's numbers, and when it first asked for them."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
-    return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
-            "torch": str(torch.__version__), "torchvision": torchvision.__version__, "opencv": cv2.__version__,
-            "numpy": np.__version__, "processes": world_size(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-
-
-def write_json(path, content):
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
+# --- runs -----------------------------------------------------------------------------------------------------
 
 def run_folder(args, stage, name):
     return Path(args.log_dir) / args.prefix / stage / (args.name or name)
@@ -336,63 +294,71 @@ def print_plan(title, plan):
             print(f"  {name:<12} {value}")
 
 
-def bar(iterable, description):
-    """Progress bar of the first process; none where the output is no terminal."""
-    return tqdm(iterable, desc=description, leave=False, disable=None if rank() == 0 else True)
+def find_resume(args, folder, config):
+    """--resume -> the checkpoint to go on from, read and compared with these flags, or None to begin.
 
-
-# --- checkpoints ---------------------------------------------------------------------------------------------
-
-def save_epoch(folder, args, config, model, optimizer, epoch):
-    """`latest.pth.tar` after every epoch, and a copy `epoch<N>.pth.tar` every --save_freq epochs and at the end.
-
-    Epochs count from 0, as in the release, which evaluated epoch189 of 200.
+    A run is never begun over another's checkpoints. Raises CheckpointError where the checkpoint is of a run with
+    other flags (it would be neither), unless --override.
     """
-    if rank() != 0:
-        return
-    latest = folder / "model" / "latest.pth.tar"
-    write_checkpoint(latest, {"state_dict": model.state_dict(), "config": config, "epoch": epoch,
-                              "optimizer": optimizer.state_dict(), "flags": plain(vars(args)), "versions": versions()})
-    if (epoch + 1) % args.save_freq == 0 or epoch + 1 == args.epochs:
-        with whole_file(latest.with_name(f"epoch{epoch}.pth.tar")) as temporary:
-            shutil.copyfile(latest, temporary)
-
-
-def find_resume(args, folder):
-    """--resume -> path of the checkpoint to go on from, or None. A run is never begun over another's checkpoints."""
-    latest = folder / "model" / "latest.pth.tar"
+    saved = saved_checkpoints(folder / "model")
+    if args.resume is None:
+        if saved and not args.dry_run:
+            raise UsageError(f"{folder} holds a run already: go on with --resume auto, or choose another --name")
+        return None
     if args.resume == "auto":
-        return latest if latest.exists() else None
-    if args.resume is None and latest.exists() and not args.dry_run:
-        raise UsageError(f"{folder} holds a run already: go on with --resume auto, or choose another --name")
-    if args.resume is not None and not Path(args.resume).is_file():
-        raise CheckpointError(f"--resume {args.resume} does not exist")
-    return args.resume
+        if not saved:
+            return None
+        state, problems = read_last_good(folder / "model")
+        if problems and rank() == 0:
+            print(f"warning: {'; '.join(problems)}: going on from {state['path']}", file=sys.stderr)
+    else:
+        state = {**read_checkpoint(args.resume), "path": args.resume}
+    if "optimizer" not in state:
+        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint: it holds weights only")
+    here, there = {**plain(vars(args)), **config}, {**state.get("flags", {}), **state["config"]}
+    if args.bn != "sync":  # each process takes batch statistics of its own
+        here["processes"], there["processes"] = world_size(), state.get("versions", {}).get("processes")
+    free = FREE_FLAGS - ({"epochs"} if args.cosine else set())
+    differences = [f"{key} {there.get(key)} there, {here[key]} here" for key in here
+                   if key not in free and there.get(key) != here[key]]
+    if differences and not args.override:
+        raise CheckpointError(f"--resume {state['path']} is of another run: {'; '.join(differences)}; repeat its "
+                              "flags, choose another --name (PREFIX= of the launchers), or insist with --override")
+    if differences and rank() == 0:
+        print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
+    return state
 
 
 # flags that a run may change when it goes on; --epochs so that it can be made longer
-FREE_FLAGS = {"workers", "device", "log_dir", "prefix", "name", "resume", "save_freq", "print_freq", "dry_run",
-              "epochs"}
+FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
+              "override", "save_freq", "save_steps", "keep", "print_freq", "dry_run", "epochs"}
 
 
-def resume(path, args, model, optimizer, config):
-    """Restore model, queue, optimizer from `path` -> the epoch to go on with.
+def resume_text(state):
+    """What the plan says of a checkpoint to go on from."""
+    return state and f"{state['path']}, of epoch {state['epoch']} step {state.get('step', 'last')}"
 
-    Raises CheckpointError where the run was begun with other flags than these: it would not be either run.
-    """
-    checkpoint = read_checkpoint(path)
-    if "optimizer" not in checkpoint:
-        raise CheckpointError(f"--resume {path} is not a training checkpoint: it holds weights only")
-    here = {**plain(vars(args)), **config}
-    there = {**checkpoint.get("flags", {}), **checkpoint["config"]}
-    differences = [f"{key} {there.get(key)} there, {here[key]} here" for key in here
-                   if key not in FREE_FLAGS and there.get(key) != here[key]]
-    if differences:
-        raise CheckpointError(f"--resume {path} is of another run: {'; '.join(differences)}; repeat its flags, or "
-                              "choose another --name (PREFIX= of the launchers)")
-    model.load_state_dict(checkpoint["state_dict"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    return checkpoint["epoch"] + 1
+
+def check_disk(args, folder, model, epochs):
+    """Raise UsageError where the checkpoints of `epochs` more epochs would not fit on the disk."""
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    size = trained + sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    copies = min(math.ceil(epochs / args.save_freq), args.keep or math.inf)
+    needed, there = size * (copies + 3), folder  # and the latest, the one before, and one being written
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UsageError(f"--log_dir: checkpoints will take {needed / 1e9:.1f} GB ({copies} epochs' of "
+                         f"{size / 1e9:.2f} GB, and 3 more) and {there} has {free / 1e9:.1f} GB free: make room, give "
+                         "another --log_dir, keep fewer (--keep) or save less often (--save_freq)")
+
+
+def new_session(args, folder, model, optimizer, batches, videos, device, config, state):
+    """models.session.Session with what the flags say."""
+    return Session(folder, model, optimizer, batches, videos, device, config, plain(vars(args)), state,
+                   epochs=args.epochs, print_freq=args.print_freq, save_freq=args.save_freq,
+                   save_steps=args.save_steps, keep=args.keep, skip_bad_samples=args.skip_bad_samples)
 
 
 def open_weights(args, path):
@@ -436,9 +402,16 @@ def take_protocol(args, text):
 
 
 def clip_dataset(args, videos, sampler, crop, draw=None):
-    """VideoClips of a list of data set --dataset, with the frame size of --resize."""
-    reader = FrameReader(local_dataset(args.dataset).frames, args.resize)
-    return VideoClips(videos, reader, sampler, crop, draw, args.seed)
+    """VideoClips of a list of data set --dataset, with the frame size of --resize; for training where `draw`."""
+    advice = f": python process_data/src/verify.py --dataset {args.dataset} finds all such files"
+    if draw:
+        advice += "; --skip_bad_samples N trains on without them"
+    reader = FrameReader(local_dataset(args.dataset).frames, args.resize, advice)
+    return VideoClips(videos, reader, sampler, crop, draw, args.seed, bool(draw and args.skip_bad_samples))
+
+
+def clip_loader(args, data, batches, device):
+    return make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
 
 
 @torch.inference_mode()
@@ -447,8 +420,7 @@ def over_videos(compute, data, args, device, description):
 
     In the order of the list, the same on every process and for any number of processes.
     """
-    loader = make_loader(data, EvalBatches(len(data), args.batch_size, rank(), world_size()), args.workers,
-                         device.type == "cuda")
+    loader = clip_loader(args, data, EvalBatches(len(data), args.batch_size, rank(), world_size()), device)
     rows = {}
     for batch in bar(loader, description):
         clips = prepare(batch["clips"].to(device, non_blocking=True))

@@ -22,15 +22,16 @@ def whole_file(path):
         temporary.unlink(missing_ok=True)
 
 
-def take_lock(folder, flag):
-    """Keep a second run out of a folder; -> the open file that holds the lock until it is closed or the process ends.
+def take_lock(folder, name):
+    """Keep a second run out of a folder, made if need be; -> the open file that holds the lock while it is open.
 
-    Raises DataError, naming `flag`, where another run holds it.
+    Raises DataError, calling the folder `name`, where another run holds it.
     """
+    Path(folder).mkdir(parents=True, exist_ok=True)
     lock = open(Path(folder) / ".lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise DataError(f"{flag} {folder}: another run is writing there; wait for it to end") from None
+        raise DataError(f"{name} {folder}: another run is writing there; wait for it to end") from None
     return lock

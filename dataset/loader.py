@@ -1,8 +1,14 @@
 """Batches: which samples each process gets, and the loader around them."""
+import ctypes
+import signal
+import sys
+
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 class TrainBatches:
@@ -10,23 +16,31 @@ class TrainBatches:
 
     size: videos in the list; batch: global batch size, divisible by `world`. The global batches of an epoch
     depend on (seed, epoch) alone, so any number of processes trains on the same ones; the last, incomplete
-    batch is left out. Call set_epoch before each epoch.
+    batch is left out. Call `start` before each epoch; `len` is the steps of a whole one.
     """
 
     def __init__(self, size, batch, rank=0, world=1, seed=0):
-        self.size, self.batch, self.rank, self.world, self.seed, self.epoch = size, batch, rank, world, seed, 0
+        self.size, self.batch, self.rank, self.world, self.seed = size, batch, rank, world, seed
+        self.start(0)
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def start(self, epoch, step=0):
+        """Go through `epoch` from its batch number `step`."""
+        self.epoch, self.step = epoch, step
 
     def __len__(self):
         return self.size // self.batch
 
+    def _order(self, epoch):
+        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
+    def whole(self, epoch, step):
+        """Indices of all processes' samples at a step, (batch,) int64."""
+        return self._order(epoch)[step * self.batch:(step + 1) * self.batch]
+
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        share = self.batch // self.world
-        for start in range(self.rank * share, len(self) * self.batch, self.batch):
-            yield [(self.epoch, int(index)) for index in order[start:start + share]]
+        order, share = self._order(self.epoch), self.batch // self.world
+        for first in range(self.step * self.batch + self.rank * share, len(self) * self.batch, self.batch):
+            yield [(self.epoch, int(index)) for index in order[first:first + share]]
 
 
 class EvalBatches:
@@ -46,12 +60,21 @@ class EvalBatches:
             yield [(0, index) for index in batch]
 
 
-def _one_thread(_worker):
+def _prepare_worker(_worker):
+    """One thread; the parent alone decides when a worker ends, whatever signals the whole group is sent."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # a killed parent takes its workers along
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def make_loader(dataset, batches, workers, pin_memory=False):
-    """DataLoader of `workers` processes with one thread each (0: in this process)."""
+def make_loader(dataset, batches, workers, pin_memory=False, timeout=0):
+    """DataLoader of `workers` processes with one thread each (0: in this process).
+
+    timeout: seconds to wait for a batch from the workers before RuntimeError (0: for ever).
+    """
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                      worker_init_fn=_one_thread, persistent_workers=workers > 0)
+                      worker_init_fn=_prepare_worker, persistent_workers=workers > 0,
+                      timeout=timeout if workers else 0)

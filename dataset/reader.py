@@ -18,36 +18,41 @@ def read_frame(path):
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"frame {path} cannot be read ({error.strerror}): run extract_frame.py "
-                        "again") from error
+        raise DataError(f"frame {path} cannot be read ({error.strerror})") from error
     picture = None
     if data.rstrip(b"\0")[-2:] == JPEG_END:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        try:
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:  # a size beyond OpenCV's limit
+            picture = None
     if picture is None:
-        raise DataError(f"frame {path} is not a whole JPEG ({len(data)} bytes): remove its folder and run "
-                        "extract_frame.py again")
+        raise DataError(f"frame {path} is not a whole JPEG ({len(data)} bytes)")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 class FrameReader:
     """Reads frames of videos under one root, scaled to `resize`.
 
-    root: folder of class/video/image_00001.jpg; resize: (height, width) in pixels.
+    root: folder of class/video/image_00001.jpg; resize: (height, width) in pixels; advice: what to do about a
+    frame that cannot be read, for the error.
     """
 
-    def __init__(self, root, resize):
-        self.root = Path(root)
+    def __init__(self, root, resize, advice=": extract its video again"):
+        self.root, self.advice = Path(root), advice
         self.height, self.width = resize
 
     def read(self, video, indices):
         """Frames `indices` (any shape, int, 0-based) of `video` -> (*indices.shape, H, W, 3) uint8 RGB.
 
-        Each distinct frame is decoded and scaled once.
+        Each distinct frame is decoded and scaled once. Raises DataError where one cannot be read.
         """
         distinct, inverse = np.unique(indices, return_inverse=True)
         frames = np.empty((len(distinct), self.height, self.width, 3), np.uint8)
         for i, index in enumerate(distinct):
-            frame = read_frame(self.root / video / FRAME_NAME.format(index + 1))
+            try:
+                frame = read_frame(self.root / video / FRAME_NAME.format(index + 1))
+            except DataError as error:
+                raise DataError(f"{error}{self.advice}") from error
             # area averaging is the antialiased filter of the two when a picture shrinks
             shrinks = frame.shape[0] > self.height
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

@@ -1,10 +1,17 @@
 """Checkpoint files: written whole, read with checks. They hold tensors and plain types and cannot run code."""
+import io
+import os
 import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import torch
 
 from dataset.files import whole_file
+
+LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
+EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
 
 
 class CheckpointError(ValueError):
@@ -12,8 +19,56 @@ class CheckpointError(ValueError):
 
 
 def write_checkpoint(path, content):
+    """Save `content` to `path`; where that fails (a full disk, say) `path` is as it was, and OSError is raised."""
+    buffer = io.BytesIO()  # torch's own writer to a file hides what the system says
+    torch.save(content, buffer)
     with whole_file(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def write_latest(folder, content):
+    """Make `content` the latest checkpoint of a run's model/ folder; the one before stays, as previous.
+
+    A kill at any moment leaves one of them whole.
+    """
+    write_checkpoint(folder / "next.pth.tar", content)
+    if (folder / LATEST).exists():
+        os.replace(folder / LATEST, folder / PREVIOUS)
+    os.replace(folder / "next.pth.tar", folder / LATEST)
+
+
+def keep_epoch(folder, epoch, keep=0):
+    """Copy the latest checkpoint to epoch<N>.pth.tar, and remove older copies but for `keep` (0: none)."""
+    with whole_file(folder / f"epoch{epoch}.pth.tar") as temporary:
+        shutil.copyfile(folder / LATEST, temporary)
+    if keep:
+        for path in epoch_copies(folder)[keep:]:
+            path.unlink()
+
+
+def epoch_copies(folder):
+    """epoch<N>.pth.tar files of a folder, the latest first."""
+    found = {int(match[1]): path for path in folder.glob("epoch*.pth.tar") if (match := EPOCH.fullmatch(path.name))}
+    return [found[epoch] for epoch in sorted(found, reverse=True)]
+
+
+def saved_checkpoints(folder):
+    """Checkpoints of a run's model/ folder to go on from, the latest first."""
+    return [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()] + epoch_copies(folder)
+
+
+def read_last_good(folder):
+    """The last checkpoint of a run's model/ folder that is whole -> (its content, [what is wrong with later ones]).
+
+    Raises CheckpointError where none is.
+    """
+    problems = []
+    for path in saved_checkpoints(folder):
+        try:
+            return {**read_checkpoint(path), "path": path}, problems
+        except CheckpointError as error:
+            problems.append(str(error))
+    raise CheckpointError(f"{'; '.join(problems)}: no checkpoint in {folder} is whole: remove it to begin again")
 
 
 def read_checkpoint(path):
@@ -26,12 +81,16 @@ def read_checkpoint(path):
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or foreign file makes the reader stumble over
+        # torch writes a checksum for every tensor and does not look at it; files before torch 1.6 have none
+        broken = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or foreign file makes the readers stumble over
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"checkpoint {path} " + (
             f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
             if found else "is damaged or no checkpoint")) from error
+    if broken:
+        raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {broken} in it is wrong")
     if isinstance(content, dict) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
         content = {"state_dict": content}
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):

@@ -51,14 +51,38 @@ if [ "${TARGETS%% *}" = "$SET" ] && [ "$SPLIT" != 1 ]; then
     own_split=$SPLIT pretrained_as=${experiment}_split$SPLIT
 fi
 
+# A signal asks the stage that runs to save itself and stop, and no other is begun.
+stage_pid='' signalled=''
+trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/null || true; fi' INT TERM USR1
+
 # launch SCRIPT FLAGS...: in one process, or with torchrun in several
 launch() {
-    if [ "$GPUS" -le 1 ] && [ "$NNODES" -eq 1 ]; then
-        "$PYTHON" "$@"
-    else
-        "$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$GPUS" \
-            --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" "$@"
+    local command=("$PYTHON") status
+    if [ "$GPUS" -gt 1 ] || [ "$NNODES" -ne 1 ]; then
+        command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$GPUS"
+                  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}")
     fi
+    "${command[@]}" "$@" &  # bash acts on a signal while it waits, not while it runs a command
+    stage_pid=$!
+    while true; do
+        status=0
+        wait "$stage_pid" || status=$?
+        kill -0 "$stage_pid" 2>/dev/null || break
+    done
+    stage_pid=''
+    if [ -n "$signalled" ] && [ "$status" -eq 0 ]; then exit 0; fi
+    return "$status"
+}
+
+# train FOLDER SCRIPT FLAGS...: launch it; where it was asked to stop, by whatever signal, the launcher ends too
+train() {
+    local folder=$1 status=0
+    shift
+    case "$*" in *--dry_run*) launch "$@"; return ;; esac
+    rm -f "$folder/STOPPED"
+    launch "$@" || status=$?
+    if [ -e "$folder/STOPPED" ]; then exit 0; fi
+    return "$status"
 }
 
 pretrained() {
@@ -68,17 +92,17 @@ pretrained() {
 }
 
 pretrain() {
-    launch train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --split "$own_split" "${WHERE[@]}" \
+    train "$LOG/pretrain/$pretrained_as" train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --split "$own_split" "${WHERE[@]}" \
         --name "$pretrained_as" --resume auto "$@"
 }
 
 # classify STAGE SET FLAGS...: fine-tune (ft) or probe (last) on a set's split
 classify() {
-    local stage=$1 set=$2 recipe=("${FINETUNE[@]}")
+    local stage=$1 set=$2 recipe=("${FINETUNE[@]}") name=${experiment}_on_${2}_split$SPLIT
     shift 2
     if [ "$stage" = last ]; then recipe=("${PROBE[@]}"); fi
-    launch finetune.py --train_what "$stage" "${NETWORK[@]}" "${recipe[@]}" --dataset "$set" --split "$SPLIT" \
-        --pretrain "$(pretrained)" "${WHERE[@]}" --name "${experiment}_on_${set}_split$SPLIT" --resume auto "$@"
+    train "$LOG/$stage/$name" finetune.py --train_what "$stage" "${NETWORK[@]}" "${recipe[@]}" --dataset "$set" \
+        --split "$SPLIT" --pretrain "$(pretrained)" "${WHERE[@]}" --name "$name" --resume auto "$@"
 }
 
 # evaluate STAGE SET FLAGS...: ten-clip test of what classify trained

@@ -1,9 +1,15 @@
 """Small data sets and commands for the tests."""
+import functools
 import importlib
+import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import cv2
@@ -60,13 +66,75 @@ def environment(root, **more):
             "PYTHONPATH": str(REPOSITORY), **more}
 
 
+class Process:
+    """A script run by the zygote; what it prints is in files."""
+
+    def __init__(self, argv, cwd, env):
+        self.files = [tempfile.NamedTemporaryFile("r", errors="replace") for _ in range(2)]
+        self.returncode = None
+        self.pid = ask_zygote({"argv": argv, "cwd": str(cwd), "env": env, "out": self.files[0].name,
+                               "err": self.files[1].name})
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = ask_zygote({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"{self.pid} runs for over {timeout} s: {self.output('out')}{self.output('err')}")
+            time.sleep(0.01)
+        return self.returncode
+
+    def output(self, which):
+        return Path(self.files[("out", "err").index(which)].name).read_text(errors="replace")
+
+
+@functools.cache
+def zygote():
+    return subprocess.Popen([sys.executable, str(REPOSITORY / "tests/zygote.py")], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def ask_zygote(request):
+    process = zygote()
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def start(*args, cwd, env, processes=1):
+    """Start `python args...` in folder `cwd`, in several gloo processes as torchrun would -> [Process]."""
+    argv = [str(REPOSITORY / args[0]), *map(str, args[1:])]
+    if processes == 1:
+        return [Process(argv, cwd, env)]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+    return [Process(argv, cwd, {**env, **group, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(processes)]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def command(*args, cwd, env, processes=1, timeout=300):
-    """Run `python args...` (in several gloo processes by torchrun) in folder `cwd` -> CompletedProcess."""
-    script = [str(REPOSITORY / args[0]), *map(str, args[1:])]
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return subprocess.run(launcher + script, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    """Run `python args...` in folder `cwd` -> CompletedProcess, of the first process that failed or the first."""
+    group = start(*args, cwd=cwd, env=env, processes=processes)
+    for process in group:
+        process.wait(timeout)
+    chosen = next((p for p in group if p.returncode), group[0])
+    return subprocess.CompletedProcess(args, chosen.returncode, chosen.output("out"), chosen.output("err"))
+
+
+def torchrun(*args, processes, cwd, env, options=("--standalone",)):
+    """Start `torchrun args...` -> Popen, standard error in its output."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc_per_node", str(processes)]
+    return subprocess.Popen([*launcher, str(REPOSITORY / args[0]), *map(str, args[1:])], cwd=cwd, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 class InProcess:

@@ -44,7 +44,7 @@ def load(path):
 def test_pretraining_writes_what_it_says(pretrained):
     folder = pretrained / "log/dualvar/pretrain/p"
     assert sorted(p.name for p in (folder / "model").iterdir()) == [
-        "backbone.pth.tar", "epoch1.pth.tar", "epoch2.pth.tar", "latest.pth.tar"]
+        "backbone.pth.tar", "epoch1.pth.tar", "epoch2.pth.tar", "latest.pth.tar", "previous.pth.tar"]
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     for name in ("loss/total", "loss/clip", "loss/tc", "loss/sr_view1", "top1/clip", "top1/sr_view3", "time/data",

@@ -256,7 +256,6 @@ def main():
     videos, others = find_videos(args.videos)
     if others:
         print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: {first(others, 3)}")
-    args.frames.mkdir(parents=True, exist_ok=True)
     lock = take_lock(args.frames, "--frames")
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)

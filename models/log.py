@@ -1,0 +1,95 @@
+"""What a run leaves behind to read: log.txt, log.jsonl, flags.json and TensorBoard events."""
+import functools
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torchvision
+from tqdm import tqdm
+
+from dataset.files import whole_file
+
+from .gather import rank, world_size
+
+
+class RunLog:
+    """The files of a run's folder; written by the first process only.
+
+    When a run goes on from `epoch` and `step` (both counted from 0 over the whole run), what an earlier try logged
+    beyond them is taken out of log.jsonl and TensorBoard; log.txt keeps everything.
+    """
+
+    def __init__(self, folder, flags, epoch=0, step=0, **facts):
+        self.folder, self.main = Path(folder), rank() == 0
+        if not self.main:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        self.text, self.json = self.folder / "log.txt", self.folder / "log.jsonl"
+        if self.json.exists():
+            whole = [row for row in self.json.read_text().splitlines() if row.endswith("}")]
+            with whole_file(self.json) as temporary:
+                temporary.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
+        write_json(self.folder / "flags.json", {"flags": flags, "command": sys.argv, **versions(), **facts})
+        events = self.folder / "tensorboard"
+        self.writer = SummaryWriter(events, purge_step=step if events.exists() else None)
+
+    def line(self, text):
+        if self.main:
+            tqdm.write(text)
+            with open(self.text, "a") as file:
+                file.write(text + "\n")
+
+    def scalars(self, values, step):
+        if self.main:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def images(self, name, pictures, step):
+        """pictures: (3, H, W) float in [0, 1]"""
+        if self.main:
+            self.writer.add_image(name, pictures, step)
+
+    def epoch(self, epoch, values):
+        if self.main:
+            with open(self.json, "a") as file:
+                file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+
+    def flush(self):
+        """Hand TensorBoard's events to the system: a checkpoint must not be ahead of them."""
+        if self.main:
+            self.writer.flush()
+
+
+def plain(flags):
+    """Flags as plain types, for JSON and checkpoints."""
+    return {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            for name, value in flags.items()}
+
+
+@functools.cache
+def versions():
+    """Versions, commit and machine behind a run's numbers, and when it first asked for them."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
+                         text=True)
+    return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
+            "torch": str(torch.__version__), "torchvision": torchvision.__version__, "opencv": cv2.__version__,
+            "numpy": np.__version__, "processes": world_size(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def write_json(path, content):
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def bar(iterable, description, **options):
+    """Progress bar of the first process; none where the output is no terminal."""
+    return tqdm(iterable, desc=description, leave=False, disable=None if rank() == 0 else True, **options)

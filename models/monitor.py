@@ -1,0 +1,106 @@
+"""Watching a training run: means, embeddings, values that are not finite, collapse."""
+import math
+
+import torch
+import torch.distributed as dist
+
+from .gather import rank, world_size
+from .losses import top1
+
+
+class Meter:
+    """Running means of named scalars, kept on the device until they are read."""
+
+    def __init__(self):
+        self.sums, self.count = {}, 0
+
+    def update(self, values):
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32).detach()
+        self.count += 1
+
+    def _stacked(self, device):
+        names = sorted(self.sums)  # in one order on all processes
+        return names, torch.stack([self.sums[name].to(device) for name in names]) if names else torch.zeros(0)
+
+    def means(self, device):
+        """-> {name: float}, averaged over processes too; starts afresh."""
+        names, values = self._stacked(device)
+        values = values / self.count
+        if world_size() > 1:
+            dist.all_reduce(values)
+            values /= world_size()
+        means = dict(zip(names, values.tolist(), strict=True))
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self, device):
+        """What a checkpoint keeps: every process's sums, as plain types. All processes must call it."""
+        names, values = self._stacked(device)
+        rows = [values]
+        if world_size() > 1 and names:
+            rows = [torch.empty_like(values) for _ in range(world_size())]
+            dist.all_gather(rows, values)
+        return {"count": self.count, "names": names, "sums": [row.tolist() for row in rows]}
+
+    def restore(self, state):
+        """Take up what `state` gave; with another number of processes each takes the mean of the former ones' sums."""
+        rows = torch.tensor(state["sums"])
+        mine = rows[rank()] if len(rows) == world_size() else rows.mean(dim=0)
+        self.sums, self.count = dict(zip(state["names"], mine, strict=True)), state["count"]
+
+
+class FiniteWatch:
+    """Finds the first step whose loss or gradient was not finite, looking only when asked: that waits for a GPU."""
+
+    def __init__(self):
+        self.flags = {}
+
+    def add(self, step, *scalars):
+        self.flags[step] = torch.stack([x.detach() for x in scalars]).isfinite().all()
+
+    def first_bad(self):
+        """-> the step, or None; starts afresh."""
+        flags = torch.stack(list(self.flags.values())).tolist() if self.flags else []
+        bad = [step for step, finite in zip(self.flags, flags, strict=True) if not finite]
+        self.flags = {}
+        return bad[0] if bad else None
+
+
+@torch.no_grad()
+def embedding_monitors(out, temperature):
+    """Of a pretrainer's output: top-1 and chance of each term, similarities of positives and negatives, spread."""
+    values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
+    for name in ("clip", "tc"):
+        if name not in out["logits"]:
+            continue
+        logits = out["logits"][name] * temperature
+        values[f"similarity/{name}_positive"] = logits[:, 0].mean()
+        values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
+        values[f"chance_loss/{name}"] = math.log(logits.shape[1])
+    for name, embedding in out["embeddings"].items():
+        # 1 when the directions are spread evenly, 0 when all embeddings are one
+        values[f"feature_std/{name}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
+    return values
+
+
+class CollapseWatch:
+    """Says once when embeddings have become one, or when a contrastive loss stays where knowing nothing puts it."""
+
+    def __init__(self, spread=0.05, margin=0.01, patience=2):
+        self.spread, self.margin, self.patience = spread, margin, patience
+        self.epochs_at_chance, self.said = 0, False
+
+    def look(self, means):
+        """An epoch's means -> a sentence, or None."""
+        flat = [name for name, value in means.items() if name.startswith("feature_std/") and value < self.spread]
+        stuck = [name.partition("/")[2] for name, chance in means.items() if name.startswith("chance_loss/")
+                 and means[name.replace("chance_loss", "loss")] > (1 - self.margin) * chance]
+        self.epochs_at_chance = self.epochs_at_chance + 1 if stuck else 0
+        if self.said or not (flat or self.epochs_at_chance >= self.patience):
+            return None
+        self.said = True
+        what = (f"{flat[0]} is {means[flat[0]]:.3f} (1: embeddings spread evenly, 0: all the same)" if flat else
+                f"the {stuck[0]} loss has been at its chance level, {means[f'chance_loss/{stuck[0]}']:.2f}, for "
+                f"{self.epochs_at_chance} epochs")
+        return f"warning: collapse? {what}: a lower --lr, a longer --warmup or a larger --batch_size may help"
