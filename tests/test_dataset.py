@@ -137,7 +137,7 @@ def test_training_batches_are_the_same_for_any_number_of_processes(world):
     seen = []
     for epoch in (0, 1):
         for batches in [whole, *parts]:
-            batches.set_epoch(epoch)
+            batches.start(epoch)
         for batch, *shares in zip(whole, *parts, strict=True):
             assert batch == [key for share in shares for key in share]
         keys = [key for batch in whole for key in batch]
