@@ -1,32 +1,27 @@
-"""Weights under others' names: the release's and ours, loaded strictly."""
-import re
+"""Weights under others' names: the release's, CoCLR's, MoCo's, torchvision's and ours, loaded strictly.
+
+    python -m models.pretrained inspect FILE                   what a checkpoint holds, and which networks it fits
+    python -m models.pretrained convert FILE OUT --net r21d    its backbone, as a file of ours
+
+Every tensor of the backbone must be in the file, in its shape, and the file must hold no more of a backbone than
+that, unless --allow_partial. Heads, queues and key encoders are left aside.
+"""
+import argparse
+import functools
+from collections import Counter
+from pathlib import Path
 
 import torch
 
-from .checkpoint import CheckpointError, strip_module
+from . import build_backbone
+from .backbones import BACKBONES
+from .checkpoint import CheckpointError, read_checkpoint, strip_module, write_checkpoint
 from .classifier import Classifier
 from .dualvar import Pretrainer
+from .match import check_fit, is_plain, listed, load_strict, match, printable
 from .moco import MoCo
+from .names import locate, name_tables
 
-# A backbone's tensors: pattern in the release's name -> ours, each rule applied in turn.
-RESNET_RULES = [
-    (r"temporal_spatial_conv\.", ""), (r"spatial_conv\.", "spatial."), (r"temporal_conv\.", "temporal."),
-    (r"downsampleconv\.", "shortcut."), (r"downsamplebn\.", "shortcut_bn."),
-    (r"^conv1\.", "stem."), (r"^bn1\.", "stem_bn."), (r"^conv([2-5])\.block1\.", r"stage\1."),
-]
-C3D_RULES = [(r"^", "layers.")]
-S3D_RULES = [
-    (r"^Conv_1a\.", "stem."), (r"^Conv_(2[bc])\.", r"conv\1."),
-    (r"(^|\.)conv1\.", r"\1spatial."), (r"(^|\.)bn1\.", r"\1spatial_bn."),
-    (r"(^|\.)conv2\.", r"\1temporal."), (r"(^|\.)bn2\.", r"\1temporal_bn."),
-    (r"^Mixed_([345])([b-f])\.", lambda m: f"mixed{m[1]}.{'bcdef'.index(m[2])}."),
-    (r"\.branch0\.0\.", ".branches.0."), (r"\.branch([1-3])\.", r".branches.\1."), (r"\.gating_b", ".gates."),
-]
-# The release registers every stage of S3D twice: block<i>.<j> is the j-th of these (pools have no tensors).
-S3D_BLOCKS = {
-    "block1": ["Conv_1a"], "block2": ["", "Conv_2b", "Conv_2c"], "block3": ["", "Mixed_3b", "Mixed_3c"],
-    "block4": ["", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"], "block5": ["", "Mixed_5b", "Mixed_5c"],
-}
 HEAD_RULES = {
     "simclr": [("encoder_q.2.", "encoder.clip_head.layers.0."), ("encoder_q.4.", "encoder.clip_head.layers.2."),
                ("series_proj_head.", "encoder.segment_head.layers.")],
@@ -35,63 +30,61 @@ HEAD_RULES = {
              ("series_proj_head_q.", "encoder.segment_head.layers."),
              ("series_proj_head_k.", "key_encoder.segment_head.layers.")],
 }
-BACKBONE_PREFIXES = ("encoder.backbone.", "backbone.", "encoder_q.0.", "")
+MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
+OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
+          "unknown": "no names known here"}
 
 
-def _without_prefix(state_dict, prefix):
-    return {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+# --- loading -------------------------------------------------------------------------------------------------
+
+def load_backbone(backbone, checkpoint, path):
+    """All backbone tensors of a checkpoint from read_checkpoint, in any known names, into `backbone` -> Match.
+
+    Raises CheckpointError, with the backbone untouched, where one is missing, misshapen or not finite, or where
+    the file has more of a backbone than this one.
+    """
+    result = match(checkpoint["state_dict"], backbone.state_dict())
+    check_fit(result, f"checkpoint {path}", hint=f"; python -m models.pretrained inspect {path} shows what it holds")
+    backbone.load_state_dict(result.tensors)
+    return result
 
 
-def _drop_s3d_twins(state_dict):
-    """Keep one of S3D's two registrations, after checking that they agree."""
-    kept = {}
-    for key, value in state_dict.items():
-        block, _, rest = key.partition(".")
-        if block not in S3D_BLOCKS:
-            kept[key] = value
-            continue
-        index, _, leaf = rest.partition(".")
-        twin = f"{S3D_BLOCKS[block][int(index)]}.{leaf}"
-        if twin not in state_dict or not torch.equal(state_dict[twin], value):
-            raise CheckpointError(f"tensors {key} and {twin} are the same one in the release, and differ here")
-    return kept
+def load_classifier(model, checkpoint, path):
+    """A whole classifier, backbone and linear layer, of ours or the release's; CheckpointError if it does not fit."""
+    released = any(key.startswith("final_fc.") for key in checkpoint["state_dict"])
+    (load_released if released else load_strict)(model, checkpoint["state_dict"], f"checkpoint {path}")
 
 
-def convert_backbone(state_dict):
-    """A backbone's tensors in the release's names or ours -> ours."""
-    if "Conv_1a.conv1.weight" in state_dict:
-        state_dict, rules = _drop_s3d_twins(state_dict), S3D_RULES
-    elif "conv3a.weight" in state_dict:
-        rules = C3D_RULES
-    elif any(key.startswith("conv1.") for key in state_dict):
-        rules = RESNET_RULES
+def load_released(model, state_dict, source="the state dict"):
+    """Load a state dict in the release's names into a backbone, a pretrainer or a classifier, strictly.
+
+    A backbone takes its tensors from a state dict of any of the three. Every tensor of the model must be
+    given, in its shape, and none left over; raises CheckpointError, with the model untouched, otherwise.
+    """
+    state_dict = strip_module(state_dict)
+    if isinstance(model, Pretrainer):
+        state_dict = _convert_pretrainer(state_dict, model, source)
+    elif isinstance(model, Classifier):
+        head = {key.replace("final_fc.0.", "fc."): value for key, value in state_dict.items()
+                if not key.startswith("backbone.")}
+        state_dict = head | _renamed(state_dict, model.backbone, "backbone.", "backbone.", source)
     else:
-        return state_dict
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, replacement in rules:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value
-    return renamed
+        state_dict = _renamed(state_dict, model, None, "", source)
+    load_strict(model, state_dict, source)
 
 
-def backbone_tensors(state_dict):
-    """The backbone's tensors of any model of ours or the release's (pretrainer, classifier, backbone), in our names."""
-    for prefix in BACKBONE_PREFIXES:
-        if any(key.startswith(prefix) for key in state_dict):
-            return convert_backbone(_without_prefix(state_dict, prefix))
-    return {}
+def _renamed(state_dict, backbone, old, new, source):
+    """A backbone's tensors under prefix `old` (None: found out), in our names under prefix `new`."""
+    result = match(state_dict, backbone.state_dict(), old)
+    check_fit(result, source)
+    return {new + name: value for name, value in result.tensors.items()}
 
 
-def _prefixed(prefix, tensors):
-    return {prefix + key: value for key, value in tensors.items()}
-
-
-def _convert_pretrainer(state_dict, model):
+def _convert_pretrainer(state_dict, model, source):
     moco = isinstance(model, MoCo)
-    converted = _prefixed("encoder.backbone.", convert_backbone(_without_prefix(state_dict, "encoder_q.0.")))
+    converted = _renamed(state_dict, model.encoder.backbone, "encoder_q.0.", "encoder.backbone.", source)
     if moco:
-        converted |= _prefixed("key_encoder.backbone.", convert_backbone(_without_prefix(state_dict, "encoder_k.0.")))
+        converted |= _renamed(state_dict, model.encoder.backbone, "encoder_k.0.", "key_encoder.backbone.", source)
     for key, value in state_dict.items():
         if key.startswith(("encoder_q.0.", "encoder_k.0.")):
             continue
@@ -108,48 +101,237 @@ def _convert_pretrainer(state_dict, model):
     return converted
 
 
-def load_released(model, state_dict):
-    """Load a state dict in the release's names into a backbone, a pretrainer or a classifier, strictly.
+# --- which network a file is of ------------------------------------------------------------------------------
 
-    A backbone takes its tensors from a state dict of any of the three. Every tensor of the model must be
-    given, in its shape, and none left over; raises CheckpointError, with the model untouched, otherwise.
-    """
-    state_dict = strip_module(state_dict)
-    if isinstance(model, Pretrainer):
-        state_dict = _convert_pretrainer(state_dict, model)
-    elif isinstance(model, Classifier):
-        head = {key.replace("final_fc.0.", "fc."): value for key, value in state_dict.items()
-                if not key.startswith("backbone.")}
-        state_dict = head | _prefixed("backbone.", convert_backbone(_without_prefix(state_dict, "backbone.")))
-    else:
-        state_dict = backbone_tensors(state_dict)
-    load_strict(model, state_dict)
+def initial(net, width):
+    """The network with the weights of a fixed seed; draws of the caller's are not touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_backbone(net, width)
 
 
-def load_strict(model, state_dict, source="the state dict"):
-    """load_state_dict that first compares all names and shapes and raises one CheckpointError, loading nothing."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in own]
-    misshapen = [f"{key} {tuple(state_dict[key].shape)} for {tuple(own[key].shape)}"
-                 for key in own if key in state_dict and state_dict[key].shape != own[key].shape]
-    broken = [key for key in own if key in state_dict and not state_dict[key].isfinite().all()]
-    problems = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-                for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen),
-                                   ("not finite", broken)) if keys]
-    if problems:
-        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems)} of {len(own)} tensors")
-    model.load_state_dict(state_dict)
+@functools.cache
+def template(net, width):
+    """{name: tensor without values} of a network."""
+    return {name: torch.empty_like(value, device="meta") for name, value in initial(net, width).state_dict().items()}
 
 
-def load_backbone(backbone, checkpoint, path):
-    """All backbone tensors of a checkpoint from read_checkpoint into `backbone`; CheckpointError if they do not fit."""
-    load_strict(backbone, backbone_tensors(checkpoint["state_dict"]), f"checkpoint {path}")
+def stated(config):
+    """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
+    net, width = config.get("net"), config.get("width")
+    believable = isinstance(width, (int, float)) and 0 < width <= MAX_WIDTH
+    return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
 
 
-def load_classifier(model, checkpoint, path):
-    """A whole classifier, backbone and linear layer, of ours or the release's; CheckpointError if it does not fit."""
-    if any(key.startswith("final_fc.") for key in checkpoint["state_dict"]):
-        load_released(model, checkpoint["state_dict"])
-    else:
-        load_strict(model, checkpoint["state_dict"], f"checkpoint {path}")
+def guess_width(state_dict, net):
+    """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing."""
+    own = template(net, 1.0)
+    tables = name_tables(own)
+    family, prefix, _ = locate(state_dict, tables)
+    theirs = {name: state_dict.get(prefix + key) for key, name in tables.get(family, {}).items()}
+    # a batch norm's channels grow with the width, but between the two steps of a factored convolution
+    norms = [(len(own[name]), len(value)) for name, value in theirs.items()
+             if is_plain(value) and value.ndim == own[name].ndim == 1
+             and name.endswith("weight") and not (net == "r21d" and name.endswith(".bn.weight"))]
+    if not norms or 2 * sum(value is not None for value in theirs.values()) < len(own):
+        return 1.0
+    # channels = max(4, round(full * width))
+    bounds = [((channels - 0.5) / full if channels > 4 else 0, (channels + 0.5) / full) for full, channels in norms]
+    low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
+    if low >= high:  # the shapes are not of one width
+        low, high = bounds[norms.index(max(norms))]
+    for denominator in (1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 100, 128, 1000, 10000):
+        width = (int(low * denominator) + 1) / denominator
+        if low < width < high:
+            return width if width <= MAX_WIDTH else 1.0
+    return 1.0
+
+
+def comparisons(checkpoint, nets=tuple(BACKBONES), width=None, prefix=None):
+    """{net: (width, Match)} of a checkpoint's tensors against networks of ours."""
+    net, own_width = stated(checkpoint["config"])
+    result = {}
+    for name in nets:
+        w = width or (own_width if name == net else None) or guess_width(checkpoint["state_dict"], name)
+        result[name] = w, match(checkpoint["state_dict"], template(name, w), prefix)
+    return result
+
+
+def best_net(found):
+    """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
+    score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
+             for net, (_, result) in found.items()}
+    best = max(score, key=score.get)
+    told = 2 * score[best][0] >= found[best][1].total and list(score.values()).count(score[best]) == 1
+    return best if told else None
+
+
+def kind(checkpoint, result):
+    """What a checkpoint seems to be, as text; result: the Match with its network."""
+    state, config = checkpoint["state_dict"], checkpoint["config"]
+    parts = {name for key in state for name in key.split(".")[:3]}
+    if result.family == "ours":
+        if "num_classes" in config or "fc.weight" in state:
+            return "a classifier of ours"
+        if "clip_head" in parts:
+            return f"a pretrainer of ours, {'MoCo' if 'key_encoder' in parts else 'SimCLR'}"
+        return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
+    if result.family == "release":
+        if "series_proj_head_q" in parts:
+            return "a pretrainer of the release, MoCo"
+        if "series_proj_head" in parts:
+            return "a pretrainer of the release, SimCLR"
+        if "sampler" in parts:
+            return "a pretrainer of CoCLR"
+        if "final_fc" in parts:
+            return "a classifier of the release, or of CoCLR"
+    moco = " inside MoCo" if {"encoder_q", "encoder_k"} & parts else ""
+    return {"release": "a backbone in the release's or CoCLR's names", "torchvision": "a video ResNet of torchvision",
+            "unknown": "not known here"}[result.family] + moco
+
+
+# --- the command ---------------------------------------------------------------------------------------------
+
+def flags():
+    parser = argparse.ArgumentParser("python -m models.pretrained", description=__doc__.partition("\n")[0],
+                                     allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")
+    convert = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")
+    for command in (inspect, convert):
+        command.add_argument("file", metavar="FILE", type=Path, help="checkpoint")
+    inspect.add_argument("--all", action="store_true", help="list every name, not the first few")
+    convert.add_argument("out", metavar="OUT", type=Path, help="file to write, for --pretrain of the other scripts")
+    convert.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
+    convert.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
+    convert.add_argument("--prefix", help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
+    convert.add_argument("--allow_partial", action="store_true",
+                         help="leave tensors that the file does not give as they are initialised (seed 0)")
+    convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    return parser
+
+
+def counts(result):
+    given = len(result.tensors) - len(result.filled)
+    return f"{given} of {result.total} matched, " + ", ".join(
+        f"{len(names)} {name}" for name, names in result.problems.items()
+        if names or name in ("missing", "unexpected", "misshapen")) + f", {len(result.aside)} left aside"
+
+
+def by_part(names):
+    """Names counted by their first part, e.g. "encoder_q. 154, queue 1"."""
+    parts = Counter(name.partition(".")[0] + ("." if "." in name else "") for name in names)
+    return ", ".join(f"{printable(part)} {count}" for part, count in parts.items())
+
+
+def entry(value):
+    """A checkpoint's entry beside its state dict, as text."""
+    if isinstance(value, dict) and all(not isinstance(x, (dict, torch.Tensor)) for x in value.values()):
+        value = ", ".join(f"{key}={x}" for key, x in value.items())
+    elif isinstance(value, (dict, torch.Tensor)):
+        value = type(value).__name__
+    text = printable(value)
+    return text if len(text) <= 1000 else text[:1000] + "..."
+
+
+def print_names(title, names):
+    for name in names:
+        print(f"    {title:<12} {printable(name)}")
+
+
+def inspect(args):
+    checkpoint = read_checkpoint(args.file)
+    state, found = checkpoint["state_dict"], comparisons(checkpoint)
+    best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
+    plain = [value for value in state.values() if is_plain(value)]
+    print(f"{args.file}: {kind(checkpoint, found[best][1])}")
+    for name, value in checkpoint.items():
+        if name != "state_dict" and not (isinstance(value, dict) and not value):
+            print(f"  {printable(name):<12} {entry(value)}")
+    print(f"  {'tensors':<12} {len(plain)}, {sum(value.numel() for value in plain):,} numbers, " + ", ".join(
+        f"{count} {str(dtype).removeprefix('torch.')}" for dtype, count in Counter(v.dtype for v in plain).items()))
+    if len(plain) < len(state):
+        print(f"  {'no tensors':<12} {listed([name for name, value in state.items() if not is_plain(value)], 5)}")
+    print(f"  {'prefixes':<12} {by_part(state)}\nOur networks:")
+    for net, (width, result) in found.items():
+        verdict = "fits" if result.fits else "does not fit"
+        print(f"  {net:<5} x {width:<6.4g} {verdict:<12} {counts(result)}")
+        if not (args.all or net == best and result.family != "unknown"):
+            continue
+        print(f"    {'names':<12} {OWNERS[result.family]}"
+              + (f" under {printable(result.prefix)}" if result.prefix else ""))
+        for title, names in {"matched": list(result.pairs), **result.problems}.items():
+            if names:
+                print_names(title, names if args.all else [listed(names, 4)])
+        if result.aside:
+            print_names("left aside", result.aside if args.all else [by_part(result.aside)])
+        print_names("note", result.notes)
+
+
+def check_out(args):
+    if args.out.is_dir():
+        raise CheckpointError(f"{args.out} is a folder: name the file to write")
+    if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
+        raise CheckpointError(f"{args.out} is the file to convert: name another to write")
+    if args.out.exists() and not args.force:
+        raise CheckpointError(f"{args.out} exists: name another file, or replace it with --force")
+
+
+def chosen_network(args, checkpoint):
+    """-> (net, width, Match) by the flags, the file's config, or what fits."""
+    net, width = stated(checkpoint["config"])
+    for name, own in (("net", net), ("width", width)):
+        given = getattr(args, name)
+        if given is not None and own is not None and given != own:
+            raise CheckpointError(f"--{name} {given}: checkpoint {args.file} was trained with --{name} {own}")
+    net = args.net or net
+    found = comparisons(checkpoint, [net] if net else tuple(BACKBONES), args.width, args.prefix)
+    net = net or best_net(found)
+    if net is None:
+        raise CheckpointError(f"--net: checkpoint {args.file} does not show which network it is of, name it; "
+                              f"python -m models.pretrained inspect {args.file} shows what it holds")
+    return net, *found[net]
+
+
+def convert(args):
+    check_out(args)
+    checkpoint = read_checkpoint(args.file)
+    net, width, result = chosen_network(args, checkpoint)
+    print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
+          + (f" under {printable(result.prefix)}" if result.prefix else "") + f": {counts(result)}")
+    print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])
+    for title, names in {**result.problems, "left aside": result.aside, "note": result.notes}.items():
+        print_names(title, names)
+    forgiven = ("missing", "unexpected", "misshapen") if args.allow_partial and result.pairs else ()
+    check_fit(result, f"checkpoint {args.file}", forgiven, hint="; nothing is written")
+    backbone = initial(net, width)
+    own = backbone.state_dict()
+    backbone.load_state_dict(own | result.tensors)
+    config = {"net": net, "width": width}
+    partial = checkpoint["config"].get("partial")  # of an earlier conversion
+    untrained = list(dict.fromkeys([*(partial if isinstance(partial, list) else []), *result.missing,
+                                    *result.misshapen]))
+    if untrained:
+        config["partial"] = untrained
+        print(f"{len(untrained)} tensors are as initialised with seed 0, untrained: {listed(untrained, len(own))}")
+    if result.unexpected:
+        config["unused"] = result.unexpected
+        print(f"{len(result.unexpected)} tensors of {args.file} have no place and are dropped")
+    write_checkpoint(args.out, {"state_dict": backbone.state_dict(), "config": config})
+    print(f"written to {args.out}")
+
+
+def main(argv):
+    parser = flags()
+    args = parser.parse_args(argv)
+    if args.command == "inspect":
+        return inspect(args)
+    if args.width is not None and not 0 < args.width < float("inf"):
+        parser.error(f"argument --width: must be above 0, got {args.width}")
+    convert(args)
+
+
+if __name__ == "__main__":
+    import utils  # only the command knows the entry scripts' manners
+
+    utils.run(main)

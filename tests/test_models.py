@@ -7,12 +7,6 @@ from models.backbones import BACKBONES
 from models.batchnorm import SplitBatchNorm3d, split_batchnorm
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.gather import shuffled, unshuffled
-from models.pretrained import (
-    backbone_tensors,
-    load_backbone,
-    load_released,
-    load_strict,
-)
 
 SMALL = {"net": "r3d", "width": 0.125}
 
@@ -148,35 +142,6 @@ def test_unknown_names_are_refused():
                   lambda: build_classifier("r50", 3), lambda: build_pretrainer("simclr", "r3d", n_series=1)):
         with pytest.raises(ValueError):
             build()
-
-
-def test_strict_loading_names_what_does_not_fit(tmp_path):
-    model = build_backbone("r3d", 0.125)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    state = build_backbone("r3d", 0.125).state_dict()
-    state["extra"] = torch.zeros(1)
-    state["stem.weight"] = torch.zeros(1)
-    del state["stem_bn.bias"]
-    with pytest.raises(CheckpointError) as caught:
-        load_strict(model, state, "file x")
-    for part in ("file x", "1 missing (stem_bn.bias)", "1 unexpected (extra)", "1 misshapen (stem.weight"):
-        assert part in str(caught.value)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    with pytest.raises(CheckpointError, match="does not fit"):
-        load_released(model, {})
-
-
-def test_backbone_comes_out_of_our_own_checkpoints(tmp_path):
-    pretrainer = build_pretrainer("moco", queue_size=8, **SMALL)
-    classifier = build_classifier("r3d", 3, 0.125)
-    for model, inside in ((pretrainer, pretrainer.encoder.backbone), (classifier, classifier.backbone)):
-        wrapped = {"module." + k: v for k, v in model.state_dict().items()}
-        torch.save({"state_dict": wrapped, "config": {"net": "r3d"}}, tmp_path / "x.pth.tar")
-        backbone = build_backbone("r3d", 0.125)
-        load_backbone(backbone, read_checkpoint(tmp_path / "x.pth.tar"), "x")
-        assert all(torch.equal(a, b) for a, b in
-                   zip(backbone.state_dict().values(), inside.state_dict().values(), strict=True))
-    assert backbone_tensors({"foo": torch.zeros(1)}) == {"foo": torch.zeros(1)}
 
 
 class Malicious:

@@ -1,0 +1,158 @@
+"""A checkpoint's tensors against a model's: what fits, and what does not, tensor by tensor."""
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+from .checkpoint import CheckpointError
+from .names import is_head, locate, name_tables
+
+COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum
+
+
+def printable(text):
+    """Text of a foreign file, without what could steer a terminal."""
+    text = str(text)
+    return text if text.isprintable() else ascii(text)
+
+
+def listed(names, count):
+    """The first names, as text for a message."""
+    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def is_plain(value):
+    """Whether a checkpoint's value is a tensor that lies in memory as it is."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not (
+        value.is_meta or value.is_quantized or value.is_nested)
+
+
+def misfit(value, own):
+    """Why a checkpoint's `value` cannot become tensor `own`, as text; None where it can."""
+    if not is_plain(value):
+        return "a sparse, quantised or empty tensor" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    if value.shape != own.shape:
+        return f"{tuple(value.shape)} for {tuple(own.shape)}"
+    if value.is_complex() or own.is_floating_point() and not value.is_floating_point():
+        return f"{value.dtype} for {own.dtype}"
+    return None
+
+
+def is_finite(value):
+    """Whether all of a tensor is finite as float32."""
+    return bool(value.float().isfinite().all())
+
+
+def refusal(source, problems, total):
+    """CheckpointError that says what does not fit: {kind: names}, of `total` tensors."""
+    text = "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in problems.items() if names)
+    return CheckpointError(f"{source} does not fit the model: {text} of {total} tensors")
+
+
+def load_strict(model, state_dict, source="the state dict"):
+    """load_state_dict that first compares all names, shapes and values; CheckpointError, and nothing loaded, if not."""
+    own = model.state_dict()
+    faults = {key: misfit(state_dict[key], own[key]) for key in own if key in state_dict}
+    problems = {"missing": [key for key in own if key not in state_dict],
+                "unexpected": [key for key in state_dict if key not in own],
+                "misshapen": [f"{key} {fault}" for key, fault in faults.items() if fault],
+                "not finite": [key for key, fault in faults.items() if not (fault or is_finite(state_dict[key]))]}
+    if any(problems.values()):
+        raise refusal(source, problems, len(own))
+    model.load_state_dict(state_dict)
+
+
+@dataclass
+class Match:
+    """How a state dict fits a backbone. Names are ours, but for `unexpected` and `aside`, which are the file's."""
+
+    family: str  # whose names: ours, release, torchvision, unknown
+    prefix: str  # before the names in the file
+    rivals: list  # other prefixes under which as many names were found
+    total: int  # tensors of the backbone
+    pairs: dict = field(default_factory=dict)  # the file's name -> ours, of tensors that fit
+    tensors: dict = field(default_factory=dict)  # our name -> tensor in the backbone's type
+    missing: list = field(default_factory=list)
+    misshapen: dict = field(default_factory=dict)  # name -> why
+    unexpected: list = field(default_factory=list)
+    broken: list = field(default_factory=list)  # not finite
+    twice: list = field(default_factory=list)  # two names of one tensor, with different values
+    aside: list = field(default_factory=list)  # heads, queues, other encoders
+    filled: list = field(default_factory=list)  # counters without a value in the file: 0
+    cast: Counter = field(default_factory=Counter)  # tensors of another floating type, by type
+
+    @property
+    def problems(self):
+        """{kind: names} of all that keeps the file from being this backbone; empty lists where it is."""
+        return {"missing": self.missing, "unexpected": self.unexpected,
+                "misshapen": [f"{name} {why}" for name, why in self.misshapen.items()],
+                "contradictory": self.twice, "not finite": self.broken}
+
+    @property
+    def fits(self):
+        return not any(self.problems.values()) and not self.rivals
+
+    @property
+    def notes(self):
+        """What was done to make it fit, as sentences."""
+        notes = [f"{count} tensors are {dtype} in the file and become float32" for dtype, count in self.cast.items()]
+        if self.filled:
+            notes.append(f"{len(self.filled)} num_batches_tracked without a usable value are set to 0; they count "
+                         "batches and have no effect here")
+        return notes
+
+
+def match(state_dict, own, prefix=None):
+    """Compare a state dict in any known names with a backbone's -> Match.
+
+    own: {name: tensor} of the backbone, of which shape and type count; prefix: where to look; None: found out.
+    """
+    tables, found = name_tables(own), {}
+    result = Match(*locate(state_dict, tables, prefix), len(own))
+    table = tables.get(result.family, {})
+    for key, value in state_dict.items():
+        tail = key[len(result.prefix):] if key.startswith(result.prefix) else None
+        if tail in table:
+            found.setdefault(table[tail], {})[key] = value
+        elif tail is None or is_head(tail):
+            result.aside.append(key)
+        else:
+            result.unexpected.append(key)
+    for name, target in own.items():
+        _place(result, name, target, found.get(name, {}))
+    for name in [name for name in result.missing if name.endswith(COUNTER)]:
+        if name.removesuffix(COUNTER) + ".running_var" in result.tensors:
+            result.missing.remove(name)
+            result.filled.append(name)
+            result.tensors[name] = torch.zeros((), dtype=own[name].dtype)
+    return result
+
+
+def check_fit(result, source, forgiven=(), hint=""):
+    """Raises CheckpointError for a Match with problems of kinds that are not forgiven, or with several candidates."""
+    if any(names for kind, names in result.problems.items() if kind not in forgiven):
+        raise CheckpointError(f"{refusal(source, result.problems, result.total)}{hint}")
+    if result.rivals:
+        prefixes = listed([f"{prefix}*" for prefix in (result.prefix, *result.rivals)], 5)
+        raise CheckpointError(f"{source} holds more than one such network ({prefixes}): choose one with --prefix of "
+                              "python -m models.pretrained convert")
+
+
+def _place(result, name, target, values):
+    """Enter one tensor of the backbone into a Match; values: {key: tensor} that the file has for it."""
+    faults = [misfit(value, target) for value in values.values()]
+    first, *others = values.values() or [None]
+    if not values:
+        result.missing.append(name)
+    elif any(faults):
+        result.misshapen[name] = next(filter(None, faults))
+    elif not all(torch.equal(first.to(target.dtype), other.to(target.dtype)) for other in others):
+        result.twice.append(" / ".join(values))
+    elif not is_finite(first):
+        # a counter that became infinite by halving is as good as none
+        (result.missing if name.endswith(COUNTER) else result.broken).append(name)
+    else:
+        result.pairs.update(dict.fromkeys(values, name))
+        result.tensors[name] = first.to(target.dtype)
+        if first.dtype != target.dtype and target.is_floating_point():
+            result.cast[str(first.dtype).removeprefix("torch.")] += 1
