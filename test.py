@@ -72,11 +72,9 @@ def load(args, split, num_classes):
     return model.eval()
 
 
-def predict(args, videos, split, device):
+def predict(args, model, videos, split, device):
     """(N, classes) mean class probabilities of every test video."""
-    model = load(args, split, len(videos.classes)).to(device)
-    if args.dry_run:
-        return None
+    model = model.to(device)
     data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
                               FixedCrops(args.img_dim, args.crops))
     return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
@@ -154,8 +152,12 @@ def main(argv):
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check(args, splits)
     lists = {split: open_list(args.dataset, "test", split) for split in splits}
-    saved = {split: saved_predictions(args, videos, split) for split, videos in lists.items()
-             } if args.from_predictions else {}
+    saved, models = {}, {}
+    for split, videos in lists.items():
+        if args.from_predictions:
+            saved[split] = saved_predictions(args, videos, split)
+        else:
+            models[split] = load(args, split, len(videos.classes))
     name = utils.weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
     folder = utils.run_folder(args, "test", f"{name}_on_{args.dataset}")
     utils.print_plan("Test", {
@@ -164,21 +166,23 @@ def main(argv):
         "protocol": f"{args.clips} clips x {args.crops} crops of {args.seq_len} frames at stride {args.ds}, "
                     f"{args.img_dim} px",
         "folder": folder})
-    lock = take_lock(folder, "run folder") if rank() == 0 and not args.dry_run else None
+    if args.dry_run:
+        return
+    lock = take_lock(folder, "run folder") if rank() == 0 else None
     results = {}
     for split, videos in lists.items():
-        probabilities = saved[split] if saved else predict(args, videos, split, device)
-        if not args.dry_run and rank() == 0:
+        probabilities = saved[split] if saved else predict(args, models[split], videos, split, device)
+        if rank() == 0:
             results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities,
                                                   utils.protocol_of(args))
-    if not results:
+    if rank() != 0:
         return
     if len(results) > 1:
         names = next(iter(results.values()))
         results["mean"] = {name: float(np.mean([row[name] for row in results.values()])) for name in names}
     print(pd.DataFrame(results).T.to_string(float_format="{:.4f}".format))
     write_json(folder / "results.json", {"results": results, "classes": len(next(iter(lists.values())).classes),
-                                               "flags": plain(vars(args)), **versions()})
+                                         "flags": plain(vars(args)), **versions()})
     print(f"written to {folder}")
     lock.close()
 

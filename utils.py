@@ -22,7 +22,7 @@ from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
 from dataset.lists import DataError, local_dataset
-from dataset.loader import EvalBatches, make_loader
+from dataset.loader import EvalBatches, die_with_parent, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
 from models.checkpoint import CheckpointError, read_checkpoint, read_last_good, saved_checkpoints
@@ -58,9 +58,16 @@ def run(main):
         dist.destroy_process_group()
 
 
+WORKER_KILLED = "a loader worker was killed ({}), by the system if memory ran out: try fewer --workers"
+ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
+
+
 def explain(error):
     """One sentence about what is the input's or the machine's fault; None for a fault of the program."""
     message = str(error).strip()
+    nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    if isinstance(error, (ConnectionError, EOFError)) or nameless:  # while it handed a batch over
+        return WORKER_KILLED.format("amid a batch")
     if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
@@ -70,8 +77,7 @@ def explain(error):
     if not isinstance(error, RuntimeError):
         return None
     if "DataLoader worker" in message:
-        return (f"a loader worker was killed ({message.splitlines()[0].rstrip('.')}), by the system if memory ran out: "
-                "try fewer --workers")
+        return WORKER_KILLED.format(message.splitlines()[0].rstrip("."))
     if "DataLoader timed out" in message:
         return (f"{message.splitlines()[0]}: reading hangs (--loader_timeout); look at the disk or network that holds "
                 "the frames")
@@ -80,7 +86,6 @@ def explain(error):
     return None
 
 
-ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
 
 
 def record_error(error):
@@ -233,6 +238,7 @@ def start(args):
         torch.cuda.set_device(local)
         torch.backends.cudnn.benchmark = True
     if processes > 1:
+        die_with_parent(signal.SIGTERM)  # torchrun's processes outlive it otherwise, and go on writing
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     cv2.setNumThreads(1)
     args.device = kind

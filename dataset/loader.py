@@ -66,8 +66,13 @@ def _prepare_worker(_worker):
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":  # a killed parent takes its workers along
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
+
+
+def die_with_parent(number):
+    """Ask the system to send this process signal `number` when its parent ends, however that ends; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def make_loader(dataset, batches, workers, pin_memory=False, timeout=0):

@@ -11,6 +11,7 @@ import torch
 from dataset.files import whole_file
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
+ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
 EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
 
 
@@ -81,8 +82,7 @@ def read_checkpoint(path):
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        # torch writes a checksum for every tensor and does not look at it; files before torch 1.6 have none
-        broken = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        broken = damaged_member(path) if zipfile.is_zipfile(path) else None  # torch before 1.6 wrote no zip
         content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the readers stumble over
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -98,6 +98,16 @@ def read_checkpoint(path):
     config = content.get("config")
     return {**content, "config": config if isinstance(config, dict) else {},
             "state_dict": strip_module(content["state_dict"])}
+
+
+def damaged_member(path):
+    """Name of a zip file's first member that is not as it was written, or None.
+
+    torch writes a checksum for every tensor and does not look at it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        folders = [info.filename for info in archive.infolist() if info.external_attr & ZIP_FOLDER]
+        return folders[0] if folders else archive.testzip()
 
 
 def strip_module(state_dict):

@@ -184,13 +184,13 @@ class Session:
         self.window.update(values)
         self.whole.update(values)
         self.finite.add(step, loss, gradient_norm)
-        if (step + 1) % self.print_freq == 0 or step + 1 == steps:
-            self._check_finite(epoch)
-            self._print(epoch, step)
         errors = [error for error in errors if error]
         for error in errors:
             print(f"sample replaced: {error}", file=sys.stderr, flush=True)
         self._count(*self.exchange(int(self.interrupt.name is not None), len(errors)))
+        if (step + 1) % self.print_freq == 0 or step + 1 == steps:
+            self._check_finite(epoch)
+            self._print(epoch, step)
         if step + 1 == steps:
             return
         stop = self.signals

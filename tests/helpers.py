@@ -106,13 +106,53 @@ def ask_zygote(request):
     return json.loads(process.stdout.readline())
 
 
-def start(*args, cwd, env, processes=1):
-    """Start `python args...` in folder `cwd`, in several gloo processes as torchrun would -> [Process]."""
+def start(*args, cwd, env, processes=1, env_of=None):
+    """Start `python args...` in folder `cwd`, in several gloo processes as torchrun would -> [Process].
+
+    env_of: {rank: environment} of processes that see another machine.
+    """
     argv = [str(REPOSITORY / args[0]), *map(str, args[1:])]
     if processes == 1:
         return [Process(argv, cwd, env)]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
-    return [Process(argv, cwd, {**env, **group, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(processes)]
+    return [Process(argv, cwd, {**(env_of or {}).get(r, env), **group, "RANK": str(r), "LOCAL_RANK": str(r)})
+            for r in range(processes)]
+
+
+def wait_for(condition, group, timeout=60):
+    """Wait until `condition()` holds -> False where a process of the group has ended before."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if any(process.poll() is not None for process in group):
+            return False
+        assert time.monotonic() < deadline, "".join(p.output("out") + p.output("err") for p in group)
+        time.sleep(0.002)
+    return True
+
+
+def children(pid, deep=False):
+    """Ids of a process's children, or of all its descendants, that are not zombies."""
+    parents = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has just ended
+            continue
+        if state != "Z":
+            parents.setdefault(int(parent), []).append(int(entry))
+    found = list(parents.get(pid, []))
+    for child in found if deep else []:  # grows while it is walked
+        found += parents.get(child, [])
+    return found
+
+
+def assert_gone(pids, timeout=10):
+    """None of these processes is left (a zombie is gone)."""
+    deadline = time.monotonic() + timeout
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists() and ") Z" not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < deadline, pid
+            time.sleep(0.05)
 
 
 def free_port():
