@@ -21,7 +21,6 @@ from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier
 from models.classifier import topk
 from models.gather import rank, world_size
-from models.pretrained import load_backbone
 
 
 def flags():
@@ -60,7 +59,7 @@ def build(args, num_classes):
     utils.check_shapes(args, net, width)
     model = build_classifier(**config)
     if checkpoint:
-        load_backbone(model.backbone, checkpoint, args.pretrain)
+        utils.load_pretrained(model.backbone, checkpoint, args.pretrain)
     return model, config
 
 

@@ -22,7 +22,6 @@ from models import build_backbone
 from models.classifier import pooled
 from models.gather import rank
 from models.log import plain, versions, write_json
-from models.pretrained import load_backbone
 
 KS = (1, 5, 10, 20, 50)
 
@@ -68,7 +67,7 @@ def build(args):
     utils.check_shapes(args, net, width)
     backbone = build_backbone(net, width)
     if checkpoint:
-        load_backbone(backbone, checkpoint, args.pretrain)
+        utils.load_pretrained(backbone, checkpoint, args.pretrain)
     return backbone.eval()
 
 

@@ -28,6 +28,7 @@ from models.backbones import BACKBONES
 from models.checkpoint import CheckpointError, read_checkpoint, read_last_good, saved_checkpoints
 from models.gather import rank, world_size
 from models.log import bar, plain
+from models.pretrained import load_backbone, stated
 from models.session import RunError, Session, Stopped, end_children
 
 
@@ -84,8 +85,6 @@ def explain(error):
     if re.search(r"gloo|Connection closed by peer|Connection reset|NCCL", message):
         return ANOTHER_PROCESS
     return None
-
-
 
 
 def record_error(error):
@@ -381,15 +380,25 @@ def open_weights(args, path):
 
 def net_of(args, checkpoint, path):
     """Network and width: a checkpoint's own word, which the flags must not contradict, or else the flags'."""
-    config = checkpoint["config"] if checkpoint else {}
-    for name in ("net", "width"):
-        given, own = getattr(args, name), config.get(name)
+    net, width = stated(checkpoint["config"]) if checkpoint else (None, None)
+    for name, own in (("net", net), ("width", width)):
+        given = getattr(args, name)
         if given is not None and own is not None and given != own:
             raise UsageError(f"--{name} {given}: checkpoint {path} was trained with --{name} {own}")
-    net, width = config.get("net", args.net), config.get("width", args.width)
+    net, width = net or args.net, args.width if width is None else width
     if net is None:
         raise UsageError(f"--net: checkpoint {path} does not say which network it is of, name it")
     return net, 1.0 if width is None else width
+
+
+def load_pretrained(backbone, checkpoint, path):
+    """load_backbone, with what is to be known of the weights said."""
+    result = load_backbone(backbone, checkpoint, path)
+    notes, partial = list(result.notes), checkpoint["config"].get("partial")
+    if partial:
+        notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
+    for note in notes if rank() == 0 else ():
+        print(f"note: {note}")
 
 
 # --- data and evaluation -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from dataset.files import whole_file
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # of the weights, in the field's habits
 ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
 EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
 
@@ -91,13 +92,14 @@ def read_checkpoint(path):
             if found else "is damaged or no checkpoint")) from error
     if broken:
         raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {broken} in it is wrong")
-    if isinstance(content, dict) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+    content = content if isinstance(content, dict) else {}
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         content = {"state_dict": content}
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    weights = next((content[name] for name in CONTAINERS if isinstance(content.get(name), dict)), None)
+    if weights is None or not all(isinstance(key, str) for key in weights):
         raise CheckpointError(f"checkpoint {path} holds no state_dict")
     config = content.get("config")
-    return {**content, "config": config if isinstance(config, dict) else {},
-            "state_dict": strip_module(content["state_dict"])}
+    return {**content, "config": config if isinstance(config, dict) else {}, "state_dict": strip_module(weights)}
 
 
 def damaged_member(path):

@@ -1,10 +1,9 @@
-"""One training step on this process's share of a batch; run by test_distributed.py in one or several processes.
+"""What test_distributed.py looks at in one or several gloo processes; each writes OUTPUT/<processes>_<rank>.pt.
 
-    python distributed_step.py OUTPUT FRAMEWORK MODE [--shuffle]
-
-The first process writes the whole batch's losses and all gradients to OUTPUT.
+    python distributed_step.py OUTPUT
 """
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -12,33 +11,68 @@ from golden.formula import noise
 
 import utils
 from models import build_pretrainer
-from models.gather import rank, world_size
+from models.gather import gather, rank, shuffled, unshuffled, world_size
 from train import TERM
 
+MODES = ("clip", "sr", "tc", "clip-sr", "clip-tc", "sr-tc", "clip-sr-tc")
+BATCH = 8
 
-def main():
-    output, framework, mode = sys.argv[1:4]
-    args = utils.new_parser("step", "step")
-    utils.add_run_flags(args)
-    args = args.parse_args(["--device", "cpu"])
-    utils.start(args)
+
+def share_of(batch):
+    size = len(batch) // world_size()
+    return batch[rank() * size:(rank() + 1) * size]
+
+
+def one_step(framework, mode):
+    """Losses of the whole batch and all gradients, in double precision."""
     torch.manual_seed(0)
-    model = build_pretrainer(framework, "r3d", mode, width=0.0625, queue_size=16)
+    model = build_pretrainer(framework, "r3d", mode, width=0.0625, queue_size=16).double()
     model.eval()  # batch norm with its running statistics: batch statistics do depend on the split
     call, model = utils.distribute(model, torch.device("cpu"), "local")
-    share = slice(rank() * 8 // world_size(), (rank() + 1) * 8 // world_size())
-    views = noise((8, 3, 3, 8, 24, 24), "step")[share]
-    permutation = torch.tensor([[0, 1], [1, 0]] * 4)[share]
-    out = call(views, permutation)
+    out = call(share_of(noise((BATCH, 3, 3, 8, 24, 24), "step").double()), share_of(torch.tensor([[0, 1], [1, 0]] * 4)))
     losses = {name: value for name, value in out.items() if name in TERM}
     sum(losses.values()).backward()
     values = torch.stack(list(losses.values())).detach()
     if world_size() > 1:
         dist.all_reduce(values)
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    if rank() == 0:
-        torch.save({"losses": dict(zip(losses, (values / world_size()).tolist(), strict=True)), "gradients": gradients},
-                   output)
+    return {"losses": dict(zip(losses, (values / world_size()).tolist(), strict=True)),
+            "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None}}
+
+
+def key_shuffle():
+    """Keys with and without shuffling, and by hand: encode another process's samples, send them back."""
+    torch.manual_seed(0)
+    model = build_pretrainer("moco", "r3d", "clip", width=0.0625, queue_size=16, shuffle_keys=True)
+    view = share_of(noise((BATCH, 3, 8, 24, 24), "keys"))
+    utils.seed_everything(1, rank())  # only the first process's order counts
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    mixed = model.keys(view)[0]
+    model.load_state_dict(state)
+    utils.seed_everything(1, rank())
+    order = torch.randperm(BATCH)
+    dist.broadcast(order, src=0)
+    encoded = gather(model.key_encoder(share_of(gather(view)[order])[:, None])[0][:, 0])
+    by_hand = torch.empty_like(encoded)
+    by_hand[order] = encoded
+    model.load_state_dict(state)
+    model.shuffle_keys = False
+    plain = model.keys(view)[0]
+    numbers = torch.arange(BATCH // world_size()) + 100 * rank()
+    exchanged, order = shuffled(numbers)
+    return {"mixed": mixed, "by hand": share_of(by_hand), "plain": plain, "numbers": numbers, "exchanged": exchanged,
+            "back": unshuffled(exchanged, order)}
+
+
+def main():
+    args = utils.new_parser("step", "step")
+    utils.add_run_flags(args)
+    utils.start(args.parse_args(["--device", "cpu"]))
+    found = {f"{framework} {mode}": one_step(framework, mode) for framework in ("simclr", "moco") for mode in MODES}
+    if world_size() > 1:
+        found["keys"] = key_shuffle()
+    utils.seed_everything(0, 5, 7, rank())
+    found["draws"] = torch.rand(4)
+    torch.save(found, Path(sys.argv[1]) / f"{world_size()}_{rank()}.pt")
     if world_size() > 1:
         dist.destroy_process_group()
 

@@ -7,8 +7,9 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 from dataset.lists import DataError
@@ -31,12 +32,12 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def run(main):
+def run(main, stopped="what is finished is kept; start the same command again to go on"):
     """Call `main`, exit with what it returns; bad input, a file that cannot be used and Ctrl-C end in a sentence."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped: what is finished is kept; start the same command again to go on", file=sys.stderr)
+        print(f"stopped: {stopped}", file=sys.stderr)
         sys.exit(130)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -188,16 +189,32 @@ def exit_with_parent():
     os._exit(1)
 
 
+@contextmanager
+def interrupts_held():
+    """Ctrl-C inside the block is raised at its end; processes started in it never get one.
+
+    Only a blocked or an ignored signal is inherited. Ignoring it would lose the parent's; blocking alone leaves it
+    to the parent's other threads (tqdm has one), so the parent's handler takes note of it.
+    """
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and unblocks the signal then
+    pressed = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if pressed and callable(handler):
+            handler(signal.SIGINT, None)
+
+
 def start_worker(function):
     """-> (channel, process)."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(function, theirs), daemon=True)
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's to handle
-    try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    process.start()
     theirs.close()
     return ours, process
 
@@ -211,15 +228,19 @@ def run_jobs(function, jobs, workers):
     jobs = iter(jobs)
     processes, busy = {}, {}  # channel -> process, channel -> job
 
+    def hire():
+        with interrupts_held():  # or a worker could be running that nobody knows of
+            channel, processes[channel] = start_worker(function)
+        return channel
+
     def give(channel, job):
-        channel.send(job)
         busy[channel] = job
+        with suppress(ConnectionError):  # it died after its last job, which recv will tell
+            channel.send(job)
 
     try:
         for _, job in zip(range(workers), jobs, strict=False):  # in this order, or zip drops a job
-            channel, process = start_worker(function)
-            processes[channel] = process
-            give(channel, job)
+            give(hire(), job)
         while busy:
             for channel in connection.wait(list(busy)):
                 done = busy.pop(channel)
@@ -230,9 +251,7 @@ def run_jobs(function, jobs, workers):
                     process.join()
                     result, channel = WorkerDied(process.exitcode), None
                 for job in jobs:
-                    if channel is None:
-                        channel, processes[channel] = start_worker(function)
-                    give(channel, job)
+                    give(channel or hire(), job)
                     break
                 yield done, result
     finally:

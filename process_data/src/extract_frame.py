@@ -152,17 +152,17 @@ def find_extracted(root):
             if row is None:
                 foreign.add(name)
             elif frames_are_there(folder.path, row):
-                rows[name] = {column: str(row[column]) for column in COLUMNS}
+                rows[name] = row
     return rows, foreign
 
 
 def read_record(folder):
-    """A folder's own row, or None where it has none."""
+    """A folder's own row, as read from a manifest, or None where it has none."""
     try:
         row = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    return row if set(COLUMNS) <= set(row) else None
+    return {column: str(row[column]) for column in COLUMNS} if set(COLUMNS) <= set(row) else None
 
 
 def frames_are_there(folder, row):
@@ -203,8 +203,9 @@ def parse():
 
 
 def remove_traces(final):
-    """Of a video that has not become a folder: its partial folder, and its class where that is empty then."""
-    remove_tree(final.with_name(f".{final.name}.partial"))
+    """Of a video whose extraction was cut off: its partial folders, and its class where that is empty then."""
+    for word in ("", "old."):
+        remove_tree(final.with_name(f".{final.name}.{word}partial"))
     try:
         final.parent.rmdir()
     except OSError as error:
@@ -217,21 +218,30 @@ def extract_all(todo, rows, args):
 
     However it ends (Ctrl-C too), no partial folder is left and the manifest has all the whole ones.
     """
-    failed = []
+    failed, pending = [], {video.name for video in todo}
     write_manifest(args.frames / MANIFEST, rows)  # without what is no longer there, should this run be killed
     work = partial(extract, frames=str(args.frames), short_side=args.short_side, quality=args.quality)
     jobs = run_jobs(work, todo, args.workers)
     try:
         for video, result in tqdm(jobs, total=len(todo), unit="video", disable=None, smoothing=0.05):
-            row, reason = (None, result.reason) if isinstance(result, WorkerDied) else result
+            died = isinstance(result, WorkerDied)
+            row, reason = (None, result.reason) if died else result
+            if not died:
+                pending.discard(video.name)
             if row is None:
                 failed.append((video, reason))
             else:
                 rows[video.name] = row
     finally:
         jobs.close()
+        for name in pending:  # a worker that was stopped may have finished its video without saying so
+            final = args.frames / name
+            if (row := read_record(final)) and frames_are_there(final, row):
+                rows[name] = row
+            elif not final.exists():
+                rows.pop(name, None)
         for video in todo:
-            if video.name not in rows:
+            if video.name in pending or video.name not in rows:
                 remove_traces(args.frames / video.name)
         write_manifest(args.frames / MANIFEST, rows)
     return failed

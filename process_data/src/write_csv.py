@@ -6,11 +6,14 @@ Takes UCF101's classInd.txt, trainlist0N.txt and testlist0N.txt; HMDB51's <class
 train.csv and val.csv; or, for any other folder of frames, no list at all: then a share of the recordings is held
 out for the test. Writes {train,test}_split0N.csv, rows `class/video,frames`, and ClassInd.txt, rows `1 Archery`.
 Each video's frames are counted, and videos without all their frames are an error unless --allow_missing.
+--exclude leaves out the videos of an exclusion list, such as verify.py writes: one `class/video` a line for a video
+in no list, `train_split01.csv: class/video` for one that only that list goes without; `#` starts a comment line.
 """
 import csv
 import io
 import itertools
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,11 +35,12 @@ from process_data.src.common import (
     visible,
     write_files,
 )
-from process_data.src.official_lists import READERS, Split
+from process_data.src.official_lists import READERS, Split, read_lines
 
 LAYOUTS = {"ucf101": "ucf101", "ucf101-5class": "ucf101", "demo": "ucf101", "hmdb51": "hmdb51", "k400": "k400"}
 PREFIX, SUFFIX = FRAME_NAME.partition("{")[0], FRAME_NAME.rpartition("}")[2]
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
+EXCLUDED, ALL_LISTS = "left out by --exclude", ""
 UNKNOWN, NO_VIDEO = "of a class that is not in classInd.txt", "classes without any video"
 
 
@@ -91,28 +95,85 @@ def all_names(folders):
     return [f"{class_name}/{video}" for class_name in sorted(folders) for video in sorted(folders[class_name])]
 
 
-def read_official(args, folders):
-    """The official lists, videos named as on disk -> (classes in label order, [Split])."""
-    classes, splits = READERS[args.layout](args.splits, args.frames)
+def hold_out_split(args, folders):
+    """The one split of a folder without lists -> (classes by name, [Split]).
+
+    All folders are divided, as a video that is left out afterwards must not move others between the lists.
+    """
+    classes, names = sorted(folders), all_names(folders)
+    labels = [classes.index(name.rpartition("/")[0]) for name in names]
+    videos = VideoList(np.array(names), np.zeros(len(names), int), np.array(labels, int), np.array(classes))
+    parts = hold_out(videos, args.holdout, args.local.group, args.seed)
+    return classes, [Split(1, *([(name,) for name in part.names.tolist()] for part in parts), [])]
+
+
+def read_exclusions(paths):
+    """Exclusion lists -> {file name of a list, or ALL_LISTS: set of class/video}."""
+    excluded = {}
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"exclusion list {path} does not exist: process_data/src/verify.py writes one")
+        for row, line in read_lines(path):
+            found = re.fullmatch(r"(?:((?:train|test)_split\d{2,}\.csv): )?([^/]+/[^/]+)", line)
+            if found:
+                excluded.setdefault(found[1] or ALL_LISTS, set()).add(found[2])
+            elif not line.startswith("#"):
+                raise DataError(f"{path} row {row}: expected 'class/video' or 'train_split01.csv: class/video', "
+                                f"got {line!r}")
+    return excluded
+
+
+def check_exclusions(args, splits, folders):
+    """A name that no video has is a slip of the pen.
+
+    Not so in layout folder: there a video whose folder is missing, which verify.py excludes, is nowhere else named.
+    """
+    known = set(all_names(folders)).union(*(split.unknown for split in splits))
+    for entry in itertools.chain(*(split.train + split.test for split in splits)):
+        known.update(entry)
+    if strange := sorted(set().union(*args.excluded.values()) - known):
+        says = f"{plural(len(strange), 'name')} that no video has: {first(strange)}"
+        if args.layout != "folder":
+            raise DataError(f"--exclude {first(args.exclude)} holds {says}; mend or remove the line")
+        print(f"note: --exclude {first(args.exclude)} holds {says}")
+
+
+def leave_out(splits, excluded):
+    """-> ([Split] without the excluded videos, {number: what was left out})."""
+    kept, dropped = [], {}
+    for split in splits:
+        parts, out = [], dropped.setdefault(split.number, [])
+        for part, entries in (("train", split.train), ("test", split.test)):
+            names = excluded.get(ALL_LISTS, set()) | excluded.get(list_name(part, split.number), set())
+            parts.append([entry for entry in entries if names.isdisjoint(entry)])
+            out += [f"{entry[0]} ({part})" for entry in entries if not names.isdisjoint(entry)]
+        unknown = [name for name in split.unknown if name not in excluded.get(ALL_LISTS, ())]
+        kept.append(Split(split.number, *parts, unknown))
+    return kept, dropped
+
+
+def read_splits(args, folders):
+    """-> (classes in label order, [Split] with videos named as on disk, {number: videos that --exclude left out})."""
+    if args.layout == "folder":
+        classes, listed = hold_out_split(args, folders)
+    else:
+        classes, listed = READERS[args.layout](args.splits, args.frames)
+    check_exclusions(args, listed, folders)
+    kept, dropped = leave_out(listed, args.excluded)
     splits = [Split(split.number, match(split.train, folders), match(split.test, folders), split.unknown)
-              for split in splits]
+              for split in kept]
     for split in splits:
         if overlap := sorted(set(split.train) & set(split.test)):
             raise DataError(f"split {split.number}: {plural(len(overlap), 'video')} in both train and test list "
                             f"({first(overlap, 3)}): mend the lists")
-    unlisted = set(all_names(folders)).difference(*(split.train + split.test for split in splits))
+    unlisted = set(all_names(folders)).difference(*(match(split.train + split.test, folders) for split in listed))
     if unlisted:
         print(f"note: {plural(len(unlisted), 'video')} in {args.frames} in no list")
-    return classes, splits
+    return classes, splits, dropped
 
 
-def hold_out_split(args, folders, counts, wrong):
-    """The one split of a folder without lists -> (classes by name, [Split]); `wrong` goes with the train list."""
-    classes, names = sorted(folders), list(counts)
-    labels = [classes.index(name.rpartition("/")[0]) for name in names]
-    videos = VideoList(np.array(names), np.array(list(counts.values())), np.array(labels, int), np.array(classes))
-    kept, held = hold_out(videos, args.holdout, args.local.group, args.seed)
-    return classes, [Split(1, kept.names.tolist() + list(wrong), held.names.tolist(), [])]
+def list_name(part, number):
+    return f"{part}_split{number:02d}.csv"
 
 
 def check_split(split, classes, counts, wrong):
@@ -154,7 +215,10 @@ def parse():
     parser.add_argument("--seed", type=int, default=0, help="layout folder: draws the recordings held out")
     parser.add_argument("--allow_missing", action="store_true",
                         help="leave out videos without all their frames and name them in missing_split0N.txt")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[],
+                        help="exclusion lists, as verify.py writes them: videos to leave out")
     args = parser.parse_args()
+    args.excluded = read_exclusions(args.exclude)
     args.local = local_dataset(args.dataset)
     args.frames, args.out = args.frames or args.local.frames, args.out or args.local.lists
     args.layout = args.layout or LAYOUTS.get(args.dataset, "folder")
@@ -173,7 +237,7 @@ def parse():
     return args
 
 
-def make_texts(args, splits, classes, counts, wrong):
+def make_texts(args, splits, dropped, classes, counts, wrong):
     """What to write -> ({path: text, or None for a file that must go}, whether anything is wrong); reports it."""
     texts = {args.out / "ClassInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1))}
     bad = False
@@ -181,24 +245,21 @@ def make_texts(args, splits, classes, counts, wrong):
         problems = check_split(split, classes, counts, wrong)
         report(split, problems)
         bad = bad or bool(problems)
-        lines = [f"{kind}: {item}\n" for kind, items in problems.items() for item in items]
+        lines = [f"{kind}: {item}\n" for kind, items in {EXCLUDED: dropped[split.number], **problems}.items()
+                 for item in items]
         texts[args.out / f"missing_split{split.number:02d}.txt"] = "".join(lines) or None
         for part, names in (("train", split.train), ("test", split.test)):
-            texts[args.out / f"{part}_split{split.number:02d}.csv"] = to_csv(names, counts)
+            texts[args.out / list_name(part, split.number)] = to_csv(names, counts)
     return texts, bad
 
 
 def main():
     args = parse()
     folders, manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
-    if args.layout == "folder":
-        counts, wrong = count_frames(args.frames, all_names(folders), manifest)
-        classes, splits = hold_out_split(args, folders, counts, wrong)
-    else:
-        classes, splits = read_official(args, folders)
-        listed = set().union(*(split.train + split.test for split in splits))
-        counts, wrong = count_frames(args.frames, sorted(listed.intersection(all_names(folders))), manifest)
-    texts, bad = make_texts(args, splits, classes, counts, wrong)
+    classes, splits, dropped = read_splits(args, folders)
+    listed = set().union(*(split.train + split.test for split in splits))
+    counts, wrong = count_frames(args.frames, sorted(listed.intersection(all_names(folders))), manifest)
+    texts, bad = make_texts(args, splits, dropped, classes, counts, wrong)
     empty = [path.name for path, text in texts.items() if text == ""]
     if empty or bad and not args.allow_missing:
         way = f"{first(empty)} would be empty: " if empty else "give --allow_missing to leave the videos above out, or "
@@ -208,16 +269,17 @@ def main():
     for path, text in texts.items():
         if text is None:
             path.unlink(missing_ok=True)
-    summarise(splits, classes, texts, args)
+    summarise(splits, dropped, classes, texts, args)
     return 0
 
 
-def summarise(splits, classes, texts, args):
+def summarise(splits, dropped, classes, texts, args):
     for split in splits:
-        rows = [texts[args.out / f"{part}_split{split.number:02d}.csv"].count("\n") for part in ("train", "test")]
-        left_out = len(split.train) + len(split.test) + len(split.unknown) - sum(rows)
+        rows = [texts[args.out / list_name(part, split.number)].count("\n") for part in ("train", "test")]
+        excluded, missing = len(dropped[split.number]), len(split.train + split.test + split.unknown) - sum(rows)
         print(f"split {split.number}: {rows[0]} train and {rows[1]} test videos"
-              + (f", {left_out} left out (missing_split{split.number:02d}.txt)" if left_out else ""))
+              + (f", {excluded} {EXCLUDED}" if excluded else "") + (f", {missing} left out" if missing else "")
+              + (f" (missing_split{split.number:02d}.txt)" if excluded or missing else ""))
     print(f"{len(classes)} classes; lists and ClassInd.txt in {args.out}")
 
 
