@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ import pytest
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
-from process_data.src import common, render_demo
+from process_data.src import common, extract_frame, render_demo
 from process_data.src.extract_frame import scaled_size
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -278,7 +279,8 @@ def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     finished = {str(path.relative_to(frames)): path.stat().st_mtime_ns for path in frames.glob("*/[!.]*")}
     assert 4 <= len(finished) < len(names), "the run was not stopped midway"
     if kill == signal.SIGINT:
-        assert process.returncode == 130 and error.startswith("stopped: ") and error.count("\n") == 1
+        assert (process.returncode, error) == (130, "stopped: what is finished is kept; start the same command again "
+                                                    "to go on\n")
         assert set(manifest(frames)) == set(finished)
         assert_whole(frames, finished)
     done = tool("extract_frame", *flags, check=0)
@@ -286,6 +288,31 @@ def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     assert_whole(frames, names)
     assert set(manifest(frames)) == names
     assert {name: (frames / name).stat().st_mtime_ns for name in finished} == finished
+
+
+def test_video_finished_but_not_reported_when_the_run_is_stopped_is_in_the_manifest(videos, tmp_path, monkeypatch):
+    """And one whose old frames were set aside in that moment is not."""
+    extract(videos, tmp_path / "frames")
+    for name in THREE[:2]:
+        with open(videos / f"{name}.avi", "ab") as file:
+            file.write(b"longer")
+
+    def stopped(work, todo, workers):
+        work(todo[0])
+        final = tmp_path / "frames" / todo[1].name
+        final.rename(final.with_name(f".{final.name}.old.partial"))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(extract_frame, "run_jobs", stopped)
+    monkeypatch.setattr(sys, "argv", ["extract_frame.py", "--dataset", "folder", "--videos", str(videos), "--frames",
+                                      str(tmp_path / "frames"), "--short_side", "32"])
+    with pytest.raises(KeyboardInterrupt):
+        extract_frame.main()
+    assert_whole(tmp_path / "frames", (THREE[0], THREE[2]))
+    rows = manifest(tmp_path / "frames")
+    assert set(rows) == {THREE[0], THREE[2]}
+    assert int(rows[THREE[0]]["source_bytes"]) == (videos / f"{THREE[0]}.avi").stat().st_size
 
 
 def test_broken_videos_are_named_and_leave_nothing(videos, tmp_path):
@@ -378,6 +405,50 @@ def test_worker_that_dies_costs_only_its_job():
     results = dict(common.run_jobs(eval, jobs, 2))
     assert [results[job] for job in jobs[::2]] == [2, 4, 6]
     assert "exit code 3" in results[jobs[1]].reason and "signal 6" in results[jobs[3]].reason
+
+
+def test_worker_that_dies_between_two_jobs_costs_no_more_than_the_second(monkeypatch):
+    """Sending the second job fails then."""
+    start_worker = common.start_worker
+
+    def start(function):
+        channel, process = start_worker(function)
+        receive = channel.recv
+
+        def recv():
+            result = receive()
+            if result == "last":
+                process.kill()
+                process.join()
+            return result
+
+        monkeypatch.setattr(channel, "recv", recv, raising=False)
+        return channel, process
+
+    monkeypatch.setattr(common, "start_worker", start)
+    results = dict(common.run_jobs(eval, ["'last'", "1 + 1", "2 + 2"], 1))
+    assert results["'last'"] == "last" and "signal 9" in results["1 + 1"].reason and results["2 + 2"] == 4
+
+
+def test_interrupt_while_a_worker_is_started_is_not_lost_and_leaves_none(monkeypatch):
+    start_worker = common.start_worker
+
+    def start(function):
+        signal.raise_signal(signal.SIGINT)
+        return start_worker(function)
+
+    monkeypatch.setattr(common, "start_worker", start)
+    with pytest.raises(KeyboardInterrupt):
+        list(common.run_jobs(eval, ["__import__('time').sleep(60)"], 1))
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_worker_is_deaf_to_interrupts_from_its_start():
+    """A terminal's Ctrl-C goes to workers too, which would print a traceback each; it is the parent's to handle."""
+    mask = "int(__import__('signal').SIGINT) in __import__('signal').pthread_sigmask(0, [])"
+    assert dict(common.run_jobs(eval, [mask], 1)) == {mask: True}
 
 
 def test_workers_end_with_a_killed_parent_in_the_middle_of_a_job(tmp_path):
