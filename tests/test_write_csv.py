@@ -178,6 +178,64 @@ def test_class_without_videos_and_empty_list(ucf, write):
     assert (ucf / "out" / "test_split01.csv").read_text() == before
 
 
+def test_excluded_videos_are_left_out_and_their_damage_is_no_problem(ucf, write):
+    (ucf / "frames" / "Jump/v_Jump_g02_c01" / FRAME_NAME.format(2)).unlink()
+    with open(ucf / "splits" / "trainlist01.txt", "a") as file:
+        file.write("Jump/gone.avi 1\nJump/v_Jump_g01_c01.avi 1\nDive/x.avi 3\n")
+    assert write(*flags(ucf))[0] == 2  # g01_c01 is in both
+    make_files(ucf, {"bad.txt": "# frames\n\nJump/v_Jump_g02_c01\n  Jump/gone\r\nDive/x\n",
+                     "leaks.txt": "train_split01.csv: Jump/v_Jump_g01_c01\ntrain_split02.csv: Climb/v_Climb_g02_c01"})
+    code, output = write(*flags(ucf), "--exclude", ucf / "bad.txt", ucf / "leaks.txt")
+    assert code == 0, output
+    assert "split 1: 2 train and 2 test videos, 3 left out by --exclude (missing_split01.txt)\n" in output
+    assert rows(ucf / "out" / "train_split01.csv") == [("Jump/v_Jump_g02_c02", "5"), ("Climb/v_Climb_g02_c01", "7")]
+    assert rows(ucf / "out" / "test_split01.csv") == [("Jump/v_Jump_g01_c01", "3"), ("Climb/v_Climb_g01_c01", "6")]
+    assert (ucf / "out" / "missing_split01.txt").read_text() == "".join(
+        f"left out by --exclude: Jump/{name} (train)\n" for name in ("v_Jump_g02_c01", "gone", "v_Jump_g01_c01"))
+
+
+def test_class_that_exclusion_leaves_empty_is_an_error(ucf, write):
+    make_files(ucf, {"exclude.txt": "Climb/v_Climb_g02_c01\n"})
+    code, output = write(*flags(ucf), "--exclude", ucf / "exclude.txt")
+    assert code == 1 and "1 classes without any video: Climb (train)" in output and not (ucf / "out").exists()
+
+
+@pytest.mark.parametrize("text, named", [
+    ("Jump/v_Jump_g02_c1\n", "holds 1 name that no video has: Jump/v_Jump_g02_c1; mend or remove the line"),
+    ("train_split1.csv: Jump/v_Jump_g02_c01\n", "holds 1 name that no video has: train_split1.csv: Jump"),
+    ("# ok\nv_Jump_g02_c01\n", "row 2: expected 'class/video'"), (None, "does not exist")])
+def test_exclusion_list_that_cannot_be(text, named, ucf, write):
+    if text:
+        make_files(ucf, {"exclude.txt": text})
+    code, output = write(*flags(ucf), "--exclude", ucf / "exclude.txt")
+    assert code == 2 and named in output and output.startswith("error: ") and output.count("\n") == 1
+    assert not (ucf / "out").exists()
+
+
+def test_exclusion_leaves_the_other_videos_of_a_hold_out_where_they_are(tmp_path, write):
+    counts = {f"{c}/v_{c}_g{g:02d}_c01": g for c in ("B", "A") for g in range(1, 21)}
+    make_frames(tmp_path / "frames", counts)
+    base = ["--frames", tmp_path / "frames", "--dataset", "folder", "--out"]
+    assert write(*base, tmp_path / "before")[0] == 0
+    before = {part: rows(tmp_path / "before" / f"{part}_split01.csv") for part in ("train", "test")}
+    out = before["train"][3][0], before["test"][2][0]
+    (tmp_path / "frames" / out[0] / FRAME_NAME.format(1)).unlink()
+    make_files(tmp_path, {"exclude.txt": "\n".join([*out, "A/folder removed"])})
+    code, output = write(*base, tmp_path / "after", "--exclude", tmp_path / "exclude.txt")
+    assert code == 0 and "holds 1 name that no video has: A/folder removed\n" in output
+    for part, named in before.items():
+        assert rows(tmp_path / "after" / f"{part}_split01.csv") == [row for row in named if row[0] not in out]
+
+
+def test_kinetics_video_is_excluded_by_any_of_its_names(tmp_path, write):
+    make_frames(tmp_path / "frames", {"wave/a_000000_000010": 1, "wave/b": 1, "wave/c": 1})
+    make_files(tmp_path / "splits", {"train.csv": f"{HEADER}wave,a,0,10,train\nwave,b,0,10,train\n",
+                                     "val.csv": f"{HEADER}wave,c,0,10,val\n"})
+    make_files(tmp_path, {"exclude.txt": "wave/a\n"})
+    code, output = write(*flags(tmp_path, "k400"), "--exclude", tmp_path / "exclude.txt")
+    assert code == 0 and rows(tmp_path / "out" / "train_split01.csv") == [("wave/b", "1")]
+
+
 @pytest.mark.parametrize("texts, named", [
     ({"testlist01.txt": "Jump/v_Jump_g02_c01.avi\n"}, "split 1: 1 video in both train and test list"),
     ({"trainlist01.txt": "Jump/v_Jump_g02_c01.avi 2\n"}, "label 2, but classInd.txt says 1 for Jump"),
