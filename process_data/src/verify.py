@@ -1,0 +1,395 @@
+"""Check a data set before training: every frame, every list, and that nothing of the test is in the training.
+
+    python process_data/src/verify.py --dataset ucf101
+
+Each video of <lists>/{train,test}_split0N.csv is looked at once, all its frames are decoded as training does it.
+Written are <out>/verify.csv, one row for each video and fault, and <out>/exclude.txt for write_csv.py --exclude:
+
+- a video whose frames are missing or damaged is left out of all lists. One that merely has more frames than the list
+  says is not: its list is old, and write_csv.py counts again;
+- of what is in both train and test (a video, a recording, identical frames under two names) the training copies are
+  left out of that split's training list. The test list stays as it is: only so are results comparable, and in
+  another split the same videos may rightly be the test.
+
+A recording is what the rule `group` of dataset/local_dataset.py says. HMDB51's official lists keep the clips of one
+source together within each class only: split 1 has 133 sources in both train and test, under different classes. There
+a source is a fault within a class and a note across classes. Identical are two videos with the same bytes in the same
+number of frames.
+
+What an exclude.txt of an earlier run leaves out is looked at again: it stays in the new one while it is bad, but is no
+fault once it is in no list. The exit code is 0 where nothing is wrong, 1 where something is, 2 for bad flags.
+"""
+import csv
+import hashlib
+import io
+import itertools
+import os
+import re
+import sys
+import tempfile
+import time
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+import cv2
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.lists import DataError, _row_error, local_dataset, open_text, read_class_index, read_list, video_groups
+from dataset.local_dataset import HMDB51_GROUP
+from dataset.reader import FRAME_NAME, JPEG_END, read_frame
+from process_data.src.common import (
+    Parser,
+    WorkerDied,
+    available_cores,
+    check_range,
+    first,
+    plural,
+    run,
+    run_jobs,
+    write_files,
+)
+from process_data.src.official_lists import numbered
+from process_data.src.write_csv import ALL_LISTS, PREFIX, SUFFIX, all_names, find_folders, list_name, read_exclusions
+
+REPORT, EXCLUSIONS = "verify.csv", "exclude.txt"
+NO_FOLDER, NO_FRAMES, GAPS = "no folder of frames", "no frames", "gaps in the numbering"
+FEWER, MORE = "frames missing at the end", "more frames than listed"
+ZERO, TRUNCATED, UNDECODABLE = "zero-byte frames", "truncated frames", "undecodable frames"
+SIZE = "frames of another size"
+BOTH, RECORDING, IDENTICAL = "video in train and test", "recording in train and test", "identical in train and test"
+TWICE, NO_VIDEO = "listed more than once", "class without videos"
+BAD_ROW, BAD_LIST = "unreadable row", "unreadable list"
+FAULTS = (NO_FOLDER, NO_FRAMES, GAPS, FEWER, MORE, ZERO, TRUNCATED, UNDECODABLE, SIZE, BOTH, RECORDING, IDENTICAL,
+          TWICE, NO_VIDEO, BAD_ROW, BAD_LIST)
+
+JPEG_START = b"\xff\xd8"
+# what libjpeg says of a picture that it could decode in part only; bytes too many before the end mark harm nothing
+PARTIAL = re.compile(rb"remature end|Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
+HEADER = f"""# Videos to leave out: write_csv.py --exclude {EXCLUSIONS}
+# `class/video`: of all lists; `train_split01.csv: class/video`: of that list. verify.py writes this file anew each
+# time it is run: lines of your own belong into another file.
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row of the report. video: class/video, or the recording or class that the fault is about."""
+
+    fault: str
+    video: str
+    detail: str = ""
+    lists: str = ""  # names of the files, spaces between
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a worker saw of a video. last: highest frame number, 0 for none; faults: ((fault, detail), ...)."""
+
+    frames: int
+    last: int
+    digest: bytes | None  # of all frames, None where there is not a byte
+    faults: tuple
+
+
+@contextmanager
+def decoder_log():
+    """Yields a function that returns what the decoder wrote since its last call.
+
+    libjpeg says only on standard error that a picture was cut off, so that goes to a file meanwhile.
+    """
+    with tempfile.TemporaryFile(buffering=0) as file:
+        def read():
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            file.seek(0)
+            text = file.read()
+            file.seek(0)
+            file.truncate()
+            return text
+
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield read
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def check_frame(path, quick, log):
+    """One frame -> (its bytes, fault or None, shape or None where it was not decoded)."""
+    data = Path(path).read_bytes()
+    if not data:
+        return data, ZERO, None
+    if not data.rstrip(b"\0").endswith(JPEG_END):
+        return data, TRUNCATED if data.startswith(JPEG_START) else UNDECODABLE, None
+    if quick:
+        return data, None, None
+    try:
+        shape = read_frame(path).shape
+    except (DataError, cv2.error):
+        return data, UNDECODABLE, None
+    return data, TRUNCATED if PARTIAL.search(log()) else None, shape
+
+
+def frame_numbers(folder):
+    """Sorted numbers of the frames in a folder; other files do not count."""
+    pattern = re.compile(rf"{re.escape(PREFIX)}(\d+){re.escape(SUFFIX)}")
+    found = (pattern.fullmatch(name) for name in os.listdir(folder))
+    return sorted(int(match[1]) for match in found if match and match[0] == FRAME_NAME.format(int(match[1])))
+
+
+def name_runs(runs):
+    """[(1, 1), (3, 5)] -> "image_00001.jpg, image_00003.jpg to image_00005.jpg"."""
+    return first(FRAME_NAME.format(low) + (f" to {FRAME_NAME.format(high)}" if high > low else "")
+                 for low, high in runs)
+
+
+def examine(name, frames, quick):
+    """All of a video's frames -> Look; runs in a worker."""
+    cv2.setNumThreads(1)
+    folder = os.path.join(frames, name)
+    try:
+        numbers = frame_numbers(folder)
+    except OSError as error:
+        return Look(0, 0, None, ((NO_FOLDER, error.strerror),))
+    if not numbers:
+        return Look(0, 0, None, ((NO_FRAMES, ""),))
+    faults, digest, size, shapes = {}, hashlib.blake2b(digest_size=16), 0, {}
+    with decoder_log() as log:
+        for number in numbers:
+            reason = ""
+            try:
+                data, fault, shape = check_frame(os.path.join(folder, FRAME_NAME.format(number)), quick, log)
+            except OSError as error:
+                data, fault, shape, reason = b"", UNDECODABLE, None, f" ({error.strerror})"
+            digest.update(len(data).to_bytes(8, "little") + data)
+            size += len(data)
+            if shape and shape != shapes.setdefault("first", shape):
+                faults.setdefault((SIZE, " (not {1}x{0})".format(*shapes["first"])), []).append(number)
+            if fault:
+                faults.setdefault((fault, reason), []).append(number)
+    listed = [(fault, first(map(FRAME_NAME.format, which), 5) + reason) for (fault, reason), which in faults.items()]
+    gaps = [(low + 1, high - 1) for low, high in itertools.pairwise([0, *numbers]) if high - low > 1]
+    if gaps:
+        listed.append((GAPS, f"no {name_runs(gaps)}"))
+    if numbers[0] == 0:
+        listed.append((GAPS, f"{FRAME_NAME.format(0)} is never read: the first is {FRAME_NAME.format(1)}"))
+    return Look(len(numbers), numbers[-1], digest.digest() if size else None, tuple(listed))
+
+
+def examine_all(names, args):
+    """-> {name: Look}."""
+    work = partial(examine, frames=str(args.frames), quick=args.quick)
+    looks = {}
+    with closing(run_jobs(work, names, args.workers)) as jobs:
+        for name, look in tqdm(jobs, total=len(names), unit="video", disable=None, smoothing=0.05):
+            looks[name] = Look(0, 0, None, ((UNDECODABLE, look.reason),)) if isinstance(look, WorkerDied) else look
+    return looks
+
+
+def read_lists(args, index):
+    """-> ({file name: {video: frames}}, [Finding]); of a bad list the good rows."""
+    lists, findings = {}, []
+    for name in (list_name(part, number) for number in args.split for part in ("train", "test")):
+        try:
+            videos = read_list(args.lists / name, index, args.frames)
+            lists[name] = dict(zip(videos.names.tolist(), videos.num_frames.tolist(), strict=True))
+        except DataError as error:
+            lists[name], found = read_rows(args.lists / name, index, args.frames)
+            findings += found or [Finding(BAD_LIST, name, str(error), name)]
+        if lists[name]:
+            present = {video.partition("/")[0] for video in lists[name]}
+            findings += [Finding(NO_VIDEO, label, "", name) for label in index if label not in present]
+    return lists, findings
+
+
+def read_rows(path, index, frames):
+    """A list that read_list refuses, row by row -> ({video: frames}, [Finding])."""
+    counts, seen, findings = {}, {}, []
+    try:
+        with open_text(path, "list") as file:
+            for row, fields in enumerate(csv.reader(file, strict=True), 1):
+                if not any(field.strip() for field in fields):
+                    continue
+                if error := _row_error(fields, index, frames):
+                    findings.append(Finding(BAD_ROW, f"{path.name} row {row}", error, path.name))
+                else:
+                    counts.setdefault(fields[0], int(fields[1]))
+                    seen.setdefault(fields[0], []).append(row)
+    except (DataError, csv.Error) as error:
+        findings.append(Finding(BAD_LIST, path.name, str(error), path.name))
+    findings += [Finding(TWICE, video, f"rows {first(rows)}", path.name) for video, rows in seen.items() if rows[1:]]
+    return counts, findings
+
+
+def frame_findings(looks, lists):
+    """What is wrong with the frames -> ([Finding] of listed videos, names of all videos that must not be used)."""
+    counts = {}  # video -> number of frames -> files that say so
+    for name, videos in lists.items():
+        for video, count in videos.items():
+            counts.setdefault(video, {}).setdefault(count, []).append(name)
+    findings, bad = [], set()
+    for video, look in looks.items():
+        found = [Finding(fault, video, detail) for fault, detail in look.faults]
+        for count, files in counts.get(video, {}).items():
+            if look.last and look.last != count:
+                found.append(Finding(FEWER if look.last < count else MORE, video,
+                                     f"{count} listed, the last is {FRAME_NAME.format(look.last)}", " ".join(files)))
+        if any(finding.fault != MORE for finding in found):
+            bad.add(video)
+        if video in counts:
+            findings += found
+    return findings, bad
+
+
+def leaks(number, lists, excluded, looks, rule):
+    """What is in both train and test of a split -> ([Finding], training videos to leave out).
+
+    `excluded`: videos that the training list goes without; they are no findings, but stay out while they must.
+    """
+    names = {part: list_name(part, number) for part in ("train", "test")}
+    listed, test = (set(lists[names[part]]) for part in ("train", "test"))
+    train, files = listed | excluded, " ".join(names.values())
+    both = train & test
+    findings, out = [Finding(BOTH, video, "", files) for video in both & listed], set(both)
+    for recording, sides in shared_recordings(train - both, test - both, rule, rule == HMDB51_GROUP).items():
+        out.update(sides[0])
+        if here := [video for video in sides[0] if video in listed]:
+            detail = f"train: {first(here, 3)}; test: {first(sides[1], 3)}"
+            findings.append(Finding(RECORDING, recording, detail, files))
+    twins = {}
+    for video in sorted(test):
+        if digest := looks[video].digest:
+            twins.setdefault(digest, []).append(video)
+    for video in train - both:
+        if looks[video].digest in twins:
+            out.add(video)
+            if video in listed:
+                findings.append(Finding(IDENTICAL, video, f"test: {first(twins[looks[video].digest], 3)}", files))
+    return findings, out
+
+
+def shared_recordings(train, test, rule, within_class):
+    """{recording: (its videos in train, in test)} of those with videos in both; sets in, lists by name out."""
+    members = {}
+    for side, names in enumerate((sorted(train), sorted(test))):
+        for name, group in zip(names, video_groups(names, rule).tolist(), strict=True):
+            recording = f"{name.rpartition('/')[0]}/{group}" if within_class else group
+            members.setdefault(recording, ([], []))[side].append(name)
+    return {recording: sides for recording, sides in members.items() if all(sides)}
+
+
+def note_sources(number, lists, rule):
+    """Say what HMDB51's official lists share by their own rule, which asks for disjoint sources in each class only."""
+    train, test = (set(lists[list_name(part, number)]) for part in ("train", "test"))
+    shared = {source.partition("/")[2] for source in shared_recordings(train, test, rule, True)}
+    across = sorted(set(shared_recordings(train, test, rule, False)) - shared)
+    if across:
+        print(f"note: split {number}: {plural(len(across), 'source')} in both train and test, in different classes, as "
+              f"HMDB51's official lists have it: {first(across, 3)}")
+
+
+def all_leaks(numbers, lists, old, looks, rule):
+    """`leaks` of all splits -> ([Finding], {name of a training list: videos to leave out})."""
+    findings, out = [], {name: set(videos) for name, videos in old.items() if name != ALL_LISTS}
+    for number in numbers:
+        train = list_name("train", number)
+        if lists[train] and lists[list_name("test", number)]:
+            found, out[train] = leaks(number, lists, old.get(train, set()), looks, rule)
+            findings += found
+            if rule == HMDB51_GROUP:
+                note_sources(number, lists, rule)
+    return findings, out
+
+
+def report_text(findings):
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(field.name for field in fields(Finding))
+    table.writerows(map(astuple, findings))
+    return text.getvalue()
+
+
+def exclusion_text(bad, out):
+    lines = sorted(bad) + [f"{name}: {video}" for name in sorted(out) for video in sorted(out[name] - bad)]
+    return HEADER + "".join(f"{line}\n" for line in lines)
+
+
+def parse():
+    parser = Parser(description="Check a data set's frames and lists before training.")
+    parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
+    parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
+    parser.add_argument("--lists", type=Path, help="folder of the lists and ClassInd.txt; None: the data set's")
+    parser.add_argument("--split", type=int, nargs="+", help="numbers of the splits to check; None: all in --lists")
+    parser.add_argument("--out", type=Path, help=f"folder for {REPORT} and {EXCLUSIONS}; None: --lists")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
+    parser.add_argument("--quick", action="store_true",
+                        help="do not decode: other sizes, and damage that leaves a file's end whole, stay unseen")
+    args = parser.parse_args()
+    local = local_dataset(args.dataset)
+    args.rule = local.group
+    args.frames, args.lists = args.frames or local.frames, args.lists or local.lists
+    args.out = args.out or args.lists
+    check_range("--workers", args.workers, 1, 1024)
+    if not args.lists.is_dir():
+        raise DataError(f"--lists {args.lists} is not a folder: write the lists with process_data/src/write_csv.py")
+    there = numbered(args.lists, r"(?:train|test)_split(\d{2,})\.csv")
+    if not there:
+        raise DataError(f"--lists {args.lists} holds no train_split01.csv: write it with process_data/src/write_csv.py")
+    args.split = sorted(set(args.split or there))
+    if lacking := [number for number in args.split if number not in there]:
+        raise DataError(f"--split {lacking[0]}: {args.lists} holds splits {first(there)}")
+    return args
+
+
+def print_findings(findings):
+    for fault in FAULTS:
+        found = [f"{finding.video} ({finding.detail})" if finding.detail else finding.video
+                 for finding in findings if finding.fault == fault]
+        if found:
+            print(f"{fault}: {len(found)}: {first(found, 3)}")
+
+
+def note_unlisted(folders, looks, lists, old, bad):
+    """Say how many videos are in no list, and which of those left out need not be."""
+    listed = set().union(*lists.values())
+    if unlisted := len(set(all_names(folders)).difference(looks)):
+        print(f"note: {plural(unlisted, 'video')} in no list that was checked, not looked at")
+    if whole := sorted(old.get(ALL_LISTS, set()) - listed - bad):
+        print(f"note: {plural(len(whole), 'video')} left out earlier and without a fault now: {first(whole, 3)}; "
+              "write_csv.py takes them in again")
+
+
+def main():
+    args, start = parse(), time.perf_counter()
+    index = read_class_index(args.lists / "ClassInd.txt")
+    lists, findings = read_lists(args, index)
+    folders = find_folders(args.frames)
+    exclusions = args.out / EXCLUSIONS
+    old = read_exclusions([exclusions]) if exclusions.exists() else {}
+    names = set().union(*lists.values(), *old.values())
+    looks = examine_all(sorted(names), args)
+    found, bad = frame_findings(looks, lists)
+    leaked, out = all_leaks(args.split, lists, old, looks, args.rule)
+    findings = sorted(findings + found + leaked, key=lambda finding: (FAULTS.index(finding.fault), *astuple(finding)))
+    write_files({args.out / REPORT: report_text(findings), exclusions: exclusion_text(bad, out)})
+    note_unlisted(folders, looks, lists, old, bad)
+    print_findings(findings)
+    print(f"{plural(len(looks), 'video')}, {plural(sum(look.frames for look in looks.values()), 'frame')}"
+          f"{' (not decoded)' if args.quick else ''}, {plural(len(lists), 'list')} checked in "
+          f"{time.perf_counter() - start:.1f} s: " + (plural(len(findings), "fault") if findings else "nothing found"))
+    if findings:
+        print(f"all faults: {args.out / REPORT}")
+        print("to mend them: remove the folders of damaged videos and run extract_frame.py, mend the official lists, "
+              "then run write_csv.py")
+        print(f"to leave the videos out: run write_csv.py with --exclude {exclusions}")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    run(main, stopped="nothing was written")
