@@ -2,11 +2,12 @@
 import csv
 import importlib
 import shutil
+import subprocess
 import sys
 
 import cv2
 import pytest
-from helpers import SHARED, make_dataset
+from helpers import SHARED, environment, make_dataset
 
 from dataset.lists import DataError
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, LocalDataset
@@ -136,6 +137,14 @@ def test_nothing_is_found_where_nothing_is_wrong(data, check):
     assert "note: 1 video in no list" in output and "20 videos, 180 frames, 2 lists checked in" in output
     assert output.endswith("nothing found\n")
     assert data.findings() == {} and data.excluded() == []
+
+
+def test_command_that_training_names_needs_the_data_set_only(data, tmp_path):
+    data.frame(TEST).write_bytes(b"")
+    done = subprocess.run([sys.executable, verify.__file__, "--dataset", "ucf101"], env=environment(tmp_path),
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout.startswith(f"{verify.ZERO}: 1: {TEST} ({MID})\n"), done.stderr
+    assert done.stderr == "" and data.excluded() == [TEST]
 
 
 @pytest.mark.parametrize("name", FRAME_FAULTS)

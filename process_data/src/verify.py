@@ -85,7 +85,7 @@ class Finding:
     lists: str = ""  # names of the files, spaces between
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What a worker saw of a video. last: highest frame number, 0 for none; faults: ((fault, detail), ...)."""
 
