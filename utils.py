@@ -67,6 +67,8 @@ def explain(error):
     """One sentence about what is the input's or the machine's fault; None for a fault of the program."""
     message = str(error).strip()
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more"
     if isinstance(error, (ConnectionError, EOFError)) or nameless:  # while it handed a batch over
         return WORKER_KILLED.format("amid a batch")
     if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
@@ -205,8 +207,8 @@ def check_shapes(args, net, width):
         try:
             BACKBONES[net](width).eval()(torch.empty(1, 3, args.seq_len, args.img_dim, args.img_dim))
         except RuntimeError as error:
-            raise UsageError(f"--net {net} cannot take clips of --seq_len {args.seq_len} and --img_dim {args.img_dim}: "
-                             f"{str(error).splitlines()[0]}") from error
+            raise UsageError(f"--net {net} --width {width} cannot take clips of --seq_len {args.seq_len} and --img_dim "
+                             f"{args.img_dim}: {str(error).splitlines()[0]}") from error
 
 
 def check_training_flags(args, videos):

@@ -17,6 +17,7 @@ import numpy as np
 
 import utils
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
+from process_data.src import common
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -125,7 +126,7 @@ def wait_for(condition, group, timeout=60):
     while not condition():
         if any(process.poll() is not None for process in group):
             return False
-        assert time.monotonic() < deadline, "".join(p.output("out") + p.output("err") for p in group)
+        assert time.monotonic() < deadline, f"{group[0].pid} has not come so far after {timeout} s"
         time.sleep(0.002)
     return True
 
@@ -178,7 +179,7 @@ def torchrun(*args, processes, cwd, env, options=("--standalone",)):
 
 
 class InProcess:
-    """Runs entry scripts in this process, with `ucf101` being the data set under `root`: no import to wait for."""
+    """Runs entry scripts and tools in this process, `ucf101` being the data set under `root`: no import to wait for."""
 
     def __init__(self, root, monkeypatch, capsys):
         self.monkeypatch, self.capsys = monkeypatch, capsys
@@ -190,9 +191,10 @@ class InProcess:
         self.monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
         code = 0
         try:
-            utils.run(importlib.import_module(script.removesuffix(".py")).main)
+            module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+            (common if script.startswith("process_data") else utils).run(module.main)
         except SystemExit as end:
-            code = end.code
+            code = end.code or 0
         out, err = self.capsys.readouterr()
         return code, out, err
 

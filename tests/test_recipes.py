@@ -1,10 +1,12 @@
 """Every experiment's flags, and launchers as a user starts them."""
+import os
 import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY, copy_checkout, environment, make_dataset
+from helpers import REPOSITORY, assert_gone, children, copy_checkout, environment, free_port, make_dataset, wait_for
 
 import finetune
 import retrieval
@@ -107,6 +109,63 @@ def test_launcher_passes_flags_on_and_starts_processes(checkout):
                   "0.125", "--device", "cpu", GPUS="2")
     assert done.returncode == 0, done.stderr
     assert "64 = 2 processes x 32 on cpu" in done.stdout and "r3d x 0.125" in done.stdout
+
+
+@pytest.mark.parametrize("number,gpus,receiver", [
+    (signal.SIGUSR1, "1", "launcher"), (signal.SIGINT, "1", "everybody"), (signal.SIGTERM, "2", "launcher")])
+def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
+    """As a scheduler and a terminal's Ctrl-C send it."""
+    folder, env = checkout
+    run_folder = folder / "log" / f"{number.name}{gpus}" / "pretrain/simclr_r3d_clip_ucf101"
+    flags = ["--width", "0.0625", "--img_dim", "24", "--seq_len", "4", "--bn", "local", "--workers", "1", "--device",
+             "cpu", "--batch_size", "4", "--epochs", "1000", "--print_freq", "1"]
+    run = subprocess.Popen(["bash", "paper_scripts/pretrain/simclr_r3d_clip_ucf101.sh", *flags], cwd=folder, text=True,
+                           env={**env, "GPUS": gpus, "PREFIX": run_folder.parts[-3], "MASTER_PORT": str(free_port())},
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    log = run_folder / "log.txt"
+    assert wait_for(lambda: log.exists() and "step 2/" in log.read_text(), [run], 120), run.communicate()
+    everybody = [run.pid, *children(run.pid, deep=True)]
+    (os.killpg if receiver == "everybody" else os.kill)(run.pid, number)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, out
+    assert "stopped by SIG" in out and "--resume auto goes on" in out
+    assert (run_folder / "model/latest.pth.tar").exists()
+    assert_gone(everybody)
+
+
+# stands for Python: notes what it is asked to run, and stops in train.py as its second argument says
+STUB = """#!/usr/bin/env bash
+case "$1" in paper_scripts/check_requirements.py) exit 0 ;; -c) echo 0; exit 0 ;; esac
+echo "$*" >> calls
+case "$*" in *--dry_run*) exit 0 ;; train.py*) ;; *) exit 0 ;; esac
+mkdir -p log/stub/pretrain/simclr_r3d_clip_ucf101
+trap 'touch log/stub/pretrain/simclr_r3d_clip_ucf101/STOPPED; exit 0' TERM
+touch begun
+case "$STOP" in
+    itself) kill -TERM $$ ;;
+    *) while true; do sleep 0.1; done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("stop", ["itself", "launcher"])
+def test_no_stage_follows_a_stopped_one(checkout, tmp_path, stop):
+    folder = copy_checkout(tmp_path / "copy")
+    (folder / "stub").write_text(STUB)
+    (folder / "stub").chmod(0o755)
+    stale = folder / "log/stub/pretrain/simclr_r3d_clip_ucf101/STOPPED"
+    stale.parent.mkdir(parents=True)
+    stale.touch()  # of an earlier stop
+    run = subprocess.Popen(["bash", "paper_scripts/run/simclr_r3d_clip_ucf101.sh", "--epochs", "3"], cwd=folder,
+                           env={**checkout[1], "PYTHON": str(folder / "stub"), "PREFIX": "stub", "STOP": stop},
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if stop == "launcher":
+        assert wait_for((folder / "begun").exists, [run])
+        run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=30)
+    assert run.returncode == 0, out
+    calls = [line for line in (folder / "calls").read_text().splitlines() if "--dry_run" not in line]
+    assert len(calls) == 1 and calls[0].startswith("train.py"), calls
 
 
 def test_launcher_names_unknown_modes_and_experiments(checkout):
