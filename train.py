@@ -115,7 +115,8 @@ def main(argv):
     videos = open_list(args.dataset, "train", args.split)
     check(args, len(videos))
 
-    utils.check_shapes(args, args.net, args.width)
+    parts = args.bn_splits * (1 if args.bn == "sync" else world_size())
+    utils.check_shapes(args, args.net, args.width, args.batch_size // parts)
     utils.seed_everything(args.seed)
     model, config = build(args)
     terms = parse_mode(args.mode)

@@ -201,14 +201,20 @@ def check_data_flags(args):
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
 
 
-def check_shapes(args, net, width):
-    """Pass a clip's shape through the network: some need a minimum of frames or pixels."""
+def check_shapes(args, net, width, clips=None):
+    """Pass a clip's shape through the network: some need a minimum of frames or pixels.
+
+    clips: in training, how many share batch statistics.
+    """
     with torch.device("meta"):
         try:
-            BACKBONES[net](width).eval()(torch.empty(1, 3, args.seq_len, args.img_dim, args.img_dim))
+            features = BACKBONES[net](width).eval()(torch.empty(1, 3, args.seq_len, args.img_dim, args.img_dim))
         except RuntimeError as error:
             raise UsageError(f"--net {net} --width {width} cannot take clips of --seq_len {args.seq_len} and --img_dim "
                              f"{args.img_dim}: {str(error).splitlines()[0]}") from error
+    if clips == 1 and features[0, 0].numel() == 1:
+        raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
+                         "batch norm needs more, as in a larger batch, --seq_len or --img_dim")
 
 
 def check_training_flags(args, videos):

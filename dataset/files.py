@@ -9,7 +9,10 @@ from .lists import DataError
 
 @contextmanager
 def whole_file(path):
-    """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was."""
+    """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was.
+
+    An OSError, as of a full disk, names `path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial_{path.name}")
@@ -18,6 +21,8 @@ def whole_file(path):
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -28,6 +28,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--theta 0", 2, "--theta"), ("--moco-m 7", 2, "--moco-m 7.0"), ("--clip_weight -1", 2, "--clip_weight"),
     ("--width nan", 2, "--width"), ("--width 0", 2, "--width"), ("--net r50", 2, "--net"),
     ("--net s3d --seq_len 2", 2, "--net s3d --width 0.0625 cannot take clips of --seq_len 2"),
+    ("--framework moco --batch_size 1 --moco-k 4 --img_dim 16", 2, "batch norm needs more"),
     ("--n_series 1", 2, "n_series"),
     ("--n_series 0", 2, "--n_series"), ("--series_dim 0", 2, "--series_dim"), ("--workers -1", 2, "--workers"),
     ("--loader_timeout -1", 2, "--loader_timeout"), ("--seed -1", 2, "--seed"), ("--save_freq 0", 2, "--save_freq"),
@@ -50,6 +51,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--pretrain backbone.tar --dropout 1", 2, "--dropout 1.0"), ("--pretrain backbone.tar --bn shuffle", 2, "--bn"),
     ("--pretrain backbone.tar --train_what head", 2, "--train_what"),
     ("--pretrain backbone.tar --final_bn --batch_size 1", 2, "--final_bn"),
+    ("--pretrain random --net r3d --batch_size 1 --img_dim 16", 2, "batch norm needs more"),
     ("--pretrain odd.tar", 2, "--net: checkpoint odd.tar does not say"),
 ]] + [(f"test.py {case}", code, message) for case, code, message in [
     ("", 2, "give --checkpoint"), ("--checkpoint seven.tar --from_predictions x", 2, "give --checkpoint"),
@@ -137,3 +139,12 @@ def test_wrong_input_gets_a_sentence(workplace, monkeypatch, capsys, call, code,
     assert got == code and message in error, error
     assert "error: " in error.strip().splitlines()[-1] and "Traceback" not in error
     assert tree(workplace) == before
+
+
+def test_more_processes_than_gpus(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, _, error = InProcess(workplace, monkeypatch, capsys)("train.py", *TRAIN, "--device", "cuda")
+    assert code == 2 and "process 1 of this machine has no GPU: it has 1" in error
