@@ -321,9 +321,10 @@ def find_resume(args, folder, config):
     if args.resume == "auto":
         if not saved:
             return None
-        state, problems = read_last_good(folder / "model")
-        if problems and rank() == 0:
-            print(f"warning: {'; '.join(problems)}: going on from {state['path']}", file=sys.stderr)
+        state, damaged = read_last_good(folder / "model")
+        state["damaged"] = list(damaged)
+        if damaged and rank() == 0:
+            print(f"warning: {'; '.join(damaged.values())}: going on from {state['path']}", file=sys.stderr)
     else:
         state = {**read_checkpoint(args.resume), "path": args.resume}
     if "optimizer" not in state:

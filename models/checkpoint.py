@@ -60,17 +60,18 @@ def saved_checkpoints(folder):
 
 
 def read_last_good(folder):
-    """The last checkpoint of a run's model/ folder that is whole -> (its content, [what is wrong with later ones]).
+    """The last checkpoint of a run's model/ folder that is whole -> (its content, {later one: what is wrong with it}).
 
     Raises CheckpointError where none is.
     """
-    problems = []
+    damaged = {}
     for path in saved_checkpoints(folder):
         try:
-            return {**read_checkpoint(path), "path": path}, problems
+            return {**read_checkpoint(path), "path": path}, damaged
         except CheckpointError as error:
-            problems.append(str(error))
-    raise CheckpointError(f"{'; '.join(problems)}: no checkpoint in {folder} is whole: remove it to begin again")
+            damaged[path] = str(error)
+    raise CheckpointError(f"{'; '.join(damaged.values())}: no checkpoint in {folder} is whole: remove it to begin "
+                          "again")
 
 
 def read_checkpoint(path):

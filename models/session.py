@@ -119,6 +119,8 @@ class Session:
             self.lock = take_lock(folder, "run folder")
             for leftover in [*(folder / "model").glob(".partial_*"), folder / STOPPED]:
                 leftover.unlink(missing_ok=True)
+            for damaged in state.get("damaged", ()) if state else ():  # or it would take the place of a whole one
+                damaged.replace(damaged.with_name(f"damaged_{damaged.name}"))
         if state:
             self._restore(state)
         self._agree()

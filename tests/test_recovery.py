@@ -219,6 +219,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(root, short_run
     assert done.returncode == 0, done.stderr
     assert "previous.pth.tar at epoch 0 step 4" in done.stdout
     assert damage == "gone" or re.search("latest.pth.tar is damaged.*going on from .*previous.pth.tar", done.stderr)
+    assert damage == "gone" or (folder / "model/damaged_latest.pth.tar").exists()
+    read_checkpoint(folder / "model/previous.pth.tar")
     a, b = (read_checkpoint(folder_of(x, "simclr", "x") / "model/latest.pth.tar") for x in (short_run, where))
     assert same(a["state_dict"], b["state_dict"]) and same(a["optimizer"], b["optimizer"])
 
