@@ -1,11 +1,12 @@
 """Memory of a training run's main process and loader workers over epochs.
 
-    OMP_NUM_THREADS=1 python benchmarks/memory.py --out benchmarks/results/memory.md      about 5 minutes on 2 cores
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --out benchmarks/results/memory.md      10 to 20 minutes on 2 cores
 
-Lists, samples and loader are made as train.py makes them, with the defaults of its flags but for small clips. Three
-parts: a long list, whose frames come from memory and not from files; a short one with JPEG frames on disk; and, for
-contrast, the long list kept as Python objects. Processes are measured after every epoch by /proc/<pid>/smaps_rollup
-of Linux. Exit code 1 where memory grows beyond --bound.
+Lists, samples and loader are made as train.py makes them, with the defaults of its flags but for small clips: of
+whole ones the allocator keeps more or less of a batch, and what grows slowly is lost in that. Three parts: a long list,
+whose frames come from memory and not from files; a shorter one with JPEG frames on disk; and, for contrast, the long
+list kept as Python objects. Processes are measured after every epoch by /proc/<pid>/smaps_rollup of Linux. Exit code 1
+where memory grows beyond --bound.
 """
 import multiprocessing
 import os
@@ -35,7 +36,8 @@ from models.log import versions
 from models.session import RunError
 
 MIB = 2**20
-JPEGS = 60  # frames of a video on disk
+BATCH = 64  # as train.py's
+JPEGS = 16  # frames of a video on disk
 KINDS = {"resident": ("Rss",), "proportional": ("Pss_Anon", "Pss_Shmem"), "private": ("Private_Dirty",)}
 LEGEND = """MiB, at the first batch and after epochs counted from 1. Resident counts all pages that a process maps,
 proportional divides those that several share among them, private counts those that it has alone; the last two leave
@@ -46,7 +48,7 @@ over the last half of the epochs."""
 def flags():
     parser = utils.new_parser("benchmarks/memory.py", __doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the long list")
-    parser.add_argument("--videos", type=int, default=100, help="rows of the list with JPEG frames")
+    parser.add_argument("--videos", type=int, default=1000, help="rows of the list with JPEG frames")
     parser.add_argument("--epochs", type=int, default=20, help="passes over either list")
     parser.add_argument("--workers", type=int, default=2, help="loader processes")
     parser.add_argument("--bound", type=float, default=0.02,
@@ -59,9 +61,9 @@ def check(args):
     utils.positive(args, "workers", "bound")
     if args.epochs < 4:
         raise utils.UsageError(f"--epochs {args.epochs}: a growth needs at least 4")
-    for name, least in (("rows", 64), ("videos", 10)):
-        if getattr(args, name) < least:
-            raise utils.UsageError(f"--{name} {getattr(args, name)} is less than a batch, {least}")
+    for name in ("rows", "videos"):
+        if getattr(args, name) < BATCH:
+            raise utils.UsageError(f"--{name} {getattr(args, name)} is less than a batch, {BATCH}")
     rollup = Path("/proc/self/smaps_rollup")
     if not rollup.exists() or "Pss_Anon" not in rollup.read_text():
         raise RunError(f"{rollup} does not exist here, or says too little: this benchmark needs Linux 5.4 or newer")
@@ -249,10 +251,9 @@ def report(args, parts, results):
 def main(argv):
     args = flags().parse_args(argv)
     check(args)
-    workers = ("--workers", str(args.workers))
-    small = (*workers, "--img_dim", "8", "--seq_len", "4")
+    small = ("--workers", str(args.workers), "--batch_size", str(BATCH), "--img_dim", "8", "--seq_len", "4")
     parts = [Part("Long list, black frames from no file", args.rows, args.epochs, small),
-             Part("JPEG frames on disk", args.videos, args.epochs, (*workers, "--batch_size", "10"), frames=True),
+             Part("JPEG frames on disk, 128 x 171", args.videos, args.epochs, small, frames=True),
              Part("For contrast: the long list as Python objects, black frames", args.rows, 3, small, objects=True)]
     text, (share, process, kind) = report(args, parts, [measure_alone(part) for part in parts])
     print(f"\n{text}")
