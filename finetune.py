@@ -82,7 +82,7 @@ def main(argv):
                               FinetuneDraw(args.color_jitter, args.hflip))
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
-    state = utils.find_resume(args, folder, config)
+    state = utils.find_resume(args, folder, config, videos)
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "

@@ -125,7 +125,7 @@ def main(argv):
     data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), draw)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
-    state = utils.find_resume(args, folder, config)
+    state = utils.find_resume(args, folder, config, videos)
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",

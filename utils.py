@@ -307,7 +307,7 @@ def print_plan(title, plan):
             print(f"  {name:<12} {value}")
 
 
-def find_resume(args, folder, config):
+def find_resume(args, folder, config, videos):
     """--resume -> the checkpoint to go on from, read and compared with these flags, or None to begin.
 
     A run is never begun over another's checkpoints. Raises CheckpointError where the checkpoint is of a run with
@@ -329,7 +329,8 @@ def find_resume(args, folder, config):
         state = {**read_checkpoint(args.resume), "path": args.resume}
     if "optimizer" not in state:
         raise CheckpointError(f"--resume {state['path']} is not a training checkpoint: it holds weights only")
-    here, there = {**plain(vars(args)), **config}, {**state.get("flags", {}), **state["config"]}
+    here = {**plain(vars(args)), **config, "training list": videos.fingerprint()}
+    there = {**state.get("flags", {}), **state["config"], "training list": state.get("list")}
     if args.bn != "sync":  # each process takes batch statistics of its own
         here["processes"], there["processes"] = world_size(), state.get("versions", {}).get("processes")
     free = FREE_FLAGS - ({"epochs"} if args.cosine else set())

@@ -1,5 +1,6 @@
 """Video lists: CSV rows `class/video,frames` and the class index that gives each class its label."""
 import csv
+import hashlib
 import re
 from array import array
 from contextlib import contextmanager
@@ -35,6 +36,11 @@ class VideoList:
 
     def __len__(self):
         return len(self.names)
+
+    def fingerprint(self):
+        """Text that differs where any row does."""
+        digest = hashlib.sha256("\n".join([*self.names, *self.classes]).encode() + self.num_frames.tobytes())
+        return f"{len(self)} videos, {digest.hexdigest()[:12]}"
 
     def subset(self, indices):
         return VideoList(self.names[indices], self.num_frames[indices], self.labels[indices], self.classes)

@@ -28,24 +28,22 @@ def write_checkpoint(path, content):
         temporary.write_bytes(buffer.getbuffer())
 
 
-def write_latest(folder, content):
+def write_latest(folder, content, epoch=None, keep=0):
     """Make `content` the latest checkpoint of a run's model/ folder; the one before stays, as previous.
 
-    A kill at any moment leaves one of them whole.
+    epoch: number of the copy epoch<N>.pth.tar to make, if any; of such copies the last `keep` stay (0: all). A kill
+    at any moment leaves a whole latest or previous, and no latest whose copy is not there.
     """
-    write_checkpoint(folder / "next.pth.tar", content)
+    written = folder / "next.pth.tar"
+    write_checkpoint(written, content)
+    if epoch is not None:
+        with whole_file(folder / f"epoch{epoch}.pth.tar") as temporary:
+            shutil.copyfile(written, temporary)
     if (folder / LATEST).exists():
         os.replace(folder / LATEST, folder / PREVIOUS)
-    os.replace(folder / "next.pth.tar", folder / LATEST)
-
-
-def keep_epoch(folder, epoch, keep=0):
-    """Copy the latest checkpoint to epoch<N>.pth.tar, and remove older copies but for `keep` (0: none)."""
-    with whole_file(folder / f"epoch{epoch}.pth.tar") as temporary:
-        shutil.copyfile(folder / LATEST, temporary)
-    if keep:
-        for path in epoch_copies(folder)[keep:]:
-            path.unlink()
+    os.replace(written, folder / LATEST)
+    for path in epoch_copies(folder)[keep:] if keep else ():
+        path.unlink()
 
 
 def epoch_copies(folder):

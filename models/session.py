@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from dataset.files import take_lock, whole_file
 
-from .checkpoint import LATEST, CheckpointError, keep_epoch, write_latest
+from .checkpoint import LATEST, CheckpointError, write_latest
 from .gather import rank, world_size
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
@@ -109,7 +109,8 @@ class Session:
     def __init__(self, folder, model, optimizer, batches, videos, device, config, flags, state=None, *, epochs,
                  print_freq, save_freq, save_steps, keep, skip_bad_samples):
         self.folder, self.model, self.optimizer, self.device = folder, model, optimizer, device
-        self.batches, self.videos, self.config, self.flags = batches, videos, config, flags
+        self.batches, self.videos, self.list = batches, videos, videos.fingerprint()
+        self.config, self.flags = config, flags
         self.epochs, self.print_freq, self.save_freq, self.save_steps = epochs, print_freq, save_freq, save_steps
         self.keep, self.skip_bad_samples = keep, skip_bad_samples
         self.epoch = self.step = self.replaced = self.signals = 0
@@ -117,7 +118,7 @@ class Session:
         self.last_good = "there is no checkpoint yet"
         if rank() == 0:
             self.lock = take_lock(folder, "run folder")
-            for leftover in [*(folder / "model").glob(".partial_*"), folder / STOPPED]:
+            for leftover in [*(folder / "model").glob(".partial_*"), folder / "model/next.pth.tar", folder / STOPPED]:
                 leftover.unlink(missing_ok=True)
             for damaged in state.get("damaged", ()) if state else ():  # or it would take the place of a whole one
                 damaged.replace(damaged.with_name(f"damaged_{damaged.name}"))
@@ -257,15 +258,15 @@ class Session:
         folder = self.folder / "model"
         content = {"state_dict": self.model.state_dict(), "config": self.config, "epoch": epoch, "step": done,
                    "steps": len(self.batches), "meters": meters, "replaced": self.replaced,
-                   "optimizer": self.optimizer.state_dict(), "flags": self.flags, "versions": versions()}
+                   "optimizer": self.optimizer.state_dict(), "flags": self.flags, "list": self.list,
+                   "versions": versions()}
+        copy = done == len(self.batches) and ((epoch + 1) % self.save_freq == 0 or epoch + 1 == self.epochs)
         try:
-            write_latest(folder, content)
-            self.last_good = f"the last good checkpoint is {folder / LATEST}, of epoch {epoch} step {done}"
-            if done == len(self.batches) and ((epoch + 1) % self.save_freq == 0 or epoch + 1 == self.epochs):
-                keep_epoch(folder, epoch, self.keep)
+            write_latest(folder, content, epoch if copy else None, self.keep)
         except OSError as error:
             raise RunError(f"the checkpoint of epoch {epoch} step {done} could not be written to {folder} "
                            f"({error.strerror}); {self.last_good}. Make room and go on with --resume auto") from error
+        self.last_good = f"the last good checkpoint is {folder / LATEST}, of epoch {epoch} step {done}"
 
     def _stop(self, where):
         sentence = (f"stopped by {self.interrupt.name or 'a signal to another process'} after {where}, saved in "

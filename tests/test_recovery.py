@@ -293,6 +293,11 @@ def test_another_runs_checkpoint_is_taken_only_when_insisted(root, short_run, tm
     assert done.returncode == 0 and "warning: --override: " in done.stderr and "lr 0.003 there" in done.stderr
     done = command(*flags, "--override", "--net", "c3d", "--img_dim", "32", "--seq_len", "16", cwd=where, env=env)
     assert done.returncode == 1 and "another model" in done.stderr and "Traceback" not in done.stderr
+    lists = shutil.copytree(root / "lists", tmp_path / "lists")
+    path = lists / "ucf101/train_split01.csv"
+    path.write_text(path.read_text().replace(",9\n", ",8\n", 1))
+    done = command(*flags, cwd=where, env=environment(root, DUALVAR_LISTS=str(lists)))
+    assert done.returncode == 1 and re.search("training list 12 videos, .* there, 12 videos, .* here", done.stderr)
     # batch statistics depend on the number of processes, where each takes its own
     done = command(*flags, "--epochs", "3", cwd=where, env=env, processes=2)
     assert done.returncode == 1 and "processes 1 there, 2 here" in done.stderr
