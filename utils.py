@@ -351,7 +351,7 @@ FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_di
 
 def resume_text(state):
     """What the plan says of a checkpoint to go on from."""
-    return state and f"{state['path']}, of epoch {state['epoch']} step {state.get('step', 'last')}"
+    return state and f"{state['path']}: epoch {state['epoch']}, {state.get('step', 'all')} steps of it"
 
 
 def check_disk(args, folder, model, epochs):
