@@ -110,7 +110,7 @@ def read_class_index(path):
     return index
 
 
-def _row_error(fields, class_index, frames):
+def row_error(fields, class_index, frames):
     """What is wrong with the fields of a list's row, and the way out; None where nothing is."""
     if len(fields) != 2 or not FRAMES.fullmatch(fields[1]):
         return ("expected 'class/video,frames', frames in 1 to 9 digits and no header row, got "
@@ -147,7 +147,7 @@ def read_list(path, class_index, frames=None):
             for row, fields in enumerate(csv.reader(file, strict=True), 1):
                 if not fields or len(fields) == 1 and not fields[0].strip():
                     continue
-                if error := _row_error(fields, class_index, frames):
+                if error := row_error(fields, class_index, frames):
                     raise DataError(f"{path} row {row}: {error}")
                 name, count = fields
                 if (first := rows.setdefault(name, row)) != row:

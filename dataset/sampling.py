@@ -18,7 +18,7 @@ def ten_clip_indices(num_frames, seq_len, ds, clips=10):
     starts at frame 0 and its last frame is repeated. The test protocol of the publication.
     """
     spare = max(num_frames - seq_len * ds, 0)
-    starts = np.linspace(0, spare, clips).astype(np.int64)
+    starts = np.arange(clips) * spare // max(clips - 1, 1)
     return np.minimum(starts[:, None] + np.arange(seq_len) * ds, num_frames - 1)
 
 

@@ -38,7 +38,7 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.lists import DataError, _row_error, local_dataset, open_text, read_class_index, read_list, video_groups
+from dataset.lists import DataError, row_error, local_dataset, open_text, read_class_index, read_list, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME, JPEG_END, read_frame
 from process_data.src.common import (
@@ -216,7 +216,7 @@ def read_rows(path, index, frames):
             for row, fields in enumerate(csv.reader(file, strict=True), 1):
                 if not any(field.strip() for field in fields):
                     continue
-                if error := _row_error(fields, index, frames):
+                if error := row_error(fields, index, frames):
                     findings.append(Finding(BAD_ROW, f"{path.name} row {row}", error, path.name))
                 else:
                     counts.setdefault(fields[0], int(fields[1]))
