@@ -38,7 +38,7 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.lists import DataError, row_error, local_dataset, open_text, read_class_index, read_list, video_groups
+from dataset.lists import DataError, local_dataset, open_text, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME, JPEG_END, read_frame
 from process_data.src.common import (
