@@ -57,7 +57,7 @@ def build(args, num_classes):
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
     parts = 1 if args.bn == "sync" else world_size()
-    utils.check_shapes(args, net, width, args.batch_size // parts if args.train_what == "ft" else None)
+    utils.check_shapes(args, net, args.batch_size // parts if args.train_what == "ft" else None)
     model = build_classifier(**config)
     if checkpoint:
         utils.load_pretrained(model.backbone, checkpoint, args.pretrain)

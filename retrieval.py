@@ -64,7 +64,7 @@ def build(args):
     """Backbone with the weights that --pretrain names."""
     checkpoint = utils.open_weights(args, args.pretrain)
     net, width = utils.net_of(args, checkpoint, args.pretrain)
-    utils.check_shapes(args, net, width)
+    utils.check_shapes(args, net)
     backbone = build_backbone(net, width)
     if checkpoint:
         utils.load_pretrained(backbone, checkpoint, args.pretrain)

@@ -63,7 +63,7 @@ def load(args, split, num_classes):
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
     net, width = utils.net_of(args, checkpoint, path)
-    utils.check_shapes(args, net, width)
+    utils.check_shapes(args, net)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})

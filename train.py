@@ -116,7 +116,7 @@ def main(argv):
     check(args, len(videos))
 
     parts = args.bn_splits * (1 if args.bn == "sync" else world_size())
-    utils.check_shapes(args, args.net, args.width, args.batch_size // parts)
+    utils.check_shapes(args, args.net, args.batch_size // parts)
     utils.seed_everything(args.seed)
     model, config = build(args)
     terms = parse_mode(args.mode)

@@ -75,8 +75,8 @@ def explain(error):
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
         return message
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the GPU's memory is not enough ({message.splitlines()[0]}): try a smaller --batch_size"
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in message:
+        return f"memory is not enough ({message.splitlines()[0]}): try a smaller --batch_size or --width"
     if not isinstance(error, RuntimeError):
         return None
     if "DataLoader worker" in message:
@@ -201,17 +201,18 @@ def check_data_flags(args):
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
 
 
-def check_shapes(args, net, width, clips=None):
-    """Pass a clip's shape through the network: some need a minimum of frames or pixels.
+def check_shapes(args, net, clips=None):
+    """Pass a clip of this size through the network, made thin: some need a minimum of frames or pixels.
 
     clips: in training, how many share batch statistics.
     """
-    with torch.device("meta"):
+    size = min(args.seq_len, 64), min(args.img_dim, 256), min(args.img_dim, 256)  # only the small do not fit
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         try:
-            features = BACKBONES[net](width).eval()(torch.empty(1, 3, args.seq_len, args.img_dim, args.img_dim))
+            features = BACKBONES[net](width=0).eval()(torch.zeros(1, 3, *size))
         except RuntimeError as error:
-            raise UsageError(f"--net {net} --width {width} cannot take clips of --seq_len {args.seq_len} and --img_dim "
-                             f"{args.img_dim}: {str(error).splitlines()[0]}") from error
+            raise UsageError(f"--net {net} cannot take clips of --seq_len {args.seq_len} and --img_dim {args.img_dim}: "
+                             f"{str(error).splitlines()[0]}") from error
     if clips == 1 and features[0, 0].numel() == 1:
         raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
                          "batch norm needs more, as in a larger batch, --seq_len or --img_dim")

@@ -5,12 +5,12 @@ import platform
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torchvision
 from tqdm import tqdm
 
 from dataset.files import whole_file
@@ -79,7 +79,7 @@ def versions():
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
                          text=True)
     return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
-            "torch": str(torch.__version__), "torchvision": torchvision.__version__, "opencv": cv2.__version__,
+            "torch": str(torch.__version__), "torchvision": metadata.version("torchvision"), "opencv": cv2.__version__,
             "numpy": np.__version__, "processes": world_size(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
