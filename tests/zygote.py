@@ -11,9 +11,9 @@ import sys
 import cv2  # noqa: F401
 import pandas  # noqa: F401
 import torch
+import torch._dynamo  # which optimizers import
 import torch.distributed.elastic.multiprocessing.errors
 import torch.utils.tensorboard
-import torchvision  # noqa: F401
 
 torch.set_num_threads(1)
 
