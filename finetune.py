@@ -51,7 +51,7 @@ def check(args):
 
 
 def build(args, num_classes):
-    """-> (classifier with the backbone's weights loaded, what build_classifier was called with)"""
+    """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
     checkpoint = utils.open_weights(args, args.pretrain)
     net, width = utils.net_of(args, checkpoint, args.pretrain)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
@@ -61,7 +61,7 @@ def build(args, num_classes):
     model = build_classifier(**config)
     if checkpoint:
         utils.load_pretrained(model.backbone, checkpoint, args.pretrain)
-    return model, config
+    return model, config, checkpoint is not None or args.pretrain == "random"
 
 
 def main(argv):
@@ -77,12 +77,13 @@ def main(argv):
         raise utils.UsageError("--final_bn needs a --batch_size of at least 2 in each process")
 
     utils.seed_everything(args.seed)
-    model, config = build(args, len(videos.classes))
+    model, config, loaded = build(args, len(videos.classes))
     data = utils.clip_dataset(args, videos, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
                               FinetuneDraw(args.color_jitter, args.hflip))
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
-    state = utils.find_resume(args, folder, config, videos)
+    inputs = utils.fingerprints(videos, model.backbone if loaded else None)
+    state = utils.find_resume(args, folder, config, inputs)
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
@@ -98,7 +99,7 @@ def main(argv):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
                                 weight_decay=args.wd)
     loader = utils.clip_loader(args, data, batches, device)
-    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, state) as session:
+    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state) as session:
         for epoch in range(session.epoch, args.epochs):
             train_epoch(call, loader, optimizer, epoch, args, device, session)
             values = session.end_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})

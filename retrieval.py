@@ -71,15 +71,22 @@ def build(args):
     return backbone.eval()
 
 
-def save_features(args, part, videos, features):
+def save_features(args, lists, features):
+    """Write both lists' features; the protocol, without which they are not read, goes first and comes last."""
     folder = Path(args.save_features)
+    (folder / "protocol.json").unlink(missing_ok=True)
+    for part, videos in lists.items():
+        save_part(folder, part, videos, features[part])
+    with whole_file(folder / "protocol.json") as path:
+        path.write_text(utils.protocol_of(args))
+
+
+def save_part(folder, part, videos, features):
     for name, values in (("features", features.numpy()), ("labels", videos.labels)):
         with whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
             np.save(file, values)
     with whole_file(folder / f"{part}_names.txt") as path:
         path.write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
-    with whole_file(folder / "protocol.json") as path:
-        path.write_text(utils.protocol_of(args))
 
 
 def load_features(args, part, videos):
@@ -91,13 +98,15 @@ def load_features(args, part, videos):
             raise DataError(f"--load_features: {path} does not exist: write it with --save_features")
     try:
         values = np.load(features, allow_pickle=False)
-        utils.take_protocol(args, protocol.read_text())
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"--load_features: {features} or {protocol} is damaged: write it again") from error
-    if names.read_text(encoding="utf-8").splitlines() != videos.names.tolist() or values.shape[:-1] != (len(videos),):
+        listed = names.read_text(encoding="utf-8").splitlines()
+        utils.take_protocol(args, protocol.read_text(encoding="utf-8"))
+    except (ValueError, EOFError) as error:
+        raise DataError(f"--load_features: {features}, {names} or {protocol} is damaged: write them "
+                        "again") from error
+    if listed != videos.names.tolist() or values.shape[:-1] != (len(videos),):
         raise DataError(f"--load_features: {names} is of another list than this data set's {part} list")
-    if not np.isfinite(values).all():
-        raise DataError(f"--load_features: {features} holds values that are not finite")
+    if values.dtype != np.float32 or not np.isfinite(values).all():
+        raise DataError(f"--load_features: {features} holds values that are no float32, or not finite")
     return torch.from_numpy(values)
 
 
@@ -114,6 +123,8 @@ def main(argv):
     utils.seed_everything(args.seed)
     backbone = build(args).to(device) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
+    if len({values.shape[1] for values in features.values()}) > 1:
+        raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
     source = args.pretrain or args.load_features
     folder = utils.run_folder(args, "retrieval", f"{utils.weights_name(source)}_on_{args.dataset}")
     utils.print_plan("Retrieval", {
@@ -121,6 +132,9 @@ def main(argv):
         "queries": f"{args.dataset} split {args.split} test, {len(lists['test'])} videos",
         "features": f"pooled, mean of {args.clips} clips, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "similarity": "cosine, each list centred by its own mean", "folder": folder})
+    utils.check_folder(folder)
+    if args.save_features:
+        utils.check_folder(Path(args.save_features))
     if args.dry_run:
         return
 
@@ -130,10 +144,10 @@ def main(argv):
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
         features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
-        if args.save_features and rank() == 0:
-            save_features(args, part, videos, features[part])
     if rank() != 0:
         return
+    if args.save_features:
+        save_features(args, lists, features)
     ks = [k for k in KS if k <= len(lists["train"])]
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())

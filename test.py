@@ -66,9 +66,13 @@ def load(args, split, num_classes):
     utils.check_shapes(args, net)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
-    model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
+    try:
+        model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path}: its config is not of this program ({error})") from error
     if checkpoint:
         load_classifier(model, checkpoint, path)
+        utils.note_unfinished(checkpoint, path)
     return model.eval()
 
 
@@ -90,7 +94,7 @@ def saved_predictions(args, videos, split):
             saved = dict(file)
         names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
         utils.take_protocol(args, str(saved["protocol"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--from_predictions: {path} is damaged: test again") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
                                                   (classes, videos.classes)))
@@ -166,6 +170,7 @@ def main(argv):
         "protocol": f"{args.clips} clips x {args.crops} crops of {args.seq_len} frames at stride {args.ds}, "
                     f"{args.img_dim} px",
         "folder": folder})
+    utils.check_folder(folder)
     if args.dry_run:
         return
     lock = take_lock(folder, "run folder") if rank() == 0 else None

@@ -125,7 +125,8 @@ def main(argv):
     data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), draw)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
-    state = utils.find_resume(args, folder, config, videos)
+    inputs = utils.fingerprints(videos)
+    state = utils.find_resume(args, folder, config, inputs)
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
@@ -145,7 +146,7 @@ def main(argv):
                                 weight_decay=args.wd)
     loader = utils.clip_loader(args, data, batches, device)
     collapse = CollapseWatch()
-    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, state) as session:
+    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state) as session:
         for epoch in range(session.epoch, args.epochs):
             train_epoch(call, loader, optimizer, epoch, args, device, session)
             if warning := collapse.look(session.end_epoch(epoch)):

@@ -25,7 +25,15 @@ from dataset.lists import DataError, local_dataset
 from dataset.loader import EvalBatches, die_with_parent, make_loader
 from dataset.reader import FrameReader
 from models.backbones import BACKBONES
-from models.checkpoint import CheckpointError, read_checkpoint, read_last_good, saved_checkpoints
+from models.checkpoint import (
+    CheckpointError,
+    check_training_state,
+    epoch_copies,
+    fingerprint,
+    read_checkpoint,
+    read_last_good,
+    saved_checkpoints,
+)
 from models.gather import rank, world_size
 from models.log import bar, plain
 from models.pretrained import load_backbone, stated
@@ -72,6 +80,8 @@ def explain(error):
     if isinstance(error, (ConnectionError, EOFError)) or nameless:  # while it handed a batch over
         return WORKER_KILLED.format("amid a batch")
     if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            return f"{error.filename}: {error.strerror}"
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
         return message
@@ -175,21 +185,26 @@ def add_run_flags(parser, training=True):
         group.add_argument("--save_steps", type=int, default=0,
                            help="steps between saves within an epoch; 0: only at its end")
         group.add_argument("--keep", type=int, default=0, help="kept epoch checkpoints, older ones go; 0: all")
+        group.add_argument("--keep_epoch", type=int, metavar="N",
+                           help="epoch (from 0) whose checkpoint is written and stays in any case, to be evaluated")
         group.add_argument("--print_freq", type=int, default=10, help="steps between log lines")
         group.add_argument("--skip_bad_samples", type=int, default=0, metavar="N",
                            help="replace up to N samples whose frames cannot be read by others")
 
 
+LARGEST = torch.finfo(torch.float32).max
+
+
 def positive(args, *names):
     for name in names:
-        if not 0 < getattr(args, name) < math.inf:
-            raise UsageError(f"--{name} must be above 0, got {getattr(args, name)}")
+        if not 0 < getattr(args, name) < LARGEST:
+            raise UsageError(f"--{name} must be above 0 and a float32, got {getattr(args, name)}")
 
 
 def not_negative(args, *names):
     for name in names:
-        if not 0 <= getattr(args, name) < math.inf:
-            raise UsageError(f"--{name} must be 0 or more, got {getattr(args, name)}")
+        if not 0 <= getattr(args, name) < LARGEST:
+            raise UsageError(f"--{name} must be 0 or more and a float32, got {getattr(args, name)}")
 
 
 def check_data_flags(args):
@@ -222,6 +237,8 @@ def check_training_flags(args, videos):
     """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
     positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma")
     not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
+    if args.keep_epoch is not None and not 0 <= args.keep_epoch < args.epochs:
+        raise UsageError(f"--keep_epoch {args.keep_epoch}: the epochs are 0 to {args.epochs - 1}")
     if args.batch_size % world_size():
         raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
     if videos < args.batch_size:
@@ -308,10 +325,17 @@ def print_plan(title, plan):
             print(f"  {name:<12} {value}")
 
 
-def find_resume(args, folder, config, videos):
+def fingerprints(videos, backbone=None):
+    """What a training run reads, told apart by content -> {name: text}."""
+    inputs = {"training list": videos.fingerprint()}
+    return inputs if backbone is None else {**inputs, "pretrained weights": fingerprint(backbone.state_dict())}
+
+
+def find_resume(args, folder, config, inputs):
     """--resume -> the checkpoint to go on from, read and compared with these flags, or None to begin.
 
-    A run is never begun over another's checkpoints. Raises CheckpointError where the checkpoint is of a run with
+    A run is never begun over another's checkpoints; "aside" in the result says which files to rename, {path: prefix}.
+    Raises CheckpointError where the checkpoint is of a run with
     other flags (it would be neither), unless --override.
     """
     saved = saved_checkpoints(folder / "model")
@@ -323,17 +347,22 @@ def find_resume(args, folder, config, videos):
         if not saved:
             return None
         state, damaged = read_last_good(folder / "model")
-        state["damaged"] = list(damaged)
+        aside = dict.fromkeys(damaged, "damaged")  # or it would take the place of a whole one
         if damaged and rank() == 0:
             print(f"warning: {'; '.join(damaged.values())}: going on from {state['path']}", file=sys.stderr)
     else:
         state = {**read_checkpoint(args.resume), "path": args.resume}
-    if "optimizer" not in state:
-        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint: it holds weights only")
-    here = {**plain(vars(args)), **config, "training list": videos.fingerprint()}
-    there = {**state.get("flags", {}), **state["config"], "training list": state.get("list")}
+    check_training_state(state)
+    if args.resume != "auto":  # copies of epochs to come are another try's, and must not be taken for this one's
+        done = state["epoch"] if state["step"] == state["steps"] else state["epoch"] - 1
+        aside = {path: "former" for epoch, path in epoch_copies(folder / "model").items() if epoch > done}
+    here = {**plain(vars(args)), **config, **inputs}
+    there = {**state["flags"], **state["config"], **state["inputs"]}
     if args.bn != "sync":  # each process takes batch statistics of its own
-        here["processes"], there["processes"] = world_size(), state.get("versions", {}).get("processes")
+        here["processes"], there["processes"] = world_size(), state["versions"].get("processes")
+    if foreign := set(config) - set(state["config"]):
+        raise CheckpointError(f"--resume {state['path']} is of another stage or program: its model has no "
+                              f"{', '.join(sorted(foreign))}")
     free = FREE_FLAGS - ({"epochs"} if args.cosine else set())
     differences = [f"{key} {there.get(key)} there, {here[key]} here" for key in here
                    if key not in free and there.get(key) != here[key]]
@@ -342,39 +371,46 @@ def find_resume(args, folder, config, videos):
                               "flags, choose another --name (PREFIX= of the launchers), or insist with --override")
     if differences and rank() == 0:
         print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
-    return state
+    return {**state, "aside": aside}
 
 
 # flags that a run may change when it goes on; --epochs so that it can be made longer
 FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
-              "override", "save_freq", "save_steps", "keep", "print_freq", "dry_run", "epochs"}
+              "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs"}
 
 
 def resume_text(state):
     """What the plan says of a checkpoint to go on from."""
-    return state and f"{state['path']}: epoch {state['epoch']}, {state.get('step', 'all')} steps of it"
+    return state and f"{state['path']}: epoch {state['epoch']}, {state['step']} steps of it"
+
+
+def check_folder(folder):
+    """-> the deepest folder there is on the way to `folder`; UsageError where nothing could be written there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} cannot be written (--log_dir, --name, --save_features): {there} is "
+                         + ("not writable" if there.is_dir() else "no folder"))
+    return there
 
 
 def check_disk(args, folder, model, epochs):
     """Raise UsageError where the checkpoints of `epochs` more epochs would not fit on the disk."""
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     size = trained + sum(x.numel() * x.element_size() for x in model.state_dict().values())
-    copies = min(math.ceil(epochs / args.save_freq), args.keep or math.inf)
-    needed, there = size * (copies + 3), folder  # and the latest, the one before, and one being written
-    while not there.exists():
-        there = there.parent
+    copies = min(math.ceil(epochs / args.save_freq), args.keep or math.inf) + (args.keep_epoch is not None)
+    needed, there = size * (copies + 3), check_folder(folder)  # and the latest, the one before, one being written
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise UsageError(f"--log_dir: checkpoints will take {needed / 1e9:.1f} GB ({copies} epochs' of "
-                         f"{size / 1e9:.2f} GB, and 3 more) and {there} has {free / 1e9:.1f} GB free: make room, give "
+        raise UsageError(f"--log_dir: checkpoints will take {needed / 1e9:.3g} GB ({copies} epochs' of "
+                         f"{size / 1e9:.3g} GB, and 3 more) and {there} has {free / 1e9:.3g} GB free: make room, give "
                          "another --log_dir, keep fewer (--keep) or save less often (--save_freq)")
 
 
-def new_session(args, folder, model, optimizer, batches, videos, device, config, state):
+def new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state):
     """models.session.Session with what the flags say."""
-    return Session(folder, model, optimizer, batches, videos, device, config, plain(vars(args)), state,
-                   epochs=args.epochs, print_freq=args.print_freq, save_freq=args.save_freq,
-                   save_steps=args.save_steps, keep=args.keep, skip_bad_samples=args.skip_bad_samples)
+    names = ("epochs", "print_freq", "save_freq", "save_steps", "keep", "keep_epoch", "skip_bad_samples")
+    return Session(folder, model, optimizer, batches, videos, device, config, plain(vars(args)), inputs, state,
+                   **{name: getattr(args, name) for name in names})
 
 
 def open_weights(args, path):
@@ -406,10 +442,18 @@ def load_pretrained(backbone, checkpoint, path):
     """load_backbone, with what is to be known of the weights said."""
     result = load_backbone(backbone, checkpoint, path)
     notes, partial = list(result.notes), checkpoint["config"].get("partial")
-    if partial:
+    if isinstance(partial, list) and partial:
         notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
     for note in notes if rank() == 0 else ():
         print(f"note: {note}")
+
+
+def note_unfinished(checkpoint, path):
+    """Say where a classifier is not of its run's end."""
+    epoch, step, steps, flags = (checkpoint.get(name) for name in ("epoch", "step", "steps", "flags"))
+    epochs = flags.get("epochs") if isinstance(flags, dict) else None
+    if rank() == 0 and epochs and steps and (epoch + 1, step) != (epochs, steps):
+        print(f"note: {path} is of epoch {epoch}, step {step} of {steps}, of a run of {epochs} epochs: not its end")
 
 
 # --- data and evaluation -------------------------------------------------------------------------------------
@@ -423,8 +467,16 @@ def protocol_of(args):
 
 
 def take_protocol(args, text):
-    """Make the flags say how a kept result's clips were taken."""
-    vars(args).update(json.loads(text))
+    """Make the flags say how a kept result's clips were taken; ValueError where `text` is not protocol_of's."""
+    kept = json.loads(text)
+    if not isinstance(kept, dict) or kept.keys() != {name for name in PROTOCOL if name in vars(args)} or not all(
+            type(x) is int for value in kept.values() for x in (value if type(value) is list else [value])):
+        raise ValueError("no protocol")
+    kept["resize"] = tuple(kept["resize"])
+    changed = [name for name, value in kept.items() if getattr(args, name) != value]
+    if changed and rank() == 0:
+        print("note: taken as kept: " + ", ".join(f"--{name} {kept[name]}" for name in changed))
+    vars(args).update(kept)
 
 
 def clip_dataset(args, videos, sampler, crop, draw=None):

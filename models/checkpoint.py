@@ -1,4 +1,6 @@
 """Checkpoint files: written whole, read with checks. They hold tensors and plain types and cannot run code."""
+import errno
+import hashlib
 import io
 import os
 import re
@@ -28,11 +30,11 @@ def write_checkpoint(path, content):
         temporary.write_bytes(buffer.getbuffer())
 
 
-def write_latest(folder, content, epoch=None, keep=0):
+def write_latest(folder, content, epoch=None, keep=0, keep_epoch=None):
     """Make `content` the latest checkpoint of a run's model/ folder; the one before stays, as previous.
 
-    epoch: number of the copy epoch<N>.pth.tar to make, if any; of such copies the last `keep` stay (0: all). A kill
-    at any moment leaves a whole latest or previous, and no latest whose copy is not there.
+    epoch: number of the copy epoch<N>.pth.tar to make, if any; of such copies the last `keep` stay (0: all), and
+    number `keep_epoch`. A kill at any moment leaves a whole latest or previous, and no latest whose copy is not there.
     """
     written = folder / "next.pth.tar"
     write_checkpoint(written, content)
@@ -42,19 +44,21 @@ def write_latest(folder, content, epoch=None, keep=0):
     if (folder / LATEST).exists():
         os.replace(folder / LATEST, folder / PREVIOUS)
     os.replace(written, folder / LATEST)
-    for path in epoch_copies(folder)[keep:] if keep else ():
-        path.unlink()
+    copies = epoch_copies(folder)
+    for old in list(copies)[keep:] if keep else ():
+        if old != keep_epoch:
+            copies[old].unlink()
 
 
 def epoch_copies(folder):
-    """epoch<N>.pth.tar files of a folder, the latest first."""
+    """{N: path} of the epoch<N>.pth.tar files of a folder, the latest first."""
     found = {int(match[1]): path for path in folder.glob("epoch*.pth.tar") if (match := EPOCH.fullmatch(path.name))}
-    return [found[epoch] for epoch in sorted(found, reverse=True)]
+    return dict(sorted(found.items(), reverse=True))
 
 
 def saved_checkpoints(folder):
     """Checkpoints of a run's model/ folder to go on from, the latest first."""
-    return [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()] + epoch_copies(folder)
+    return [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()] + [*epoch_copies(folder).values()]
 
 
 def read_last_good(folder):
@@ -76,15 +80,19 @@ def read_checkpoint(path):
     """Read a checkpoint of ours or the release's, on the CPU.
 
     Returns its dict with "state_dict" (names without `module.`) and "config" (the arguments the model was
-    built with; {} where the file does not say). Raises CheckpointError.
+    built with; {} where the file does not say). Raises CheckpointError, and OSError where the system cannot read it.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    with open(path, "rb"):  # a file that may not be read is not a damaged one
+        pass
     try:
         broken = damaged_member(path) if zipfile.is_zipfile(path) else None  # torch before 1.6 wrote no zip
         content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the readers stumble over
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"checkpoint {path} " + (
             f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
@@ -109,6 +117,27 @@ def damaged_member(path):
     with zipfile.ZipFile(path) as archive:
         folders = [info.filename for info in archive.infolist() if info.external_attr & ZIP_FOLDER]
         return folders[0] if folders else archive.testzip()
+
+
+def check_training_state(state):
+    """Raise CheckpointError unless a checkpoint's content is what models.session.Session writes."""
+    expected = {"optimizer": dict, "flags": dict, "inputs": dict, "versions": dict, "meters": dict, "epoch": int,
+                "step": int, "steps": int, "replaced": int}
+    if "optimizer" not in state:
+        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint: it holds weights only")
+    strange = [name for name, kind in expected.items() if type(state.get(name)) is not kind]
+    if strange or not (state["epoch"] >= 0 and 0 < state["step"] <= state["steps"] and state["replaced"] >= 0):
+        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint of this program: "
+                              f"{', '.join(strange or ['epoch, step or steps'])} in it make no sense")
+
+
+def fingerprint(state_dict):
+    """A short text that changes with any value or name of a state dict."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(state_dict.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def strip_module(state_dict):

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,8 @@ class RunLog:
         write_json(self.folder / "flags.json", {"flags": flags, "command": sys.argv, **versions(), **facts})
         events = self.folder / "tensorboard"
         self.writer = SummaryWriter(events, purge_step=step if events.exists() else None)
+        # what stops the writer's thread, as a full disk, is raised again where the next event is added
+        threading.excepthook = lambda thread: issubclass(thread.exc_type, OSError) or threading.__excepthook__(thread)
 
     def line(self, text):
         if self.main:

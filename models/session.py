@@ -1,4 +1,5 @@
 """What surrounds the steps of a training run: means, logs, checkpoints, signals and going on after a stop."""
+import errno
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
 
 STOPPED = "STOPPED"  # file in the folder of a run that was asked to stop; a launcher goes no further then
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
 
 
 class RunError(RuntimeError):
@@ -100,19 +103,20 @@ class Exchange:
 class Session:
     """Around the training loop: `with Session(...) as session`, then `steps`, `after_step` and `end_epoch`.
 
-    model, optimizer, config (what the model was built with) and flags: what checkpoints hold; batches:
-    TrainBatches; videos: VideoList; state: a checkpoint to go on from, or None; epochs, print_freq, save_freq,
-    save_steps, keep, skip_bad_samples: the flags of that name. Attributes: epoch to begin with, log.
+    model, optimizer, config (what the model was built with), flags and inputs (fingerprints of what is read): what
+    checkpoints hold; batches: TrainBatches; videos: VideoList; state: a checkpoint to go on from, or None; epochs,
+    print_freq, save_freq, save_steps, keep, keep_epoch, skip_bad_samples: the flags of that name. Attributes: epoch
+    to begin with, log.
     Takes the folder's lock: a second run there gets DataError.
     """
 
-    def __init__(self, folder, model, optimizer, batches, videos, device, config, flags, state=None, *, epochs,
-                 print_freq, save_freq, save_steps, keep, skip_bad_samples):
+    def __init__(self, folder, model, optimizer, batches, videos, device, config, flags, inputs, state=None, *,
+                 epochs, print_freq, save_freq, save_steps, keep, keep_epoch, skip_bad_samples):
         self.folder, self.model, self.optimizer, self.device = folder, model, optimizer, device
-        self.batches, self.videos, self.list = batches, videos, videos.fingerprint()
-        self.config, self.flags = config, flags
+        self.batches, self.videos = batches, videos
+        self.config, self.flags, self.inputs = config, flags, inputs
         self.epochs, self.print_freq, self.save_freq, self.save_steps = epochs, print_freq, save_freq, save_steps
-        self.keep, self.skip_bad_samples = keep, skip_bad_samples
+        self.keep, self.keep_epoch, self.skip_bad_samples = keep, keep_epoch, skip_bad_samples
         self.epoch = self.step = self.replaced = self.signals = 0
         self.window, self.whole, self.finite = Meter(), Meter(), FiniteWatch()
         self.last_good = "there is no checkpoint yet"
@@ -120,8 +124,8 @@ class Session:
             self.lock = take_lock(folder, "run folder")
             for leftover in [*(folder / "model").glob(".partial_*"), folder / "model/next.pth.tar", folder / STOPPED]:
                 leftover.unlink(missing_ok=True)
-            for damaged in state.get("damaged", ()) if state else ():  # or it would take the place of a whole one
-                damaged.replace(damaged.with_name(f"damaged_{damaged.name}"))
+            for path, word in state["aside"].items() if state else ():
+                path.replace(path.with_name(f"{word}_{path.name}"))
         if state:
             self._restore(state)
         self._agree()
@@ -134,10 +138,13 @@ class Session:
         self.exchange, self.interrupt = Exchange(2), Interrupt()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _kind, error, _traceback):
         self.interrupt.close()
         if rank() == 0:
             self.lock.close()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise RunError(f"the checkpoint or log could not be written to {self.folder} ({error.strerror}); "
+                           f"{self.last_good}. Make room and go on with --resume auto") from error
 
     def _restore(self, state):
         try:
@@ -147,7 +154,7 @@ class Session:
             raise CheckpointError(f"{state['path']} is of another model or optimizer: "
                                   f"{' '.join(str(error).split())[:200]}") from error
         steps = len(self.batches)
-        if state.get("step", steps) == state.get("steps", steps):
+        if state["step"] == state["steps"]:
             self.epoch = state["epoch"] + 1
         else:  # within an epoch; where --override has changed its steps, it starts over
             self.epoch = state["epoch"]
@@ -155,7 +162,7 @@ class Session:
                 self.step = state["step"]
                 for name, meter in (("window", self.window), ("whole", self.whole)):
                     meter.restore(state["meters"][name])
-        self.replaced = state.get("replaced", 0)
+        self.replaced = state["replaced"]
         self.last_good = f"the last good checkpoint is {state['path']}"
 
     def _agree(self):
@@ -258,14 +265,11 @@ class Session:
         folder = self.folder / "model"
         content = {"state_dict": self.model.state_dict(), "config": self.config, "epoch": epoch, "step": done,
                    "steps": len(self.batches), "meters": meters, "replaced": self.replaced,
-                   "optimizer": self.optimizer.state_dict(), "flags": self.flags, "list": self.list,
+                   "optimizer": self.optimizer.state_dict(), "flags": self.flags, "inputs": self.inputs,
                    "versions": versions()}
-        copy = done == len(self.batches) and ((epoch + 1) % self.save_freq == 0 or epoch + 1 == self.epochs)
-        try:
-            write_latest(folder, content, epoch if copy else None, self.keep)
-        except OSError as error:
-            raise RunError(f"the checkpoint of epoch {epoch} step {done} could not be written to {folder} "
-                           f"({error.strerror}); {self.last_good}. Make room and go on with --resume auto") from error
+        copy = done == len(self.batches) and (
+            (epoch + 1) % self.save_freq == 0 or epoch + 1 == self.epochs or epoch == self.keep_epoch)
+        write_latest(folder, content, epoch if copy else None, self.keep, self.keep_epoch)
         self.last_good = f"the last good checkpoint is {folder / LATEST}, of epoch {epoch} step {done}"
 
     def _stop(self, where):

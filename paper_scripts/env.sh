@@ -8,7 +8,8 @@
 
 for name in PYTHON DUALVAR_DATA DUALVAR_LISTS LOG_DIR PRETRAINED; do  # paths are the caller's
     path=${!name:-}
-    case "$path" in /* | "" | random) ;; */*) export "$name=$PWD/$path" ;; esac
+    case "$name=$path" in *=/* | *= | *=random) continue ;; PYTHON=*) case "$path" in */*) ;; *) continue ;; esac ;; esac
+    export "$name=$PWD/$path"
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 

@@ -32,13 +32,18 @@ if [ "${SPLIT:-1}" = all ]; then
 fi
 
 dry_run=
-for flag in "$@"; do
+# shellcheck disable=SC2086  # the *_FLAGS are lists of words
+for flag in "$@" ${PRETRAIN_FLAGS:-} ${RETRIEVAL_FLAGS:-} ${FINETUNE_FLAGS:-} ${TEST_FLAGS:-}; do
     case "$flag" in
         --dry_run) dry_run=1 ;;
         --log_dir* | --prefix* | --name* | --dataset* | --split* | --pretrain* | --checkpoint* | --net*)
             die "$flag: this launcher sets it; use LOG_DIR=, PREFIX=, SPLIT=, PRETRAINED= or another experiment" ;;
     esac
 done
+# a pretraining of another length has no use for the recipe's epoch
+case "$mode $* ${PRETRAIN_FLAGS:-}" in
+    "run "*--epochs* | "pretrain "*--epochs*) if [ -z "$asked_epoch" ]; then EVAL_EPOCH=last; fi ;;
+esac
 LOG=${LOG_DIR:-log}/${PREFIX:-dualvar}
 WHERE=(--log_dir "${LOG_DIR:-log}" --prefix "${PREFIX:-dualvar}")
 SPLIT=${SPLIT:-1}
@@ -62,8 +67,10 @@ launch() {
         command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$GPUS"
                   --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}")
     fi
+    if [ -n "$signalled" ]; then exit 0; fi
     "${command[@]}" "$@" &  # bash acts on a signal while it waits, not while it runs a command
     stage_pid=$!
+    if [ -n "$signalled" ]; then kill -TERM "$stage_pid" || true; fi
     while true; do
         status=0
         wait "$stage_pid" || status=$?
@@ -92,8 +99,10 @@ pretrained() {
 }
 
 pretrain() {
-    train "$LOG/pretrain/$pretrained_as" train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --split "$own_split" "${WHERE[@]}" \
-        --name "$pretrained_as" --resume auto "$@"
+    local keep=()
+    if [ "$EVAL_EPOCH" != last ]; then keep=(--keep_epoch "$EVAL_EPOCH"); fi
+    train "$LOG/pretrain/$pretrained_as" train.py "${NETWORK[@]}" "${PRETRAIN[@]}" --dataset "$SET" --split "$own_split" \
+        "${WHERE[@]}" --name "$pretrained_as" --resume auto "${keep[@]}" "$@"
 }
 
 # classify STAGE SET FLAGS...: fine-tune (ft) or probe (last) on a set's split
@@ -158,7 +167,6 @@ all_stages() {
 }
 
 run_all() {
-    case "$* ${PRETRAIN_FLAGS:-}" in *--epochs*) if [ -z "$asked_epoch" ]; then EVAL_EPOCH=last; fi ;; esac
     if [ "$experiment" = demo ]; then prepare_demo; fi
     # own flags are tried on all stages first: a mistake in the last one's would be found days later
     if [ -n "$*${PRETRAIN_FLAGS:-}${RETRIEVAL_FLAGS:-}${FINETUNE_FLAGS:-}${TEST_FLAGS:-}" ]; then

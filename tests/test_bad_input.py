@@ -1,5 +1,8 @@
 """A table of wrong input to every entry point: one sentence, an exit code, no traceback, nothing written."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
@@ -23,6 +26,11 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--sr_clamp x", 2, "--sr_clamp x: expected a number"), ("--img_dim 0", 2, "--img_dim must be above 0"),
     ("--img_dim 5", 2, "--img_dim must be above 6"), ("--resize 9x9", 2, "--resize 9x9 is smaller than"),
     ("--resize no", 2, "--resize"), ("--lr -1", 2, "--lr must be above 0"), ("--lr nan", 2, "--lr must be above 0"),
+    ("--resume odd_state.tar", 1, "of this program: epoch in it"), ("--keep_epoch 500", 2, "epochs are 0 to"),
+    ("--resume negative.tar", 1, "epoch, step or steps"), ("--resume stranger.tar", 1, "flags, inputs"),
+    ("--resume .", 1, "checkpoint . is a folder"), ("--lr 1e39", 2, "--lr must be above 0 and a float32"),
+    ("--log_dir broken/split01/predictions.npz", 2, "predictions.npz is no folder"),
+    ("--log_dir dangling", 2, "dangling is no folder"),
     ("--lr inf", 2, "--lr"), ("--epochs 0", 2, "--epochs must be above 0"), ("--gamma 0", 2, "--gamma"),
     ("--wd -1", 2, "--wd must be 0 or more"), ("--warmup -1", 2, "--warmup"), ("--temperature 0", 2, "--temperature"),
     ("--theta 0", 2, "--theta"), ("--moco-m 7", 2, "--moco-m 7.0"), ("--clip_weight -1", 2, "--clip_weight"),
@@ -36,12 +44,12 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--skip_bad_samples -1", 2, "--skip_bad_samples"), ("--nosuch", 2, "--nosuch"), ("--epoch 3", 2, "--epoch"),
     ("--device cuda", 2, "--device cuda: torch sees no CUDA device"),
     ("--resume no.tar", 1, "no.tar does not exist"), ("--resume backbone.tar", 1, "it holds weights only"),
-    ("--resume pretrainer.tar", 1, "is of another run: "), ("--resume cut.tar", 1, "cut.tar is damaged"),
-    ("--log_dir backbone.tar", 1, "Not a directory"), ("--log_dir /proc/none", 2, "/proc has"),
+    ("--resume pretrainer.tar", 1, "is of another stage"), ("--resume cut.tar", 1, "cut.tar is damaged"),
+    ("--log_dir backbone.tar", 2, "backbone.tar is no folder"), ("--log_dir /proc/none", 2, "/proc"),
     ("--width 3000000", 1, "try a smaller --batch_size or --width"),
     ("--epochs 100000000 --save_freq 1", 2, "free: make room"),
 ]] + [(f"finetune.py {case}", code, message) for case, code, message in [
-    ("", 2, "--pretrain"), ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain .", 1, "does not exist"),
+    ("", 2, "--pretrain"), ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain .", 1, "is a folder"),
     ("--pretrain random", 2, "--net: name the network"), ("--pretrain cut.tar", 1, "cut.tar is damaged"),
     ("--pretrain empty.tar", 1, "empty.tar is damaged"), ("--pretrain evil.tar", 1, "it could run code"),
     ("--pretrain list.tar", 1, "list.tar holds no state_dict"), ("--pretrain keys.tar", 1, "holds no state_dict"),
@@ -60,11 +68,15 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--checkpoint none.tar", 1, "none.tar does not exist"), ("--from_predictions nowhere", 1, "nowhere"),
     ("--checkpoint seven.tar --split all", 2, "{split}"), ("--checkpoint seven.tar --split x", 2, "--split"),
     ("--checkpoint two.tar --clips 0", 2, "--clips"), ("--checkpoint two.tar --crops 3", 2, "--crops"),
+    ("--checkpoint strange.tar", 1, "strange.tar: its config is not of this program"),
     ("--from_predictions broken", 1, "predictions.npz is damaged"), ("--checkpoint evil.tar", 1, "could run code"),
 ]] + [(f"retrieval.py {case}", code, message) for case, code, message in [
     ("", 2, "give --pretrain"), ("--pretrain backbone.tar --load_features f", 2, "give --pretrain"),
     ("--load_features f --save_features g", 2, "nothing to write"), ("--load_features nowhere", 1, "nowhere"),
-    ("--load_features features", 1, "protocol.json is damaged"), ("--pretrain nan.tar", 1, "not finite"),
+    ("--load_features features", 1, "is damaged"), ("--load_features empty", 1, "protocol.json is damaged"),
+    ("--load_features lengths", 1, "differ in length"), ("--load_features whole_numbers", 1, "no float32"),
+    ("--load_features latin", 1, "is damaged"),
+    ("--pretrain backbone.tar --save_features two.tar", 2, "is no folder"), ("--pretrain nan.tar", 1, "not finite"),
     ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain evil.tar", 1, "it could run code"),
 ]] + [
     ("models/pretrained.py inspect none.tar", 1, "none.tar does not exist"),
@@ -105,9 +117,13 @@ def workplace(tmp_path_factory):
     config = {"net": "r3d", "width": 0.0625}
     weights = build_backbone("r3d", 0.0625).state_dict()
     pretrainer = build_pretrainer("simclr", "r3d", width=0.0625).state_dict()
+    state = {"state_dict": pretrainer, "config": config, "optimizer": {}, "flags": {}, "inputs": {}, "versions": {},
+             "meters": {}, "epoch": 0, "step": 1, "steps": 1, "replaced": 0}
     for name, content in {
             "backbone": {"state_dict": weights, "config": config},
-            "pretrainer": {"state_dict": pretrainer, "config": config, "epoch": 0, "optimizer": {}, "flags": {}},
+            "pretrainer": state, "odd_state": {**state, "epoch": "3"}, "negative": {**state, "epoch": -7},
+            "stranger": {"state_dict": pretrainer, "optimizer": {}, "flags": []},
+            "strange": {"state_dict": {}, "config": {**config, "num_classes": 2, "colour": 3}},
             "nan": {"state_dict": {**weights, "stem.weight": weights["stem.weight"] / 0}, "config": config},
             "odd": {"state_dict": weights, "config": "text"}, "list": [weights], "evil": {"state_dict": Malicious()},
             "keys": {"state_dict": {1: torch.zeros(1)}},
@@ -122,7 +138,25 @@ def workplace(tmp_path_factory):
         (folder / name).write_bytes(b"\x93NUMPY")
     for part in ("train", "test"):
         (folder / f"features/{part}_names.txt").write_text("")
+    (folder / "dangling").symlink_to("nowhere")
+    make_features(folder / "empty", protocol="null")
+    make_features(folder / "lengths", sizes=(4, 5))
+    make_features(folder / "whole_numbers", kind=np.int64)
+    make_features(folder / "latin", encoding="latin-1")
     return folder
+
+
+def make_features(folder, sizes=(4, 4), kind=np.float32, encoding="utf-8", protocol=None):
+    """What --save_features writes of the data set beside `folder`, with something wrong."""
+    folder.mkdir()
+    for part, size in zip(("train", "test"), sizes, strict=True):
+        names = [line.partition(",")[0] for line in
+                 (folder.parent / f"lists/ucf101/{part}_split01.csv").read_text().splitlines()]
+        np.save(folder / f"{part}_features.npy", np.zeros((len(names), size), kind))
+        more = "" if encoding == "utf-8" else "caf\xe9\n"
+        (folder / f"{part}_names.txt").write_text("".join(f"{name}\n" for name in names) + more, encoding=encoding)
+    kept = {"seq_len": 4, "ds": 2, "img_dim": 24, "resize": [27, 37], "clips": 10}
+    (folder / "protocol.json").write_text(protocol or json.dumps(kept))
 
 
 def tree(folder):

@@ -1,4 +1,5 @@
 """Runs that are killed, stopped, starved of disk or started twice: real processes, real signals."""
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from helpers import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from models import checkpoint
 from models.checkpoint import CheckpointError, read_checkpoint, read_last_good, write_latest
 
 # 12 videos, 3 epochs of 6 steps, learning rate dropping at epoch 1
@@ -268,8 +270,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(root, tmp_path):
     size = (folder / "model/latest.pth.tar").stat().st_size
     done = command(script, size // 2, REPOSITORY / flags[0], *flags[1:], cwd=tmp_path, env=env)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"error: the checkpoint of epoch 1 step 2 could not be written to .*File too large.*the last good "
+    assert re.search(r"error: the checkpoint or log could not be written to .*File too large.*the last good "
                      r"checkpoint is .*latest.pth.tar.*Make room", done.stderr.strip().splitlines()[-1])
+    done = command(script, 8000, REPOSITORY / flags[0], *flags[1:], "--name", "log", cwd=tmp_path, env=env)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr  # TensorBoard's events fail first
+    assert "could not be written to " in done.stderr and "there is no checkpoint yet" in done.stderr
     assert {path.name: path.read_bytes() for path in (folder / "model").iterdir()} == before
     succeed(*flags, cwd=tmp_path, env=env)
     succeed(*run_flags("simclr", "whole"), cwd=tmp_path, env=env)
@@ -280,6 +285,32 @@ def test_keep_removes_older_epochs(root, tmp_path):
     succeed(*run_flags("simclr", "x"), "--keep", "2", cwd=tmp_path, env=environment(root))
     names = sorted(path.name for path in (folder_of(tmp_path, "simclr", "x") / "model").glob("epoch*"))
     assert names == ["epoch1.pth.tar", "epoch2.pth.tar"]
+    flags = [*run_flags("simclr", "y"), "--keep", "1", "--keep_epoch", "0", "--save_freq", "2"]
+    succeed(*flags, cwd=tmp_path, env=environment(root))
+    names = sorted(path.name for path in (folder_of(tmp_path, "simclr", "y") / "model").glob("epoch*"))
+    assert names == ["epoch0.pth.tar", "epoch2.pth.tar"]
+
+
+def test_going_back_sets_later_epochs_aside(root, tmp_path):
+    env, flags = environment(root), [*run_flags("simclr", "x"), "--save_freq", "1"]
+    folder = folder_of(tmp_path, "simclr", "x") / "model"
+    succeed(*flags, cwd=tmp_path, env=env)
+    third = (folder / "epoch2.pth.tar").read_bytes()
+    succeed(*flags, "--resume", folder / "epoch0.pth.tar", "--override", "--lr", "0.01", "--epochs", "2", "--keep", "1",
+            cwd=tmp_path, env=env)
+    assert sorted(path.name for path in folder.glob("*epoch*")) == [
+        "epoch1.pth.tar", "former_epoch1.pth.tar", "former_epoch2.pth.tar"]
+    assert (folder / "former_epoch2.pth.tar").read_bytes() == third
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(monkeypatch, tmp_path):
+    (tmp_path / "latest.pth.tar").write_bytes(b"")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    with pytest.raises(PermissionError):
+        checkpoint.read_last_good(tmp_path)
 
 
 def test_another_runs_checkpoint_is_taken_only_when_insisted(root, short_run, tmp_path):

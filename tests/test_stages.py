@@ -108,6 +108,23 @@ def test_finetuning(finetuned):
     assert not torch.equal(trained["backbone.stem.weight"], pretrained["stem.weight"])
 
 
+def test_finetuning_of_other_weights_is_not_gone_on_with(root, pretrained):
+    """The file's name is the same, what it holds is not."""
+    folder = pretrained / "log/dualvar/pretrain/p/model"
+    shutil.copyfile(folder / "epoch1.pth.tar", pretrained / "start.pth.tar")
+    flags = ["finetune.py", *SMALL, "--pretrain", "start.pth.tar", *NARROW, "--batch_size", "4", "--name", "other",
+             "--resume", "auto"]
+    succeed(*flags, "--epochs", "1", cwd=pretrained, env=environment(root))
+    shutil.copyfile(folder / "epoch2.pth.tar", pretrained / "start.pth.tar")
+    done = command(*flags, "--epochs", "2", cwd=pretrained, env=environment(root))
+    assert done.returncode == 1 and "is of another run: pretrained weights " in done.stderr
+    (pretrained / "start.pth.tar").unlink()
+    succeed(*flags, "--epochs", "2", "--dry_run", cwd=pretrained, env=environment(root))
+    out = succeed("test.py", *SMALL, "--checkpoint", "log/dualvar/ft/other/model/latest.pth.tar", "--dry_run",
+                  cwd=pretrained, env=environment(root))
+    assert "not its end" not in out
+
+
 def test_linear_probe_keeps_the_backbone(root, pretrained):
     succeed("finetune.py", *SMALL, "--pretrain", "log/dualvar/pretrain/p/model/latest.pth.tar", "--train_what", "last",
             "--final_bn", "--batch_size", "4", "--epochs", "2", "--name", "l", cwd=pretrained, env=environment(root))
@@ -179,6 +196,12 @@ def test_retrieval_saves_and_loads_features(root, pretrained):
     first, second = (json.loads((pretrained / f"log/dualvar/retrieval/{n}/results.json").read_text())["results"]
                      for n in ("r1", "r2"))
     assert first == second and first.keys() == {"R@1", "R@5", "R@10"}
+    protocol = pretrained / "features/protocol.json"
+    kept = protocol.read_text()
+    protocol.unlink()  # as a kill amid --save_features leaves it
+    done = command("retrieval.py", *flags, "r3", "--load_features", "features", cwd=pretrained, env=env)
+    assert done.returncode == 1 and "protocol.json does not exist" in done.stderr
+    protocol.write_text(kept)
     (pretrained / "features/test_names.txt").write_text("other\n")
     done = command("retrieval.py", *flags, "r3", "--load_features", "features", cwd=pretrained, env=env)
     assert done.returncode == 1 and "test_names.txt" in done.stderr

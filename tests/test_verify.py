@@ -1,6 +1,7 @@
 """The data doctor: process_data/src/verify.py, and the exclusion list that write_csv.py honours."""
 import csv
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -110,9 +111,16 @@ def empty(data):
 
 RUN, SIBLING, OTHER = "Run/v_Run_g02_c01", "Run/v_Run_g02_c02", "air drumming/v_air drumming_g03_c02"
 TEST = "Run/v_Run_g01_c01"
+def link_to_itself(data):
+    shutil.rmtree(data.frames / RUN)
+    (data.frames / RUN).symlink_to(data.frames / RUN)
+
+
 FRAME_FAULTS = {
     "folder": (lambda data: shutil.rmtree(data.frames / RUN), verify.NO_FOLDER, "No such file or directory"),
     "empty": (empty, verify.NO_FRAMES, ""),
+    "pipe for a frame": (lambda data: (data.frame(RUN).unlink(), os.mkfifo(data.frame(RUN))), verify.ZERO, MID),
+    "link to itself": (link_to_itself, verify.NO_FOLDER, "Too many levels of symbolic links"),
     "gap": (lambda data: data.frame(RUN).unlink(), verify.GAPS, f"no {MID}"),
     "gaps": (lambda data: [data.frame(RUN, n).unlink() for n in (1, 4, 5)], verify.GAPS,
              f"no {FRAME_NAME.format(1)}, {MID} to {FRAME_NAME.format(5)}"),

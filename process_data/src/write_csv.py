@@ -48,8 +48,9 @@ def find_folders(frames):
     """{class: set of video folders in it}."""
     if not frames.is_dir():
         raise DataError(f"--frames {frames} is not a folder: run process_data/src/extract_frame.py first")
-    folders = {entry.name: {video.name for video in visible(entry.path) if video.is_dir()}
-               for entry in visible(frames) if entry.is_dir()}
+    # os.path.isdir is false for a link that leads round in circles, where DirEntry.is_dir raises
+    folders = {entry.name: {video.name for video in visible(entry.path) if os.path.isdir(video.path)}
+               for entry in visible(frames) if os.path.isdir(entry.path)}
     if not any(folders.values()):
         raise DataError(f"--frames {frames} holds no <class>/<video> folder: run process_data/src/extract_frame.py")
     for name in (f"{class_name}/{video}" for class_name, videos in folders.items() for video in videos):
@@ -128,13 +129,15 @@ def check_exclusions(args, splits, folders):
 
     Not so in layout folder: there a video whose folder is missing, which verify.py excludes, is nowhere else named.
     """
-    known = set(all_names(folders)).union(*(split.unknown for split in splits))
-    for entry in itertools.chain(*(split.train + split.test for split in splits)):
-        known.update(entry)
-    if strange := sorted(set().union(*args.excluded.values()) - known):
-        says = f"{plural(len(strange), 'name')} that no video has: {first(strange)}"
+    known = {list_name(part, split.number): {name for entry in entries for name in entry} for split in splits
+             for part, entries in (("train", split.train), ("test", split.test))}
+    known[ALL_LISTS] = set(all_names(folders)).union(*known.values(), *(split.unknown for split in splits))
+    strange = [name if at == ALL_LISTS else f"{at}: {name}" for at, names in sorted(args.excluded.items())
+               for name in sorted(names - known.get(at, set()))]
+    if strange:
+        says = f"{plural(len(strange), 'line')} of no video, or of none in that list: {first(strange)}"
         if args.layout != "folder":
-            raise DataError(f"--exclude {first(args.exclude)} holds {says}; mend or remove the line")
+            raise DataError(f"--exclude {first(args.exclude)} holds {says}; mend or remove them")
         print(f"note: --exclude {first(args.exclude)} holds {says}")
 
 
