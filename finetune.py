@@ -20,6 +20,7 @@ from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier
 from models.classifier import topk
+from models.failures import UsageError, run
 from models.gather import rank, world_size
 
 
@@ -45,9 +46,9 @@ def flags():
 
 def check(args):
     if not 0 <= args.holdout < 1:
-        raise utils.UsageError(f"--holdout {args.holdout} is no fraction")
+        raise UsageError(f"--holdout {args.holdout} is no fraction")
     if not 0 <= args.dropout < 1:
-        raise utils.UsageError(f"--dropout {args.dropout} is no probability")
+        raise UsageError(f"--dropout {args.dropout} is no probability")
 
 
 def build(args, num_classes):
@@ -74,7 +75,7 @@ def main(argv):
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
     utils.check_training_flags(args, len(videos))
     if args.final_bn and args.batch_size // world_size() < 2:
-        raise utils.UsageError("--final_bn needs a --batch_size of at least 2 in each process")
+        raise UsageError("--final_bn needs a --batch_size of at least 2 in each process")
 
     utils.seed_everything(args.seed)
     model, config, loaded = build(args, len(videos.classes))
@@ -146,4 +147,4 @@ def held_out_accuracy(model, held, args, device):
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run(main)

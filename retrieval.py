@@ -20,6 +20,7 @@ from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
+from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
 
@@ -116,9 +117,9 @@ def main(argv):
     utils.check_data_flags(args)
     utils.positive(args, "clips")
     if (args.pretrain is None) == (args.load_features is None):
-        raise utils.UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
+        raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
     if args.save_features and args.load_features:
-        raise utils.UsageError("--save_features has nothing to write with --load_features")
+        raise UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split) for part in ("train", "test")}
     utils.seed_everything(args.seed)
     backbone = build(args).to(device) if args.pretrain else None
@@ -161,4 +162,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run(main)

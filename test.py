@@ -22,6 +22,7 @@ from dataset.sampling import EvenClips
 from models import build_classifier
 from models.checkpoint import CheckpointError
 from models.classifier import topk
+from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
 from models.pretrained import load_classifier
@@ -49,9 +50,9 @@ def flags():
 def check(args, splits):
     utils.positive(args, "clips")
     if (args.checkpoint is None) == (args.from_predictions is None):
-        raise utils.UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
+        raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
     if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
-        raise utils.UsageError("--split all: each split has its own classifier, so --checkpoint must hold {split}, "
+        raise UsageError("--split all: each split has its own classifier, so --checkpoint must hold {split}, "
                                "which stands for the split's number")
 
 
@@ -193,4 +194,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run(main)

@@ -20,6 +20,7 @@ from dataset.sampling import PretrainViews
 from models import FRAMEWORKS, build_pretrainer
 from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
+from models.failures import UsageError, run
 from models.gather import rank, world_size
 from models.monitor import CollapseWatch, embedding_monitors
 
@@ -60,32 +61,32 @@ def check(args, videos):
     utils.positive(args, "n_series", "series_dim", "dim", "temperature", "theta", "bn_splits")
     utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight")
     if args.img_dim <= BLUR_TAPS // 2:
-        raise utils.UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
+        raise UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
     if args.framework == "simclr" and args.batch_size < 2:
-        raise utils.UsageError("--batch_size must be at least 2: SimCLR's negatives are the batch's other videos")
+        raise UsageError("--batch_size must be at least 2: SimCLR's negatives are the batch's other videos")
     if not 0 <= args.moco_m <= 1:
-        raise utils.UsageError(f"--moco-m {args.moco_m} is not between 0 and 1")
+        raise UsageError(f"--moco-m {args.moco_m} is not between 0 and 1")
     if args.bn == "sync" and args.bn_splits > 1 and world_size() > 1:
-        raise utils.UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
+        raise UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
     positive_queue = args.moco_k > 0 and args.moco_k % args.batch_size == 0
     if args.framework == "moco" and not positive_queue:
-        raise utils.UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
+        raise UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
     if args.seq_len % args.n_series:
-        raise utils.UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
     if args.bn == "shuffle" and args.framework != "moco":
-        raise utils.UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
+        raise UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
     if args.batch_size // world_size() % args.bn_splits:
-        raise utils.UsageError(f"--bn_splits {args.bn_splits} does not divide the {args.batch_size // world_size()} "
+        raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {args.batch_size // world_size()} "
                                "samples of a process")
     if not 0 <= args.time_reverse <= 1:
-        raise utils.UsageError(f"--time_reverse {args.time_reverse} is no probability")
+        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
 
 
 def clamp_flag(text):
     try:
         return text if text == "default" else None if text == "none" else float(text)
     except ValueError as error:
-        raise utils.UsageError(f"--sr_clamp {text}: expected a number, none or default") from error
+        raise UsageError(f"--sr_clamp {text}: expected a number, none or default") from error
 
 
 def build(args):
@@ -97,7 +98,7 @@ def build(args):
     try:
         return build_pretrainer(**config), config
     except ValueError as error:
-        raise utils.UsageError(f"--mode, --n_series: {error}") from error
+        raise UsageError(f"--mode, --n_series: {error}") from error
 
 
 def sheet(views, every=4):
@@ -188,4 +189,4 @@ def train_epoch(model, loader, optimizer, epoch, args, device, session):
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run(main)

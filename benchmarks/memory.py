@@ -32,6 +32,7 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
+from models.failures import UsageError, run
 from models.log import versions
 from models.session import RunError
 
@@ -60,10 +61,10 @@ def flags():
 def check(args):
     utils.positive(args, "workers", "bound")
     if args.epochs < 4:
-        raise utils.UsageError(f"--epochs {args.epochs}: a growth needs at least 4")
+        raise UsageError(f"--epochs {args.epochs}: a growth needs at least 4")
     for name in ("rows", "videos"):
         if getattr(args, name) < BATCH:
-            raise utils.UsageError(f"--{name} {getattr(args, name)} is less than a batch, {BATCH}")
+            raise UsageError(f"--{name} {getattr(args, name)} is less than a batch, {BATCH}")
     rollup = Path("/proc/self/smaps_rollup")
     if not rollup.exists() or "Pss_Anon" not in rollup.read_text():
         raise RunError(f"{rollup} does not exist here, or says too little: this benchmark needs Linux 5.4 or newer")
@@ -266,4 +267,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    utils.run(main)
+    run(main)

@@ -18,6 +18,7 @@ from .backbones import BACKBONES
 from .checkpoint import CheckpointError, read_checkpoint, strip_module, write_checkpoint
 from .classifier import Classifier
 from .dualvar import Pretrainer
+from .failures import run
 from .match import check_fit, is_plain, listed, load_strict, match, printable
 from .moco import MoCo
 from .names import locate, name_tables
@@ -332,6 +333,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    import utils  # only the command knows the entry scripts' manners
-
-    utils.run(main)
+    run(main)

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import utils
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
+from models import failures
 from process_data.src import common
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -192,7 +192,7 @@ class InProcess:
         code = 0
         try:
             module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-            (common if script.startswith("process_data") else utils).run(module.main)
+            (common if script.startswith("process_data") else failures).run(module.main)
         except SystemExit as end:
             code = end.code or 0
         out, err = self.capsys.readouterr()
