@@ -1,5 +1,4 @@
 """Frames of a video from numbered JPEGs."""
-import os
 from pathlib import Path
 
 import cv2
@@ -11,19 +10,13 @@ FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 JPEG_END = b"\xff\xd9"
 
 
-def read_bytes(path):
-    """A file's content; a pipe without a writer has none, instead of waiting for one."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        return file.read()
-
-
 def read_frame(path):
     """JPEG file -> (H, W, 3) uint8 RGB. Raises DataError where the file is missing, cut short or not a picture.
 
     OpenCV fills the rest of a truncated JPEG with grey and says nothing, so the end marker is checked here.
     """
     try:
-        data = read_bytes(path)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"frame {path} cannot be read ({error.strerror})") from error
     picture = None

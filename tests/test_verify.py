@@ -119,7 +119,6 @@ def link_to_itself(data):
 FRAME_FAULTS = {
     "folder": (lambda data: shutil.rmtree(data.frames / RUN), verify.NO_FOLDER, "No such file or directory"),
     "empty": (empty, verify.NO_FRAMES, ""),
-    "pipe for a frame": (lambda data: (data.frame(RUN).unlink(), os.mkfifo(data.frame(RUN))), verify.ZERO, MID),
     "link to itself": (link_to_itself, verify.NO_FOLDER, "Too many levels of symbolic links"),
     "gap": (lambda data: data.frame(RUN).unlink(), verify.GAPS, f"no {MID}"),
     "gaps": (lambda data: [data.frame(RUN, n).unlink() for n in (1, 4, 5)], verify.GAPS,
@@ -153,6 +152,13 @@ def test_command_that_training_names_needs_the_data_set_only(data, tmp_path):
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stdout.startswith(f"{verify.ZERO}: 1: {TEST} ({MID})\n"), done.stderr
     assert done.stderr == "" and data.excluded() == [TEST]
+
+
+def test_a_pipe_is_not_waited_for(data, check):
+    data.frame(RUN).unlink()
+    os.mkfifo(data.frame(RUN))
+    code, _ = check()
+    assert code == 1 and data.findings() == {(verify.UNDECODABLE, RUN): MID}
 
 
 @pytest.mark.parametrize("name", FRAME_FAULTS)

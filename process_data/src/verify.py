@@ -40,7 +40,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.lists import DataError, local_dataset, open_text, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
-from dataset.reader import FRAME_NAME, JPEG_END, read_bytes, read_frame
+from dataset.reader import FRAME_NAME, JPEG_END, read_frame
 from process_data.src.common import (
     Parser,
     WorkerDied,
@@ -122,7 +122,10 @@ def decoder_log():
 
 def check_frame(path, quick, log):
     """One frame -> (its bytes, fault or None, shape or None where it was not decoded)."""
-    data = read_bytes(path)
+    path = Path(path)
+    if path.is_fifo():  # reading would wait for a writer
+        return b"", UNDECODABLE, None
+    data = path.read_bytes()
     if not data:
         return data, ZERO, None
     if not data.rstrip(b"\0").endswith(JPEG_END):
