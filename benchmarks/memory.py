@@ -10,7 +10,6 @@ where memory grows beyond --bound.
 """
 import multiprocessing
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -24,16 +23,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
+from benchmarks.common import heading, write
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.crops import RandomCrop
-from dataset.files import whole_file
 from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
 from models.failures import UsageError, run
-from models.log import versions
 from models.session import RunError
 
 MIB = 2**20
@@ -193,7 +191,7 @@ def measure_with(start_method, part):
 
 # --- reporting -----------------------------------------------------------------------------------------------
 
-def table(result):
+def growth_table(result):
     """A part's figures as lines of Markdown."""
     first, *epochs = result["history"]
     shown = sorted({1, len(epochs) // 2, len(epochs)})
@@ -215,28 +213,16 @@ def private_of_workers(result):
             for snapshot in result["history"][:2]]
 
 
-def machine():
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    model = next((value.strip() for name, value in facts.items() if name.strip() == "model name"), "unknown processor")
-    memory_size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, {memory_size:.0f} GiB, Linux {os.uname().release}"
-
-
 def report(args, parts, results):
-    """-> (Markdown, worst growth as (share, process, kind))"""
-    found = versions()
-    names = ("python", "torch", "numpy", "opencv")
-    lines = ["# Memory over epochs", "", f"- Machine: {machine()}",
-             f"- Versions: {', '.join(f'{name} {found[name]}' for name in names)}, commit {found['commit']}",
-             f"- Command: `python {shlex.join(sys.argv)}`, {found['started']}",
-             f"- {args.workers} persistent workers, started by {multiprocessing.get_start_method()}", "",
-             LEGEND, ""]
+    """-> (lines of Markdown, worst growth as (share, process, kind))"""
+    lines = [*heading("Memory over epochs", f"{args.workers} persistent workers, started by "
+                                            f"{multiprocessing.get_start_method()}"), LEGEND, ""]
     worst = []
     for part, result in zip(parts, results, strict=True):
         lines += [f"## {part.title}", "",
                   f"{part.rows:,} rows, {result['list'] / MIB:.1f} MiB as arrays; {part.epochs} epochs of "
                   f"{result['batches']:,} batches of {result['batch']} in {result['seconds']:.0f} s.", "",
-                  *table(result), ""]
+                  *growth_table(result), ""]
         if not part.objects:
             worst.append(largest_growth(result["history"][1:]))
             share, process, kind = worst[-1]
@@ -246,7 +232,7 @@ def report(args, parts, results):
     lines += [f"A worker's private memory went from {arrays[0]:.1f} to {arrays[1]:.1f} MiB in the first epoch with the "
               f"list in arrays, and from {objects[0]:.1f} to {objects[1]:.1f} MiB with Python objects: looking at an "
               "object changes its reference count, and a forked worker then copies the page that it stands on.", ""]
-    return "\n".join(lines), max(worst)
+    return lines, max(worst)
 
 
 def main(argv):
@@ -256,11 +242,8 @@ def main(argv):
     parts = [Part("Long list, black frames from no file", args.rows, args.epochs, small),
              Part("JPEG frames on disk, 128 x 171", args.videos, args.epochs, small, frames=True),
              Part("For contrast: the long list as Python objects, black frames", args.rows, 3, small, objects=True)]
-    text, (share, process, kind) = report(args, parts, [measure_alone(part) for part in parts])
-    print(f"\n{text}")
-    if args.out:
-        with whole_file(args.out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    lines, (share, process, kind) = report(args, parts, [measure_alone(part) for part in parts])
+    write(args.out, lines)
     if share > args.bound:
         raise RunError(f"the {kind} memory of {process} grew by {100 * share:.1f} % of its resident memory over the "
                        f"last half of the epochs, which is above --bound {args.bound}")
