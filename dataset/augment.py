@@ -3,6 +3,8 @@
 The same factors go to all frames of a clip. A clip's parameters are a row of floats:
 order of the four jitter operations (4), their factors (4), jitter?, sigma, blur?, mirror?
 """
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -58,80 +60,100 @@ class FinetuneDraw:
         return {"augment": rows}
 
 
-def blend(clips, other, factors):
-    return (factors * clips + (1 - factors) * other).clamp_(0, 1)
+def planes(clips):
+    """Red, green and blue (N, T, H, W) of clips (N, 3, T, H, W)."""
+    return clips.unbind(1)
 
 
 def grey(clips):
-    r, g, b = clips.unbind(2)
-    return (0.2989 * r + 0.587 * g + 0.114 * b).unsqueeze(2)
+    r, g, b = planes(clips)
+    return (0.2989 * r).add_(g, alpha=0.587).add_(b, alpha=0.114)
 
 
 def adjust_brightness(clips, factors):
-    return (factors * clips).clamp_(0, 1)
+    clips.mul_(factors).clamp_(0, 1)
 
 
 def adjust_contrast(clips, factors):
-    return blend(clips, grey(clips).mean(dim=(2, 3, 4), keepdim=True), factors)
+    means = grey(clips.mean(dim=(3, 4), keepdim=True))[:, None]  # of each frame; the grey of the mean colour
+    clips.mul_(factors).add_((1 - factors) * means).clamp_(0, 1)
 
 
 def adjust_saturation(clips, factors):
-    return blend(clips, grey(clips), factors)
+    other = grey(clips)[:, None].mul_(1 - factors)
+    clips.mul_(factors).add_(other).clamp_(0, 1)
 
 
 def adjust_hue(clips, shifts):
     """Turn the hue by `shifts` of a full circle, value and saturation kept."""
-    r, g, b = clips.unbind(2)
-    value = clips.amax(dim=2)
-    chroma = value - clips.amin(dim=2)
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    sixths = torch.where(value == r, (g - b) / safe,
-                         torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)) + 6 * shifts[:, :, 0]
-    # channel n of the colour with this hue is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6
-    turned = [(sixths + n).remainder_(6) for n in (5, 3, 1)]
-    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1) for k in turned], dim=2)
+    r, g, b = planes(clips)
+    low, value = torch.minimum(r, g), torch.maximum(r, g)
+    torch.minimum(low, b, out=low)
+    torch.maximum(value, b, out=value)
+    chroma = value - low
+    # hue in sixths of the circle: 0 red, 2 green, 4 blue
+    hue = torch.where(value == r, g - b, torch.where(value == g, (b - r).add_(chroma, alpha=2),
+                                                     (r - g).add_(chroma, alpha=4)))
+    hue.div_(chroma.clamp_min(1e-12)).add_(6 * shifts[:, 0])
+    hue.sub_(torch.floor(hue / 6).mul_(6))
+    # a channel is full within one sixth of its own hue, and falls to nothing over the next
+    for plane, near, sign in ((r, 3, 1), (g, 2, -1), (b, 4, -1)):
+        torch.sub(hue, near, out=value).abs_()
+        value = value.sub_(1) if sign > 0 else value.neg_().add_(2)
+        torch.addcmul(low, chroma, value.clamp_(0, 1), out=plane)
 
 
-# in the order of a row's factors
+# in the order of a row's factors; each changes clips (N, 3, T, H, W) in [0, 1] in place, factors (N, 1, 1, 1, 1)
 OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 def jitter(clips, rows):
-    """Colour jitter of clips (N, T, 3, H, W) in [0, 1] by their rows (N, LENGTH), each in its own order."""
+    """Colour jitter by rows (N, LENGTH), each clip in its own order."""
     for position in range(4):
         for number, operation in enumerate(OPERATIONS):
-            chosen = torch.nonzero(rows[:, ORDER][:, position] == number).flatten()
-            if len(chosen):
-                factors = rows[chosen, FACTORS.start + number].to(clips.device)[:, None, None, None, None]
-                chosen = chosen.to(clips.device)
-                clips[chosen] = operation(clips[chosen], factors)
-    return clips
+            chosen = rows[:, ORDER][:, position] == number
+            factors = rows[chosen, FACTORS.start + number, None, None, None, None]
+            change(clips, chosen, lambda part, do=operation, by=factors: do(part, by.to(part.device)))
 
 
-def gaussian_blur(clips, sigmas):
-    """Blur clips (N, T, 3, H, W) with their sigmas (N,) in pixels, reflecting at the edges."""
-    n, t, c, h, w = clips.shape
-    taps = torch.arange(BLUR_TAPS, device=clips.device) - BLUR_TAPS // 2
-    kernels = torch.exp(-0.5 * (taps / sigmas[:, None]) ** 2)
-    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).repeat_interleave(t * c, dim=0)[:, None, None]
-    pad = BLUR_TAPS // 2
-    flat = F.pad(clips.reshape(1, n * t * c, h, w), (pad, pad, pad, pad), mode="reflect")
-    flat = F.conv2d(flat, kernels, groups=n * t * c)
-    return F.conv2d(flat, kernels.transpose(2, 3), groups=n * t * c).view_as(clips)
+def blur(clips, rows):
+    """Gaussian blur with the rows' sigmas, reflecting at the edges."""
+    n, c, t, h, w = clips.shape
+    sigmas = rows[:, SIGMA, None]
+    pad = min(BLUR_TAPS // 2, math.ceil(4 * sigmas.max().item()))  # further out the kernel is nothing
+    kernels = torch.exp(-0.5 * (torch.arange(-pad, pad + 1) / sigmas) ** 2)
+    kernels = (kernels / kernels.sum(dim=1, keepdim=True)).to(clips.device)
+    kernels = kernels.repeat_interleave(c * t, dim=0)[:, None, None]
+    flat = F.pad(clips.reshape(1, n * c * t, h, w), (pad, pad, pad, pad), mode="reflect")
+    flat = F.conv2d(flat, kernels, groups=n * c * t)
+    clips.copy_(F.conv2d(flat, kernels.transpose(2, 3), groups=n * c * t).view_as(clips))
+
+
+def mirror(clips, rows):
+    clips.copy_(clips.flip(-1))
+
+
+def change(clips, chosen, operation):
+    """operation(part), which changes it in place, on those clips that a mask (N,) on the CPU chooses."""
+    if chosen.all():
+        operation(clips)
+    elif chosen.any():
+        where = torch.nonzero(chosen).flatten().to(clips.device)
+        part = clips[where]
+        operation(part)
+        clips[where] = part
 
 
 def augment_clips(clips, rows):
-    """Clips (N, T, 3, H, W) in [0, 1] on any device, changed in place by their rows (N, LENGTH) on the CPU.
+    """Clips (N, 3, T, H, W) in [0, 1] on any device, changed in place by their rows (N, LENGTH) on the CPU.
 
-    Colour operations are torchvision's, applied to all clips at once.
+    The operations are torchvision's. A GPU takes all clips at once, a CPU one at a time, which its cache can hold.
     """
-    for column, apply in ((JITTER, jitter), (BLUR, lambda x, row: gaussian_blur(x, row[:, SIGMA].to(x.device))),
-                          (MIRROR, lambda x, row: x.flip(-1))):
-        chosen = torch.nonzero(rows[:, column]).flatten()
-        if len(chosen):
-            there = chosen.to(clips.device)
-            clips[there] = apply(clips[there], rows[chosen])
-    return clips
+    size = max(len(clips), 1) if clips.is_cuda else 1
+    for part, own in zip(clips.split(size), rows.split(size), strict=True):
+        for column, operation in ((JITTER, jitter), (BLUR, blur), (MIRROR, mirror)):
+            chosen = own[:, column] != 0
+            change(part, chosen, lambda some, do=operation, by=own[chosen]: do(some, by))
 
 
 def prepare(clips, augment=None):
@@ -140,8 +162,8 @@ def prepare(clips, augment=None):
     clips: (B, V, T, H, W, 3) uint8; augment: (B, V, LENGTH) on the CPU, or None for none.
     Returns (B, V, 3, T, H, W) float32, ImageNet-normalised.
     """
-    clips = clips.permute(0, 1, 2, 5, 3, 4).float() / 255
+    clips = clips.permute(0, 1, 5, 2, 3, 4).contiguous().float().div_(255)
     if augment is not None:
-        clips = augment_clips(clips.flatten(0, 1), augment.flatten(0, 1)).view_as(clips)
-    mean, std = (clips.new_tensor(x)[:, None, None] for x in (MEAN, STD))
-    return ((clips - mean) / std).transpose(2, 3).contiguous()
+        augment_clips(clips.flatten(0, 1), augment.flatten(0, 1))
+    mean, std = (clips.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
+    return clips.sub_(mean).div_(std)
