@@ -15,7 +15,7 @@ from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches, make_loader
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
-from dataset.reader import FRAME_NAME, FrameReader, read_frame
+from dataset.reader import FRAME_NAME, FrameReader, jpeg_size, read_bytes, read_frame, reduction
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
 
 
@@ -72,11 +72,33 @@ def test_even_clips_span_the_video():
 def test_reader_decodes_each_frame_once(tmp_path, monkeypatch):
     write_video(tmp_path / "a class" / "v#1;!&()", 6)
     read = []
-    monkeypatch.setattr("dataset.reader.read_frame", lambda path: read.append(path.name) or read_frame(path))
+    monkeypatch.setattr("dataset.reader.read_bytes", lambda path: read.append(path.name) or read_bytes(path))
     frames = FrameReader(tmp_path, (12, 16)).read("a class/v#1;!&()", np.array([[3, 0, 3], [5, 5, 0]]))
     assert frames.shape == (2, 3, 12, 16, 3) and frames.dtype == np.uint8
     assert frames[..., 6, 8, 0].tolist() == [[30, 0, 30], [50, 50, 0]]
     assert sorted(read) == [FRAME_NAME.format(i) for i in (1, 4, 6)]
+
+
+@pytest.mark.parametrize("own,flag", [
+    ((240, 320), cv2.IMREAD_REDUCED_COLOR_2), ((256, 340), cv2.IMREAD_REDUCED_COLOR_2), ((230, 320), cv2.IMREAD_COLOR),
+    ((240, 300), cv2.IMREAD_COLOR), ((128, 171), cv2.IMREAD_COLOR), ((1080, 1920), cv2.IMREAD_REDUCED_COLOR_8)])
+def test_large_frames_are_decoded_smaller(tmp_path, own, flag):
+    """As near to the antialiased picture as area averaging would be."""
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (*own, 3), np.uint8), (0, 0), own[0] / 40)
+    picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX)
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]):
+        data = cv2.imencode(".jpg", picture, options)[1].tobytes()
+        assert jpeg_size(data) == own and reduction(data, 128, 171) == flag
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / FRAME_NAME.format(1)).write_bytes(data)
+    got = FrameReader(tmp_path, (128, 171)).read("v", np.zeros(1, int))[0]
+    expected = cv2.resize(picture, (171, 128), interpolation=cv2.INTER_AREA)[..., ::-1]
+    assert np.abs(got.astype(int) - expected).mean() < 3
+
+
+def test_no_size_is_seen_where_no_header_is():
+    for data in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"\xff\xd8\xff\xc0\x00\x00\x00\x00", bytes(40)):
+        assert jpeg_size(data) is None
 
 
 def test_reader_gives_rgb(tmp_path):
@@ -297,7 +319,7 @@ def test_memory_benchmark_sees_a_leak(monkeypatch, capsys):
     part = memory.Part("few", 128, 4, ("--workers", "1", "--img_dim", "8", "--seq_len", "4"))
     sound = memory.measure(part)
     assert memory.largest_growth(sound["history"][1:])[0] < 0.02
-    assert len(memory.table(sound)) == 2 + 7 and "few: epoch 4/4" in capsys.readouterr().out
+    assert len(memory.growth_table(sound)) == 2 + 7 and "few: epoch 4/4" in capsys.readouterr().out
     kept, read = [], memory.BlankReader.read
 
     def leak(*args):
