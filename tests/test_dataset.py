@@ -15,7 +15,7 @@ from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches, make_loader
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
-from dataset.reader import FRAME_NAME, FrameReader, read_frame
+from dataset.reader import FRAME_NAME, FrameReader, decode_jpeg, read_frame
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
 
 
@@ -72,7 +72,8 @@ def test_even_clips_span_the_video():
 def test_reader_decodes_each_frame_once(tmp_path, monkeypatch):
     write_video(tmp_path / "a class" / "v#1;!&()", 6)
     read = []
-    monkeypatch.setattr("dataset.reader.read_frame", lambda path: read.append(path.name) or read_frame(path))
+    monkeypatch.setattr("dataset.reader.decode_jpeg",
+                        lambda data, path: read.append(path.name) or decode_jpeg(data, path))
     frames = FrameReader(tmp_path, (12, 16)).read("a class/v#1;!&()", np.array([[3, 0, 3], [5, 5, 0]]))
     assert frames.shape == (2, 3, 12, 16, 3) and frames.dtype == np.uint8
     assert frames[..., 6, 8, 0].tolist() == [[30, 0, 30], [50, 50, 0]]
