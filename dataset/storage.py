@@ -8,6 +8,7 @@ A packed video is a stored zip, <root>/<class>/<video>.zip, of its JPEGs image_0
 nothing else: no name has an extra field, so the directory at its end is an array. Any zip program reads it, it carries
 a checksum for each frame, and it is whole or not there. benchmarks/storage.py compares it with LMDB, HDF5 and tar.
 """
+import itertools
 import os
 import re
 import struct
@@ -49,10 +50,7 @@ class Packed:
             raise DataError(f"packed video {path} cannot be read ({error.strerror})") from error
         try:
             self.entries = self._directory()
-        except OSError as error:
-            self.file.close()
-            raise DataError(f"packed video {path} cannot be read ({error.strerror})") from error
-        except BaseException:
+        except DataError:
             self.file.close()
             raise
 
@@ -73,15 +71,17 @@ class Packed:
         return entries
 
     def _pread(self, length, offset):
-        data = os.pread(self.file.fileno(), length, offset)
+        try:
+            data = os.pread(self.file.fileno(), length, offset)
+        except OSError as error:
+            raise DataError(f"packed video {self.path} cannot be read ({error.strerror})") from error
         if len(data) != length:
             raise DataError(f"packed video {self.path} ends within a frame")
         return data
 
-    def frame(self, place):
-        """Bytes of the JPEG at `place` of the directory."""
-        entry = self.entries[place]
-        return self._pread(int(entry["size"]), int(entry["offset"]) + LOCAL_HEADER)
+    def read(self, offset, size):
+        """Bytes of the JPEG of `size` bytes whose header is at `offset`."""
+        return self._pread(size, offset + LOCAL_HEADER)
 
     def __enter__(self):
         return self
@@ -102,15 +102,14 @@ class PackedFrames:
     def read(self, video, indices):
         """Yields (bytes of the JPEG, its name) for each of `indices` in turn; DataError as it comes."""
         with Packed(self.path(video)) as packed:
-            names = packed.entries["name"]
-            for index in indices:
+            count = len(packed.entries)
+            entries = packed.entries[[index for index in indices if index < count]]
+            places = zip(entries["name"].tolist(), entries["offset"].tolist(), entries["size"].tolist(), strict=True)
+            for index, (found, offset, size) in itertools.zip_longest(indices, places, fillvalue=(b"", 0, 0)):
                 name = FRAME_NAME.format(index + 1)
-                if index >= len(names) or names[index] != name.encode():
-                    raise DataError(f"packed video {packed.path} has no {name}, of {len(names)} frames")
-                try:
-                    yield packed.frame(index), f"{name} in {packed.path}"
-                except OSError as error:
-                    raise DataError(f"frame {name} in {packed.path} cannot be read ({error.strerror})") from error
+                if found != name.encode():
+                    raise DataError(f"packed video {packed.path} has no {name}, of {count} frames")
+                yield packed.read(offset, size), f"{name} in {packed.path}"
 
 
 @contextmanager

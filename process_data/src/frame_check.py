@@ -115,8 +115,9 @@ def open_packed(root, video):
 
         def read(number):
             place = places[FRAME_NAME.format(number).encode()]
-            data = packed.frame(place)
-            return data, None if zlib.crc32(data) == packed.entries["crc"][place] else CHANGED
+            offset, size, crc = packed.entries[["offset", "size", "crc"]][place].tolist()
+            data = packed.read(offset, size)
+            return data, None if zlib.crc32(data) == crc else CHANGED
 
         yield numbers, read
 
