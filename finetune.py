@@ -69,7 +69,7 @@ def main(argv):
     args = flags().parse_args(argv)
     device = utils.start(args)
     utils.check_data_flags(args)
-    videos, held = open_list(args.dataset, "train", args.split), None
+    videos, held = open_list(args.dataset, "train", args.split, args.storage), None
     check(args)
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)

@@ -120,7 +120,7 @@ def main(argv):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
     if args.save_features and args.load_features:
         raise UsageError("--save_features has nothing to write with --load_features")
-    lists = {part: open_list(args.dataset, part, args.split) for part in ("train", "test")}
+    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     utils.seed_everything(args.seed)
     backbone = build(args).to(device) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}

@@ -156,7 +156,7 @@ def main(argv):
     utils.check_data_flags(args)
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check(args, splits)
-    lists = {split: open_list(args.dataset, "test", split) for split in splits}
+    lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}
     saved, models = {}, {}
     for split, videos in lists.items():
         if args.from_predictions:

@@ -113,7 +113,7 @@ def main(argv):
     args = flags().parse_args(argv)
     device = utils.start(args)
     utils.check_data_flags(args)
-    videos = open_list(args.dataset, "train", args.split)
+    videos = open_list(args.dataset, "train", args.split, args.storage)
     check(args, len(videos))
 
     parts = args.bn_splits * (1 if args.bn == "sync" else world_size())

@@ -21,6 +21,7 @@ from dataset.crops import resize_for
 from dataset.lists import local_dataset
 from dataset.loader import EvalBatches, die_with_parent, make_loader
 from dataset.reader import FrameReader
+from dataset.storage import SOURCES, advice
 from models.backbones import BACKBONES
 from models.checkpoint import (
     CheckpointError,
@@ -54,6 +55,8 @@ def add_data_flags(parser, ds, batch_size, batch_help, split_type=int):
     group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
     group.add_argument("--split", type=split_type, default=1,
                        help="number of the train/test split" + (", or all" if split_type is not int else ""))
+    group.add_argument("--storage", choices=list(SOURCES), default="frames",
+                       help="read extracted frames, the same packed by process_data/src/pack.py, or the videos")
     group.add_argument("--seq_len", type=int, default=16, help="frames of a clip (T)")
     group.add_argument("--ds", type=int, default=ds, help="frame stride of a clip")
     group.add_argument("--img_dim", type=int, default=112, help="side of the crop, pixels")
@@ -276,6 +279,8 @@ def find_resume(args, folder, config, inputs):
         aside = {path: "former" for epoch, path in epoch_copies(folder / "model").items() if epoch > done}
     here = {**plain(vars(args)), **config, **inputs}
     there = {**state["flags"], **state["config"], **state["inputs"]}
+    for flags in (here, there):  # frames packed or not are the same pixels, those of the videos are not
+        flags["pixels"] = "of the videos" if flags.get("storage") == "video" else "of extracted frames"
     if args.bn != "sync":  # each process takes batch statistics of its own
         here["processes"], there["processes"] = world_size(), state["versions"].get("processes")
     if foreign := set(config) - set(state["config"]):
@@ -294,7 +299,7 @@ def find_resume(args, folder, config, inputs):
 
 # flags that a run may change when it goes on; --epochs so that it can be made longer
 FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
-              "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs"}
+              "storage", "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs"}
 
 
 def resume_text(state):
@@ -399,10 +404,9 @@ def take_protocol(args, text):
 
 def clip_dataset(args, videos, sampler, crop, draw=None):
     """VideoClips of a list of data set --dataset, with the frame size of --resize; for training where `draw`."""
-    advice = f": python process_data/src/verify.py --dataset {args.dataset} finds all such files"
-    if draw:
-        advice += "; --skip_bad_samples N trains on without them"
-    reader = FrameReader(local_dataset(args.dataset).frames, args.resize, advice)
+    mend = advice(args.storage, args.dataset) + ("; --skip_bad_samples N trains on without them" if draw else "")
+    root = local_dataset(args.dataset).root(args.storage)
+    reader = FrameReader(root, args.resize, mend, SOURCES[args.storage])
     return VideoClips(videos, reader, sampler, crop, draw, args.seed, bool(draw and args.skip_bad_samples))
 
 

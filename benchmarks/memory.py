@@ -123,7 +123,7 @@ class BlankReader:
         self.shape = height, width, 3
 
     def read(self, _video, indices):
-        return np.zeros((*indices.shape, *self.shape), np.uint8)
+        return [np.zeros(self.shape, np.uint8)], np.zeros_like(indices)
 
 
 def write_data(root, part, classes=100):

@@ -11,10 +11,10 @@ ATTEMPTS = 10  # at replacing an unreadable sample
 class VideoClips(Dataset):
     """Samples keyed by (epoch, index).
 
-    videos: VideoList; reader: FrameReader; sampler: (num_frames, rng) -> (V, T) indices; crop: (clips, rng) ->
-    crops; draw: (views, rng) -> more random parameters by name, or None. Every draw comes from a generator
-    seeded by (seed, epoch, index): a sample is the same whichever process or worker makes it. With `replace_bad`
-    a sample that cannot be read becomes one of another video, and says so.
+    videos: VideoList; reader: FrameReader; sampler: (num_frames, rng) -> (V, T) indices; crop: (pictures, which, rng)
+    -> clips; draw: (views, rng) -> more random parameters by name, or None. Every draw comes from a generator seeded
+    by (seed, epoch, index): a sample is the same whichever process or worker makes it. With `replace_bad` a sample
+    that cannot be read becomes one of another video, and says so.
     """
 
     def __init__(self, videos, reader, sampler, crop, draw=None, seed=0, replace_bad=False):
@@ -43,7 +43,7 @@ class VideoClips(Dataset):
 
     def _sample(self, index, rng):
         indices = self.sampler(int(self.videos.num_frames[index]), rng)
-        clips = self.crop(self.reader.read(self.videos.names[index], indices), rng)
+        clips = self.crop(*self.reader.read(self.videos.names[index], indices), rng)
         sample = {"clips": torch.from_numpy(clips), "label": int(self.videos.labels[index]), "index": index}
         if self.draw is not None:
             sample.update({name: torch.from_numpy(x) for name, x in self.draw(len(clips), rng).items()})

@@ -7,8 +7,16 @@ def resize_for(img_dim):
     return round(128 * img_dim / 112), round(171 * img_dim / 112)
 
 
-def _cut(clip, top, left, size):
-    return clip[:, top:top + size, left:left + size]
+def cut(pictures, which, corners, size):
+    """Windows of `size` at `corners`, one (top, left) for each clip -> (clips, T, size, size, 3).
+
+    pictures: list of (H, W, 3); which: (clips, T) int, the pictures that make each clip.
+    """
+    out = np.empty((*which.shape, size, size, 3), pictures[0].dtype)
+    for clip, frames, (top, left) in zip(out, which.tolist(), corners, strict=True):
+        for window, frame in zip(clip, frames, strict=True):
+            window[:] = pictures[frame][top:top + size, left:left + size]
+    return out
 
 
 class RandomCrop:
@@ -17,11 +25,11 @@ class RandomCrop:
     def __init__(self, size):
         self.size = size
 
-    def __call__(self, views, rng):
-        """(V, T, H, W, 3) uint8 -> (V, T, size, size, 3)"""
-        height, width = views.shape[2:4]
-        corners = rng.integers((height - self.size + 1, width - self.size + 1), size=(len(views), 2))
-        return np.stack([_cut(view, top, left, self.size) for view, (top, left) in zip(views, corners, strict=True)])
+    def __call__(self, pictures, which, rng):
+        """pictures: list of (H, W, 3); which: (V, T) int, those of each view -> (V, T, size, size, 3)"""
+        height, width = pictures[0].shape[:2]
+        corners = rng.integers((height - self.size + 1, width - self.size + 1), size=(len(which), 2))
+        return cut(pictures, which, corners.tolist(), self.size)
 
 
 class FixedCrops:
@@ -30,12 +38,12 @@ class FixedCrops:
     def __init__(self, size, crops=1):
         self.size, self.crops = size, crops
 
-    def __call__(self, clips, rng=None):
-        """(V, T, H, W, 3) uint8 -> (V * crops, T, size, size, 3), the crops of a clip together"""
-        bottom, right = clips.shape[2] - self.size, clips.shape[3] - self.size
+    def __call__(self, pictures, which, rng=None):
+        """As RandomCrop -> (V * crops, T, size, size, 3), the crops of a clip together"""
+        bottom, right = (length - self.size for length in pictures[0].shape[:2])
         corners = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0), (bottom, right)]
         windows = corners[:1] if self.crops == 1 else corners
-        out = [_cut(clip, top, left, self.size) for clip in clips for top, left in windows]
+        out = cut(pictures, which.repeat(len(windows), axis=0), windows * len(which), self.size)
         if self.crops == 10:
-            out = [picture for window in out for picture in (window, window[:, :, ::-1])]
-        return np.stack(out)
+            out = np.stack([out, out[:, :, :, ::-1]], axis=1).reshape(-1, *out.shape[1:])
+        return out

@@ -162,15 +162,25 @@ def read_list(path, class_index, frames=None):
     return VideoList(np.array(list(rows)), np.array(counts), np.array(labels), np.array(list(class_index)))
 
 
-def open_list(dataset, part, split):
-    """The `part` ("train" or "test") list of split `split` (from 1) of a data set in local_dataset.py."""
+WRITTEN_BY = {"frames": "run process_data/src/extract_frame.py", "packed": "run process_data/src/pack.py",
+              "video": "put them there"}
+
+
+def open_list(dataset, part, split, storage="frames"):
+    """The `part` ("train" or "test") list of split `split` (from 1) of a data set in local_dataset.py.
+
+    storage: "frames", "packed" or "video", of which the data set's folder must be there.
+    """
     local = local_dataset(dataset)
     if not 1 <= split <= local.splits:
         raise DataError(f"--split {split}: {dataset} has splits 1 to {local.splits}")
-    if not local.frames.is_dir():
-        raise DataError(f"frames of {dataset} are not at {local.frames}: run process_data/src/extract_frame.py, "
+    root = local.root(storage)
+    if not root.is_dir():
+        kind = {"frames": "frames", "packed": "packed videos", "video": "videos"}[storage]
+        raise DataError(f"{kind} of {dataset} are not at {root}: {WRITTEN_BY[storage]}, "
                         "or edit dataset/local_dataset.py (or set DUALVAR_DATA)")
-    return read_list(local.lists / f"{part}_split{split:02d}.csv", read_class_index(local.class_index), local.frames)
+    return read_list(local.lists / f"{part}_split{split:02d}.csv", read_class_index(local.class_index),
+                     root if storage == "frames" else None)
 
 
 def video_groups(names, pattern):

@@ -1,8 +1,10 @@
 """Where the data sets are on this machine: the one file to edit.
 
-A data set called `name` needs three things:
+A data set called `name` needs three things, the first of them in one of three kinds (--storage):
 
     frames       <frames>/<class>/<video>/image_00001.jpg, ...   written by process_data/src/extract_frame.py
+     or packed   <packed>/<class>/<video>.zip                    written from them by process_data/src/pack.py
+     or videos   <videos>/<class>/<video>.avi, ...               the originals
     lists        <lists>/{train,test}_split0N.csv                written by process_data/src/write_csv.py
     class_index  <lists>/ClassInd.txt                            written with them
 
@@ -31,6 +33,13 @@ class LocalDataset:
     lists: Path
     group: str
     splits: int
+    packed: Path | None = None  # None: `packed` beside the frames
+    videos: Path | None = None  # None: `videos` beside the frames
+
+    def root(self, storage):
+        """Folder of a kind of storage: "frames", "packed" or "video"."""
+        return {"frames": self.frames, "packed": self.packed or self.frames.with_name("packed"),
+                "video": self.videos or self.frames.with_name("videos")}[storage]
 
     @property
     def class_index(self):

@@ -50,6 +50,18 @@ def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4,
     return root
 
 
+def frames_of(reader, video, indices):
+    """What FrameReader.read gives, put together -> (*indices.shape, H, W, 3)."""
+    pictures, which = reader.read(video, indices)
+    return np.stack(pictures)[which]
+
+
+def pictures_of(clips):
+    """Clips (V, T, H, W, 3) as FrameReader.read would give them."""
+    pictures = list(clips.reshape(-1, *clips.shape[2:]))
+    return pictures, np.arange(len(pictures)).reshape(clips.shape[:2])
+
+
 def copy_checkout(folder):
     """Copy the repository's files, tests aside, to `folder`, where launchers may write."""
     files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,

@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from helpers import pictures_of
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -315,7 +316,7 @@ def views_and_size(draw):
 @given(views_and_size(), SEEDS)
 def test_random_crops_are_one_window_of_a_view(case, seed):
     views, size = case
-    crops = RandomCrop(size)(views, np.random.default_rng(seed))
+    crops = RandomCrop(size)(*pictures_of(views), np.random.default_rng(seed))
     assert crops.shape == (*views.shape[:2], size, size, 3)
     for view, crop in zip(views, crops, strict=True):
         top, left = np.argwhere(view[0, ..., 0] == crop[0, 0, 0, 0])[0]
@@ -329,7 +330,7 @@ def test_fixed_crops_are_windows_and_their_mirrors(case, number):
     height, width = clips.shape[2:4]
     corners = [(round((height - size) / 2), round((width - size) / 2)),
                (0, 0), (0, width - size), (height - size, 0), (height - size, width - size)]
-    crops = FixedCrops(size, number)(clips)
+    crops = FixedCrops(size, number)(*pictures_of(clips))
     assert crops.shape == (len(clips) * number, clips.shape[1], size, size, 3)
     for c, clip in enumerate(clips):
         mine = crops[c * number:(c + 1) * number]

@@ -13,9 +13,8 @@ from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
 from dataset.lists import DataError
+from dataset.storage import PARTS, VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
-PARTS = ("train", "val", "validate", "test")  # folders that Kinetics copies put above the classes
 MANIFEST = "manifest.csv"
 COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
            "source_bytes", "opencv")

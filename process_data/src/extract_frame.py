@@ -184,7 +184,7 @@ def check_same_settings(rows, videos, args):
 def parse():
     parser = Parser(description="Turn video files into numbered JPEG frames.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: `videos` beside the frames")
+    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: the data set's")
     parser.add_argument("--frames", type=Path, help="folder to write; None: the data set's in local_dataset.py")
     parser.add_argument("--short_side", type=int, help="pixels of the shorter side; None: 240, k400 150, demo 72")
     parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 100")
@@ -193,7 +193,7 @@ def parse():
     args = parser.parse_args()
     local = local_dataset(args.dataset)
     args.frames = args.frames or local.frames
-    args.videos = args.videos or local.frames.parent / "videos"
+    args.videos = args.videos or local.root("video")
     if args.short_side is None:
         args.short_side = SHORT_SIDE.get(args.dataset, 240)
     check_range("--short_side", args.short_side, 8, 4096, "pixels")

@@ -1,6 +1,6 @@
 """Check a data set before training: every frame, every list, and that nothing of the test is in the training.
 
-    python process_data/src/verify.py --dataset ucf101
+    python process_data/src/verify.py --dataset ucf101 [--storage packed]
 
 Each video of <lists>/{train,test}_split0N.csv is looked at once, all its frames are decoded as training does it.
 Written are <out>/verify.csv, one row for each video and fault, and <out>/exclude.txt for write_csv.py --exclude:
@@ -20,27 +20,22 @@ What an exclude.txt of an earlier run leaves out is looked at again: it stays in
 fault once it is in no list. The exit code is 0 where nothing is wrong, 1 where something is, 2 for bad flags.
 """
 import csv
-import hashlib
 import io
-import itertools
 import os
-import re
 import sys
-import tempfile
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.lists import DataError, local_dataset, open_text, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
-from dataset.reader import FRAME_NAME, JPEG_END, read_frame
+from dataset.reader import FRAME_NAME
 from process_data.src.common import (
     Parser,
     WorkerDied,
@@ -52,23 +47,32 @@ from process_data.src.common import (
     run_jobs,
     write_files,
 )
+from process_data.src.frame_check import (
+    BAD_PACKED,
+    CHANGED,
+    GAPS,
+    NO_FOLDER,
+    NO_FRAMES,
+    NO_PACKED,
+    OPENERS,
+    SIZE,
+    TRUNCATED,
+    UNDECODABLE,
+    ZERO,
+    Look,
+    examine,
+)
 from process_data.src.official_lists import numbered
-from process_data.src.write_csv import ALL_LISTS, PREFIX, SUFFIX, all_names, find_folders, list_name, read_exclusions
+from process_data.src.write_csv import ALL_LISTS, all_names, find_folders, list_name, read_exclusions
 
 REPORT, EXCLUSIONS = "verify.csv", "exclude.txt"
-NO_FOLDER, NO_FRAMES, GAPS = "no folder of frames", "no frames", "gaps in the numbering"
 FEWER, MORE = "frames missing at the end", "more frames than listed"
-ZERO, TRUNCATED, UNDECODABLE = "zero-byte frames", "truncated frames", "undecodable frames"
-SIZE = "frames of another size"
 BOTH, RECORDING, IDENTICAL = "video in train and test", "recording in train and test", "identical in train and test"
 TWICE, NO_VIDEO = "listed more than once", "class without videos"
 BAD_ROW, BAD_LIST = "unreadable row", "unreadable list"
-FAULTS = (NO_FOLDER, NO_FRAMES, GAPS, FEWER, MORE, ZERO, TRUNCATED, UNDECODABLE, SIZE, BOTH, RECORDING, IDENTICAL,
-          TWICE, NO_VIDEO, BAD_ROW, BAD_LIST)
+FAULTS = (NO_FOLDER, NO_PACKED, BAD_PACKED, NO_FRAMES, GAPS, FEWER, MORE, ZERO, TRUNCATED, UNDECODABLE, CHANGED, SIZE,
+          BOTH, RECORDING, IDENTICAL, TWICE, NO_VIDEO, BAD_ROW, BAD_LIST)
 
-JPEG_START = b"\xff\xd8"
-# what libjpeg says of a picture that it could decode in part only; bytes too many before the end mark harm nothing
-PARTIAL = re.compile(rb"remature end|Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
 HEADER = f"""# Videos to leave out: write_csv.py --exclude {EXCLUSIONS}
 # `class/video`: of all lists; `train_split01.csv: class/video`: of that list. verify.py writes this file anew each
 # time it is run: lines of your own belong into another file.
@@ -85,109 +89,9 @@ class Finding:
     lists: str = ""  # names of the files, spaces between
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a worker saw of a video. last: highest frame number, 0 for none; faults: ((fault, detail), ...)."""
-
-    frames: int
-    last: int
-    digest: bytes | None  # of all frames, None where there is not a byte
-    faults: tuple
-
-
-@contextmanager
-def decoder_log():
-    """Yields a function that returns what the decoder wrote since its last call.
-
-    libjpeg says only on standard error that a picture was cut off, so that goes to a file meanwhile.
-    """
-    with tempfile.TemporaryFile(buffering=0) as file:
-        def read():
-            if os.fstat(file.fileno()).st_size == 0:
-                return b""
-            file.seek(0)
-            text = file.read()
-            file.seek(0)
-            file.truncate()
-            return text
-
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield read
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def check_frame(path, quick, log):
-    """One frame -> (its bytes, fault or None, shape or None where it was not decoded)."""
-    path = Path(path)
-    if path.is_fifo():  # reading would wait for a writer
-        return b"", UNDECODABLE, None
-    data = path.read_bytes()
-    if not data:
-        return data, ZERO, None
-    if not data.rstrip(b"\0").endswith(JPEG_END):
-        return data, TRUNCATED if data.startswith(JPEG_START) else UNDECODABLE, None
-    if quick:
-        return data, None, None
-    try:
-        shape = read_frame(path).shape
-    except (DataError, cv2.error):
-        return data, UNDECODABLE, None
-    return data, TRUNCATED if PARTIAL.search(log()) else None, shape
-
-
-def frame_numbers(folder):
-    """Sorted numbers of the frames in a folder; other files do not count."""
-    pattern = re.compile(rf"{re.escape(PREFIX)}(\d+){re.escape(SUFFIX)}")
-    found = (pattern.fullmatch(name) for name in os.listdir(folder))
-    return sorted(int(match[1]) for match in found if match and match[0] == FRAME_NAME.format(int(match[1])))
-
-
-def name_runs(runs):
-    """[(1, 1), (3, 5)] -> "image_00001.jpg, image_00003.jpg to image_00005.jpg"."""
-    return first(FRAME_NAME.format(low) + (f" to {FRAME_NAME.format(high)}" if high > low else "")
-                 for low, high in runs)
-
-
-def examine(name, frames, quick):
-    """All of a video's frames -> Look; runs in a worker."""
-    cv2.setNumThreads(1)
-    folder = os.path.join(frames, name)
-    try:
-        numbers = frame_numbers(folder)
-    except OSError as error:
-        return Look(0, 0, None, ((NO_FOLDER, error.strerror),))
-    if not numbers:
-        return Look(0, 0, None, ((NO_FRAMES, ""),))
-    faults, digest, size, shapes = {}, hashlib.blake2b(digest_size=16), 0, {}
-    with decoder_log() as log:
-        for number in numbers:
-            reason = ""
-            try:
-                data, fault, shape = check_frame(os.path.join(folder, FRAME_NAME.format(number)), quick, log)
-            except OSError as error:
-                data, fault, shape, reason = b"", UNDECODABLE, None, f" ({error.strerror})"
-            digest.update(len(data).to_bytes(8, "little") + data)
-            size += len(data)
-            if shape and shape != shapes.setdefault("first", shape):
-                faults.setdefault((SIZE, " (not {1}x{0})".format(*shapes["first"])), []).append(number)
-            if fault:
-                faults.setdefault((fault, reason), []).append(number)
-    listed = [(fault, first(map(FRAME_NAME.format, which), 5) + reason) for (fault, reason), which in faults.items()]
-    gaps = [(low + 1, high - 1) for low, high in itertools.pairwise([0, *numbers]) if high - low > 1]
-    if gaps:
-        listed.append((GAPS, f"no {name_runs(gaps)}"))
-    if numbers[0] == 0:
-        listed.append((GAPS, f"{FRAME_NAME.format(0)} is never read: the first is {FRAME_NAME.format(1)}"))
-    return Look(len(numbers), numbers[-1], digest.digest() if size else None, tuple(listed))
-
-
 def examine_all(names, args):
     """-> {name: Look}."""
-    work = partial(examine, frames=str(args.frames), quick=args.quick)
+    work = partial(examine, root=str(args.frames), quick=args.quick, storage=args.storage)
     looks = {}
     with closing(run_jobs(work, names, args.workers)) as jobs:
         for name, look in tqdm(jobs, total=len(names), unit="video", disable=None, smoothing=0.05):
@@ -198,12 +102,13 @@ def examine_all(names, args):
 def read_lists(args, index):
     """-> ({file name: {video: frames}}, [Finding]); of a bad list the good rows."""
     lists, findings = {}, []
+    spaced = args.frames if args.storage == "frames" else None  # where a name's white space is looked up
     for name in (list_name(part, number) for number in args.split for part in ("train", "test")):
         try:
-            videos = read_list(args.lists / name, index, args.frames)
+            videos = read_list(args.lists / name, index, spaced)
             lists[name] = dict(zip(videos.names.tolist(), videos.num_frames.tolist(), strict=True))
         except DataError as error:
-            lists[name], found = read_rows(args.lists / name, index, args.frames)
+            lists[name], found = read_rows(args.lists / name, index, spaced)
             findings += found or [Finding(BAD_LIST, name, str(error), name)]
         if lists[name]:
             present = {video.partition("/")[0] for video in lists[name]}
@@ -326,7 +231,10 @@ def exclusion_text(bad, out):
 def parse():
     parser = Parser(description="Check a data set's frames and lists before training.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
-    parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
+    parser.add_argument("--storage", choices=list(OPENERS), default="frames",
+                        help="what is checked: the extracted frames, or those packed by pack.py")
+    parser.add_argument("--frames", type=Path,
+                        help="folder of <class>/<video>, or of the packed <class>/<video>.zip; None: the data set's")
     parser.add_argument("--lists", type=Path, help="folder of the lists and ClassInd.txt; None: the data set's")
     parser.add_argument("--split", type=int, nargs="+", help="numbers of the splits to check; None: all in --lists")
     parser.add_argument("--out", type=Path, help=f"folder for {REPORT} and {EXCLUSIONS}; None: --lists")
@@ -336,7 +244,7 @@ def parse():
     args = parser.parse_args()
     local = local_dataset(args.dataset)
     args.rule = local.group
-    args.frames, args.lists = args.frames or local.frames, args.lists or local.lists
+    args.frames, args.lists = args.frames or local.root(args.storage), args.lists or local.lists
     args.out = args.out or args.lists
     check_range("--workers", args.workers, 1, 1024)
     if not args.lists.is_dir():
@@ -372,7 +280,7 @@ def main():
     args, start = parse(), time.perf_counter()
     index = read_class_index(args.lists / "ClassInd.txt")
     lists, findings = read_lists(args, index)
-    folders = find_folders(args.frames)
+    folders = find_folders(args.frames, args.storage)
     exclusions = args.out / EXCLUSIONS
     old = read_exclusions([exclusions]) if exclusions.exists() else {}
     names = set().union(*lists.values(), *old.values())
@@ -388,8 +296,9 @@ def main():
           f"{time.perf_counter() - start:.1f} s: " + (plural(len(findings), "fault") if findings else "nothing found"))
     if findings:
         print(f"all faults: {args.out / REPORT}")
-        print("to mend them: remove the folders of damaged videos and run extract_frame.py, mend the official lists, "
-              "then run write_csv.py")
+        mend = {"frames": "folders of damaged videos and run extract_frame.py",
+                "packed": "packed files of damaged videos and run pack.py"}[args.storage]
+        print(f"to mend them: remove the {mend}, mend the official lists, then run write_csv.py")
         print(f"to leave the videos out: run write_csv.py with --exclude {exclusions}")
     return 1 if findings else 0
 

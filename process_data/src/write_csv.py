@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.lists import DataError, VideoList, hold_out, local_dataset
 from dataset.reader import FRAME_NAME
+from dataset.storage import PACKED_SUFFIX
 from process_data.src.common import (
     MANIFEST,
     Parser,
@@ -35,27 +36,36 @@ from process_data.src.common import (
     visible,
     write_files,
 )
+from process_data.src.frame_check import PREFIX, SUFFIX
 from process_data.src.official_lists import READERS, Split, read_lines
 
 LAYOUTS = {"ucf101": "ucf101", "ucf101-5class": "ucf101", "demo": "ucf101", "hmdb51": "hmdb51", "k400": "k400"}
-PREFIX, SUFFIX = FRAME_NAME.partition("{")[0], FRAME_NAME.rpartition("}")[2]
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
 EXCLUDED, ALL_LISTS = "left out by --exclude", ""
 UNKNOWN, NO_VIDEO = "of a class that is not in classInd.txt", "classes without any video"
 
 
-def find_folders(frames):
-    """{class: set of video folders in it}."""
-    if not frames.is_dir():
-        raise DataError(f"--frames {frames} is not a folder: run process_data/src/extract_frame.py first")
-    # os.path.isdir is false for a link that leads round in circles, where DirEntry.is_dir raises
-    folders = {entry.name: {video.name for video in visible(entry.path) if os.path.isdir(video.path)}
-               for entry in visible(frames) if os.path.isdir(entry.path)}
+def find_folders(root, storage="frames"):
+    """{class: set of its videos}, which are folders of frames, or packed files."""
+    tool = {"frames": "extract_frame.py", "packed": "pack.py"}[storage]
+    if not root.is_dir():
+        raise DataError(f"--frames {root} is not a folder: run process_data/src/{tool} first")
+
+    def video(entry):
+        if storage == "packed":
+            return entry.name.endswith(PACKED_SUFFIX) and entry.name[:-len(PACKED_SUFFIX)]
+        # os.path.isdir is false for a link that leads round in circles, where DirEntry.is_dir raises
+        return os.path.isdir(entry.path) and entry.name
+
+    folders = {entry.name: set(filter(None, map(video, visible(entry.path))))
+               for entry in visible(root) if os.path.isdir(entry.path)}
     if not any(folders.values()):
-        raise DataError(f"--frames {frames} holds no <class>/<video> folder: run process_data/src/extract_frame.py")
+        suffix = PACKED_SUFFIX if storage == "packed" else ""
+        what = "file" if storage == "packed" else "folder"
+        raise DataError(f"--frames {root} holds no <class>/<video>{suffix} {what}: run process_data/src/{tool}")
     for name in (f"{class_name}/{video}" for class_name, videos in folders.items() for video in videos):
         if not is_utf8(name):
-            raise DataError(f"the name of {name!a} in --frames {frames} is not UTF-8: rename the folder")
+            raise DataError(f"the name of {name!a} in --frames {root} is not UTF-8: rename the folder")
     return folders
 
 

@@ -1,0 +1,185 @@
+"""Where frames come from: folders of JPEGs, packed files, original videos.
+
+A source has `read(video, indices)`: it yields a frame and its name, for messages, for each of the `indices` (ascending,
+0-based); a frame is the bytes of a JPEG, or a picture (H, W, 3) uint8 RGB. Nothing is open between two calls, so any
+number of forked workers, processes and nodes may read, also from a folder that is read-only.
+
+A packed video is a stored zip, <root>/<class>/<video>.zip, of its JPEGs image_00001.jpg, ... in their order and
+nothing else: no name has an extra field, so the directory at its end is an array. Any zip program reads it, it carries
+a checksum for each frame, and it is whole or not there. benchmarks/storage.py compares it with LMDB, HDF5 and tar.
+"""
+import itertools
+import os
+import re
+import struct
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+from .lists import DataError
+from .reader import FRAME_NAME, FrameFolders
+
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
+PARTS = ("train", "val", "validate", "test")  # folders that Kinetics copies put above the classes
+
+PACKED_SUFFIX = ".zip"
+MOST_FRAMES = 0xFFFE  # above, zip needs its 64-bit form
+NAME_LENGTH = len(FRAME_NAME.format(1))
+LOCAL_HEADER = 30 + NAME_LENGTH  # bytes before each frame
+ENTRY = np.dtype([("signature", "<u4"), ("made_by", "<u2"), ("needs", "<u2"), ("flags", "<u2"), ("method", "<u2"),
+                  ("time", "<u2"), ("date", "<u2"), ("crc", "<u4"), ("stored", "<u4"), ("size", "<u4"),
+                  ("name_length", "<u2"), ("extra_length", "<u2"), ("comment_length", "<u2"), ("disk", "<u2"),
+                  ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"), ("name", f"S{NAME_LENGTH}")])
+END = struct.Struct("<4s4H2LH")  # signature, disk, disk, entries, entries, bytes and offset of the directory, comment
+TAIL = 1 << 15  # bytes read at once from the end: the directory of 536 frames
+
+
+class Packed:
+    """One packed video, open for reading; a context manager.
+
+    entries: its directory, (N,) ENTRY. Raises DataError where the file is missing, cut short or not as pack.py
+    writes it.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self.file = open(path, "rb", buffering=0)
+        except OSError as error:
+            raise DataError(f"packed video {path} cannot be read ({error.strerror})") from error
+        try:
+            self.entries = self._directory()
+        except DataError:
+            self.file.close()
+            raise
+
+    def _directory(self):
+        size = os.fstat(self.file.fileno()).st_size
+        tail = self._pread(min(size, TAIL), max(size - TAIL, 0))
+        end = END.unpack(tail[-END.size:]) if len(tail) >= END.size else (b"",) * 8
+        count, length, start = end[4:7]
+        if end[0] != b"PK\5\6" or end[7] or start + length + END.size != size or length != count * ENTRY.itemsize:
+            raise DataError(f"packed video {self.path} is not whole, or not as pack.py writes it ({size} bytes)")
+        if length + END.size > TAIL:
+            tail = self._pread(length + END.size, start)
+        entries = np.frombuffer(tail, ENTRY, count, len(tail) - length - END.size)
+        starts = np.append(entries["offset"], start).astype(np.int64)
+        if np.any(entries["signature"] != 0x02014B50) or np.any(entries["method"]) or np.any(
+                starts[:-1] + LOCAL_HEADER + entries["size"] != starts[1:]):
+            raise DataError(f"packed video {self.path} has a damaged directory")
+        return entries
+
+    def _pread(self, length, offset):
+        try:
+            data = os.pread(self.file.fileno(), length, offset)
+        except OSError as error:
+            raise DataError(f"packed video {self.path} cannot be read ({error.strerror})") from error
+        if len(data) != length:
+            raise DataError(f"packed video {self.path} ends within a frame")
+        return data
+
+    def read(self, offset, size):
+        """Bytes of the JPEG of `size` bytes whose header is at `offset`."""
+        return self._pread(size, offset + LOCAL_HEADER)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+class PackedFrames:
+    """Packed videos: <root>/<class>/<video>.zip."""
+
+    def __init__(self, root):
+        self.root = os.fspath(root)
+
+    def path(self, video):
+        return os.path.join(self.root, video + PACKED_SUFFIX)
+
+    def read(self, video, indices):
+        """Yields (bytes of the JPEG, its name) for each of `indices` in turn; DataError as it comes."""
+        with Packed(self.path(video)) as packed:
+            count = len(packed.entries)
+            entries = packed.entries[[index for index in indices if index < count]]
+            places = zip(entries["name"].tolist(), entries["offset"].tolist(), entries["size"].tolist(), strict=True)
+            for index, (found, offset, size) in itertools.zip_longest(indices, places, fillvalue=(b"", 0, 0)):
+                name = FRAME_NAME.format(index + 1)
+                if found != name.encode():
+                    raise DataError(f"packed video {packed.path} has no {name}, of {count} frames")
+                yield packed.read(offset, size), f"{name} in {packed.path}"
+
+
+@contextmanager
+def open_video(path):
+    """cv2.VideoCapture of a file, with one thread; DataError where no decoder can open it."""
+    # absolute, as FFmpeg takes a name like a:b for a protocol
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
+    try:
+        if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":  # that one takes it1.avi for pictures
+            raise DataError(f"video {path} cannot be opened by any decoder")
+        yield capture
+    finally:
+        capture.release()
+
+
+class VideoFiles:
+    """Original videos, <root>/[<part>/]<class>/<video>.<suffix>, decoded in their order up to the last frame wanted.
+
+    Frame i is the i-th that can be decoded, as in extract_frame.py; it has the video's own size.
+    """
+
+    SUFFIXES = "|".join(map(re.escape, VIDEO_SUFFIXES))
+
+    def __init__(self, root):
+        self.root = os.fspath(root)
+        self.classes = {}  # class -> [(folder, its file names as one text)]: strings by the million are dear
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said once, below
+
+    def _folders(self, label):
+        if label not in self.classes:
+            folders = [os.path.join(self.root, part, label) for part in ("", *PARTS)]
+            try:
+                self.classes[label] = [(folder, "\n".join(os.listdir(folder))) for folder in folders
+                                       if os.path.isdir(folder)]
+            except OSError as error:
+                raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
+        return self.classes[label]
+
+    def path(self, video):
+        """File of a video, whose name in a list has no suffix. Raises DataError unless there is exactly one."""
+        label, _, stem = video.partition("/")
+        pattern = re.compile(rf"^{re.escape(stem)}(?i:{self.SUFFIXES})$", re.MULTILINE)
+        found = [os.path.join(folder, name) for folder, names in self._folders(label)
+                 for name in pattern.findall(names)]
+        if len(found) != 1:
+            raise DataError(f"video {video} has {len(found) or 'no'} file{'s' if found else ''} in {self.root} "
+                            f"({', '.join(found) or 'looked for ' + ' '.join(VIDEO_SUFFIXES)})")
+        return found[0]
+
+    def read(self, video, indices):
+        """Yields (picture (H, W, 3) uint8 RGB, its name) for each of `indices` in turn; DataError as it comes."""
+        path = self.path(video)
+        with open_video(path) as capture:
+            count = 0
+            for index in indices:
+                while count <= index and capture.grab():
+                    count += 1
+                there, picture = capture.retrieve() if count > index else (False, None)
+                if not there:
+                    raise DataError(f"frame {index + 1} of video {path} cannot be decoded, {count} before it can")
+                yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), f"{index + 1} of video {path}"
+
+
+SOURCES = {"frames": FrameFolders, "packed": PackedFrames, "video": VideoFiles}
+
+
+def advice(storage, dataset):
+    """The end of an error's sentence: what to do about frames that cannot be read."""
+    tool = "python process_data/src/{} --dataset " + dataset
+    return {"frames": f": {tool.format('verify.py')} finds all such files",
+            "packed": f": remove the file if it is there, and {tool.format('pack.py')} packs it again; "
+                      f"{tool.format('verify.py')} --storage packed finds all such files",
+            "video": ": mend the file, or take the video out of the lists"}[storage]

@@ -1,0 +1,179 @@
+"""Looking at all frames of a video, from a folder or a packed file: what verify.py and pack.py do in their workers."""
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from dataset.lists import DataError
+from dataset.reader import FRAME_NAME, JPEG_END, decode_jpeg
+from dataset.storage import PACKED_SUFFIX, Packed
+from process_data.src.common import first
+
+PREFIX, SUFFIX = FRAME_NAME.partition("{")[0], FRAME_NAME.rpartition("}")[2]
+NO_FOLDER, NO_FRAMES, GAPS = "no folder of frames", "no frames", "gaps in the numbering"
+NO_PACKED, BAD_PACKED = "no packed file", "damaged packed files"
+ZERO, TRUNCATED, UNDECODABLE = "zero-byte frames", "truncated frames", "undecodable frames"
+CHANGED = "frames changed since they were packed"
+SIZE = "frames of another size"
+
+JPEG_START = b"\xff\xd8"
+# what libjpeg says of a picture that it could decode in part only; bytes too many before the end mark harm nothing
+PARTIAL = re.compile(rb"remature end|Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a worker saw of a video. last: highest frame number, 0 for none; faults: ((fault, detail), ...)."""
+
+    frames: int
+    last: int
+    digest: bytes | None  # of all frames, None where there is not a byte
+    faults: tuple
+
+
+class Unusable(Exception):
+    """A video that cannot be looked into: (fault, detail)."""
+
+
+@contextmanager
+def decoder_log():
+    """Yields a function that returns what the decoder wrote since its last call.
+
+    libjpeg says only on standard error that a picture was cut off, so that goes to a file meanwhile.
+    """
+    with tempfile.TemporaryFile(buffering=0) as file:
+        def read():
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            file.seek(0)
+            text = file.read()
+            file.seek(0)
+            file.truncate()
+            return text
+
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield read
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def frame_numbers(names):
+    """Sorted numbers of the frames among files' names; others do not count."""
+    pattern = re.compile(rf"{re.escape(PREFIX)}(\d+){re.escape(SUFFIX)}")
+    found = map(pattern.fullmatch, names)
+    return sorted(int(match[1]) for match in found if match and match[0] == FRAME_NAME.format(int(match[1])))
+
+
+def name_runs(runs):
+    """[(1, 1), (3, 5)] -> "image_00001.jpg, image_00003.jpg to image_00005.jpg"."""
+    return first(FRAME_NAME.format(low) + (f" to {FRAME_NAME.format(high)}" if high > low else "")
+                 for low, high in runs)
+
+
+@contextmanager
+def open_folder(root, video):
+    """Yields (numbers of the frames, function from a number to (bytes, fault or None)) of a folder of JPEGs."""
+    folder = Path(root, video)
+    try:
+        numbers = frame_numbers(os.listdir(folder))
+    except OSError as error:
+        raise Unusable(NO_FOLDER, error.strerror) from error
+
+    def read(number):
+        path = folder / FRAME_NAME.format(number)
+        if path.is_fifo():  # reading would wait for a writer
+            return b"", UNDECODABLE
+        return path.read_bytes(), None
+
+    yield numbers, read
+
+
+@contextmanager
+def open_packed(root, video):
+    """The same of a packed video."""
+    path = Path(root, video + PACKED_SUFFIX)
+    if not path.is_file():
+        raise Unusable(NO_PACKED, "" if not path.exists() else "not a file")
+    try:
+        packed = Packed(path)
+    except DataError as error:
+        raise Unusable(BAD_PACKED, str(error)) from error
+    with packed:
+        names = packed.entries["name"].tolist()
+        numbers = frame_numbers(map(os.fsdecode, names))
+        places = {name: place for place, name in enumerate(names)}
+
+        def read(number):
+            place = places[FRAME_NAME.format(number).encode()]
+            offset, size, crc = packed.entries[["offset", "size", "crc"]][place].tolist()
+            data = packed.read(offset, size)
+            return data, None if zlib.crc32(data) == crc else CHANGED
+
+        yield numbers, read
+
+
+OPENERS = {"frames": open_folder, "packed": open_packed}
+
+
+def check_frame(data, quick, log):
+    """Bytes of a frame -> (fault or None, shape or None where it was not decoded)."""
+    if not data:
+        return ZERO, None
+    if not data.rstrip(b"\0").endswith(JPEG_END):
+        return TRUNCATED if data.startswith(JPEG_START) else UNDECODABLE, None
+    if quick:
+        return None, None
+    try:
+        shape = decode_jpeg(data, "").shape
+    except (DataError, cv2.error):
+        return UNDECODABLE, None
+    return TRUNCATED if PARTIAL.search(log()) else None, shape
+
+
+def examine(name, root, quick, storage="frames"):
+    """All of a video's frames -> Look."""
+    cv2.setNumThreads(1)
+    try:
+        with OPENERS[storage](root, name) as (numbers, read):
+            return look_at(numbers, read, quick)
+    except Unusable as error:
+        return Look(0, 0, None, (error.args,))
+
+
+def look_at(numbers, read, quick):
+    """Frames by their numbers -> Look; read: as the openers yield it."""
+    if not numbers:
+        return Look(0, 0, None, ((NO_FRAMES, ""),))
+    faults, digest, size, shapes = {}, hashlib.blake2b(digest_size=16), 0, {}
+    with decoder_log() as log:
+        for number in numbers:
+            fault, shape, reason = None, None, ""
+            try:
+                data, fault = read(number)
+                if not fault:
+                    fault, shape = check_frame(data, quick, log)
+            except (OSError, DataError) as error:
+                data, fault, reason = b"", UNDECODABLE, f" ({getattr(error, 'strerror', error)})"
+            digest.update(len(data).to_bytes(8, "little") + data)
+            size += len(data)
+            if shape and shape != shapes.setdefault("first", shape):
+                faults.setdefault((SIZE, " (not {1}x{0})".format(*shapes["first"])), []).append(number)
+            if fault:
+                faults.setdefault((fault, reason), []).append(number)
+    listed = [(fault, first(map(FRAME_NAME.format, which), 5) + reason) for (fault, reason), which in faults.items()]
+    gaps = [(low + 1, high - 1) for low, high in itertools.pairwise([0, *numbers]) if high - low > 1]
+    if gaps:
+        listed.append((GAPS, f"no {name_runs(gaps)}"))
+    if numbers[0] == 0:
+        listed.append((GAPS, f"{FRAME_NAME.format(0)} is never read: the first is {FRAME_NAME.format(1)}"))
+    return Look(len(numbers), numbers[-1], digest.digest() if size else None, tuple(listed))

@@ -1,0 +1,171 @@
+"""Pack each video's frames into one file.
+
+    python process_data/src/pack.py --dataset ucf101
+
+Reads <frames>/<class>/<video>/image_00001.jpg ... as extract_frame.py writes them and writes, byte for byte the same
+JPEGs, <out>/<class>/<video>.zip (stored, not compressed; dataset/storage.py says why) and <out>/manifest.csv. Training
+takes it with --storage packed and sees the same pixels. The frames may be removed afterwards.
+
+Every frame is decoded first: a video with a damaged frame, or a gap, is reported and not packed. A file gets its name
+when all of the video is in it, so a run that was stopped in any way is completed by starting it again; a video whose
+folder has changed since is packed anew. The exit code is 0 where every video is packed, else 1 (--allow_failures: 0).
+"""
+import errno
+import os
+import shutil
+import sys
+import time
+import zipfile
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.files import take_lock, whole_file
+from dataset.lists import DataError, local_dataset
+from dataset.reader import FRAME_NAME
+from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
+from process_data.src.common import (
+    MANIFEST,
+    Parser,
+    WorkerDied,
+    available_cores,
+    check_range,
+    first,
+    plural,
+    read_manifest,
+    run,
+    run_jobs,
+    visible,
+)
+from process_data.src.extract_frame import write_manifest
+from process_data.src.frame_check import examine
+from process_data.src.write_csv import all_names, find_folders
+
+PROBED = 50  # videos whose size is looked up to foresee that of all
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LEFTOVER = ".partial_"  # of dataset/files.py's whole_file
+
+
+def pack(name, frames, out, quick):
+    """Pack one video -> (frames, None), or (None, why not); an OSError for a disk that is full."""
+    look = examine(name, frames, quick)
+    if look.faults:
+        return None, "; ".join(f"{fault} ({detail})" if detail else fault for fault, detail in look.faults)
+    if look.frames > MOST_FRAMES:
+        return None, f"{look.frames} frames, and a packed file holds {MOST_FRAMES}: cut the video into shorter ones"
+    try:
+        with whole_file(out / (name + PACKED_SUFFIX)) as path, zipfile.ZipFile(path, "w") as file:
+            for number in range(1, look.frames + 1):
+                frame = FRAME_NAME.format(number)
+                entry = zipfile.ZipInfo(frame)  # of 1980: the same frames make the same file
+                entry.external_attr = 0o644 << 16
+                file.writestr(entry, (frames / name / frame).read_bytes())
+        return look.frames, None
+    except (OSError, zipfile.LargeZipFile) as error:
+        return None, error if getattr(error, "errno", None) in FULL else f"{type(error).__name__}: {error}"
+
+
+def is_packed(name, frames, out, manifest):
+    """Whether a whole packed file is there, no older than the folder and with the frames of its manifest."""
+    path = out / (name + PACKED_SUFFIX)
+    try:
+        if path.stat().st_mtime_ns < (frames / name).stat().st_mtime_ns:
+            return False
+        with Packed(path) as packed:
+            return name not in manifest or len(packed.entries) == int(manifest[name]["frames"])
+    except (FileNotFoundError, DataError):
+        return False
+
+
+def remove_leftovers(out):
+    """Files that a killed run had begun."""
+    for folder in visible(out):
+        for path in Path(folder.path).glob(f"{LEFTOVER}*{PACKED_SUFFIX}") if folder.is_dir() else ():
+            path.unlink()
+
+
+def check_same_settings(manifest, args):
+    """Raises DataError where --out holds videos of frames extracted otherwise: a mixture would be noticed by nobody."""
+    packed = read_manifest(args.out / MANIFEST)
+    for column in ("short_side", "quality"):
+        here, there = ({row[column] for row in rows.values()} for rows in (manifest, packed))
+        if here and there and here != there:
+            raise DataError(f"--out {args.out}: its videos were packed from frames of --{column} {first(sorted(there))}"
+                            f", those in {args.frames} are of {first(sorted(here))}; give another --out, or remove "
+                            "the folder")
+
+
+def check_room(todo, args):
+    """Raises DataError where the videos in `todo` will not fit on the disk, by the size of some of them."""
+    probed = todo[::-(-len(todo) // PROBED)] if todo else []
+    sizes = [sum(entry.stat().st_size for entry in visible(args.frames / name)) for name in probed]
+    needed, free = sum(sizes) / max(len(sizes), 1) * len(todo), shutil.disk_usage(args.out).free
+    if needed > free:
+        raise DataError(f"--out {args.out}: {plural(len(todo), 'video')} will take about {needed / 1e9:.3g} GB and the "
+                        f"disk has {free / 1e9:.3g} GB free: make room, or give another --out")
+
+
+def pack_all(todo, args):
+    """-> ({video: frames} of those packed, [(video, why not)])."""
+    work = partial(pack, frames=args.frames, out=args.out, quick=args.quick)
+    done, failed = {}, []
+    with closing(run_jobs(work, todo, args.workers)) as jobs:
+        for name, result in tqdm(jobs, total=len(todo), unit="video", disable=None, smoothing=0.05):
+            frames, reason = (None, result.reason) if isinstance(result, WorkerDied) else result
+            if isinstance(reason, OSError):
+                raise DataError(f"--out {args.out}: {reason.strerror}: make room and start the same command again; "
+                                "what is packed is kept")
+            if reason:
+                failed.append((name, reason))
+            else:
+                done[name] = frames
+    return done, failed
+
+
+def parse():
+    parser = Parser(description="Pack each video's frames into one file.")
+    parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
+    parser.add_argument("--frames", type=Path, help="folder of <class>/<video>/image_00001.jpg; None: the data set's")
+    parser.add_argument("--out", type=Path, help="folder to write; None: the data set's in local_dataset.py")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
+    parser.add_argument("--quick", action="store_true",
+                        help="do not decode: damage that leaves a frame's end whole stays unseen")
+    parser.add_argument("--allow_failures", action="store_true", help="exit with 0 even where videos failed")
+    args = parser.parse_args()
+    local = local_dataset(args.dataset)
+    args.frames, args.out = args.frames or local.frames, args.out or local.root("packed")
+    check_range("--workers", args.workers, 1, 1024)
+    if args.out.resolve() == args.frames.resolve():
+        raise DataError(f"--out {args.out} is the folder of frames: give another")
+    return args
+
+
+def main():
+    args, start = parse(), time.perf_counter()
+    names, manifest = all_names(find_folders(args.frames)), read_manifest(args.frames / MANIFEST)
+    lock = take_lock(args.out, "--out")
+    check_same_settings(manifest, args)
+    remove_leftovers(args.out)
+    todo = [name for name in names if not is_packed(name, args.frames, args.out, manifest)]
+    check_room(todo, args)
+    known = {**read_manifest(args.out / MANIFEST), **manifest}
+    write_manifest(args.out / MANIFEST, known)  # before a kill could leave videos whose settings nobody knows
+    done, failed = pack_all(todo, args)
+    write_manifest(args.out / MANIFEST, {name: row for name, row in known.items()
+                                         if (args.out / (name + PACKED_SUFFIX)).exists()})
+    for name, reason in failed:
+        print(f"failed: {args.frames / name}: {reason}", file=sys.stderr)
+    if failed:
+        print("to mend them: remove their folders and run extract_frame.py, then this again")
+    print(f"packed {len(done)}, already there {len(names) - len(todo)}, failed {len(failed)}; {sum(done.values())} "
+          f"frames in {time.perf_counter() - start:.1f} s; packed videos and {MANIFEST} in {args.out}")
+    lock.close()
+    return 1 if failed and not args.allow_failures else 0
+
+
+if __name__ == "__main__":
+    run(main)
