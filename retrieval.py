@@ -23,6 +23,7 @@ from models.classifier import pooled
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
+from models.nearest import nearest
 
 KS = (1, 5, 10, 20, 50)
 
@@ -41,24 +42,23 @@ def flags():
     return parser
 
 
-def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
+def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
     """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
 
-    Each set is centred by its own mean and L2-normalised here; similarity is cosine. Raises ValueError where a
-    k exceeds the gallery. Works through the queries in chunks.
+    Each set is centred by its own mean and L2-normalised here, the gallery without a copy of it; similarity is
+    cosine, and of equally similar gallery rows the lower index counts as nearer. Raises ValueError where a k exceeds
+    the gallery, or where features or their mean are not finite.
     """
-    if not all(torch.as_tensor(x).isfinite().all() for x in (query, gallery)):
-        raise ValueError("features are not finite")
+    query, query_labels, gallery, gallery_labels = map(torch.as_tensor, (query, query_labels, gallery, gallery_labels))
     if max(ks) > len(gallery):
         raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
-    query, gallery = (F.normalize(torch.as_tensor(x) - torch.as_tensor(x).mean(dim=0), dim=1) for x in (query, gallery))
-    query_labels, gallery_labels = torch.as_tensor(query_labels), torch.as_tensor(gallery_labels)
-    hits = dict.fromkeys(ks, 0)
-    for rows, labels in zip(query.split(chunk), query_labels.split(chunk), strict=True):
-        right = gallery_labels[(rows @ gallery.T).topk(max(ks), dim=1).indices] == labels[:, None]
-        for k in ks:
-            hits[k] += int(right[:, :k].any(dim=1).sum())
-    return {k: count / len(query) for k, count in hits.items()}
+    query_mean, gallery_mean = query.mean(dim=0), gallery.mean(dim=0)
+    if not (query_mean.isfinite().all() and gallery_mean.isfinite().all()):  # as the mean of anything else is
+        raise ValueError("features are not finite")
+    indices = nearest(F.normalize(query - query_mean, dim=1), gallery, max(ks),
+                      unit=lambda rows: F.normalize(rows - gallery_mean, dim=1))
+    right = gallery_labels[indices] == query_labels[:, None]
+    return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
 
 
 def build(args):
