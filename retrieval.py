@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import evaluation
 import utils
 from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
@@ -30,7 +31,7 @@ KS = (1, 5, 10, 20, 50)
 
 def flags():
     parser = utils.new_parser("retrieval.py", __doc__)
-    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a forward pass (times clips)")
+    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
     group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", metavar="PATH|random",
                        help="checkpoint with the backbone's weights (ours or the release's), or the word random")
@@ -69,7 +70,7 @@ def build(args):
     backbone = build_backbone(net, width)
     if checkpoint:
         utils.load_pretrained(backbone, checkpoint, args.pretrain)
-    return backbone.eval()
+    return backbone
 
 
 def save_features(args, lists, features):
@@ -79,7 +80,7 @@ def save_features(args, lists, features):
     for part, videos in lists.items():
         save_part(folder, part, videos, features[part])
     with whole_file(folder / "protocol.json") as path:
-        path.write_text(utils.protocol_of(args))
+        path.write_text(evaluation.protocol_of(args))
 
 
 def save_part(folder, part, videos, features):
@@ -100,7 +101,7 @@ def load_features(args, part, videos):
     try:
         values = np.load(features, allow_pickle=False)
         listed = names.read_text(encoding="utf-8").splitlines()
-        utils.take_protocol(args, protocol.read_text(encoding="utf-8"))
+        evaluation.take_protocol(args, protocol.read_text(encoding="utf-8"))
     except (ValueError, EOFError) as error:
         raise DataError(f"--load_features: {features}, {names} or {protocol} is damaged: write them "
                         "again") from error
@@ -122,7 +123,7 @@ def main(argv):
         raise UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split) for part in ("train", "test")}
     utils.seed_everything(args.seed)
-    backbone = build(args).to(device) if args.pretrain else None
+    backbone = evaluation.placed(build(args), device) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
     if len({values.shape[1] for values in features.values()}) > 1:
         raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
@@ -144,7 +145,7 @@ def main(argv):
         if part in features:
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
-        features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
+        features[part] = evaluation.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
     if rank() != 0:
         return
     if args.save_features:
