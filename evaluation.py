@@ -55,6 +55,13 @@ def keep_freed_memory():
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def return_freed_memory():
+    """Return what is kept: the loader's processes, forked after this, would have copies of it."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -66,6 +73,7 @@ def over_videos(compute, data, args, device, description):
     device before the last batch; until then each process keeps its own rows there, at the end the whole table.
     Raises RunError where the output is not finite.
     """
+    return_freed_memory()
     loader = utils.clip_loader(args, data, EvalBatches(len(data), args.batch_size, rank(), world_size()), device)
     indices, rows = [torch.empty(0, dtype=torch.int64)], []
     for batch in bar(loader, description):

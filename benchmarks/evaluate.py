@@ -42,7 +42,7 @@ CLIPS = 10
 
 def flags():
     parser = utils.new_parser("benchmarks/evaluate.py", __doc__)
-    parser.add_argument("--videos", type=int, default=6, help="videos that are evaluated")
+    parser.add_argument("--videos", type=int, default=4, help="videos that are evaluated")
     parser.add_argument("--workers", type=int, default=2, help="loader processes")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the networks' channels")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
@@ -130,12 +130,12 @@ def measure(way, stage, root, workers, width):
         evaluation.placed(network, device)
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
-        seconds = {"forward": timed(lambda: compute(clips)), "sample": timed(lambda: data[0, 0], threads=1)}
+        seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0, 0], threads=1)}
         start = time.perf_counter()
         evaluation.over_videos(compute, data, args, device, stage)
     else:
         data = SeparateClips(videos, root / "frames", args)
-        seconds = {"forward": timed(lambda: compute(clips)), "sample": timed(lambda: data[0], threads=1)}
+        seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}
         start = time.perf_counter()
         with torch.no_grad():
             for batch in DataLoader(data, batch_size=1, num_workers=workers):
@@ -145,7 +145,7 @@ def measure(way, stage, root, workers, width):
 
 
 @torch.inference_mode()
-def timed(function, threads=None, rounds=2):
+def timed(function, threads=None, rounds=3):
     """Least seconds of a call, after one that is not counted."""
     usual = torch.get_num_threads()
     torch.set_num_threads(threads or usual)
