@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import evaluation
 import utils
 from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
@@ -23,13 +24,14 @@ from models.classifier import pooled
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
+from models.nearest import nearest
 
 KS = (1, 5, 10, 20, 50)
 
 
 def flags():
     parser = utils.new_parser("retrieval.py", __doc__)
-    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a forward pass (times clips)")
+    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
     group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", metavar="PATH|random",
                        help="checkpoint with the backbone's weights (ours or the release's), or the word random")
@@ -41,24 +43,23 @@ def flags():
     return parser
 
 
-def topk_accuracy(query, query_labels, gallery, gallery_labels, ks, chunk=1024):
+def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
     """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
 
-    Each set is centred by its own mean and L2-normalised here; similarity is cosine. Raises ValueError where a
-    k exceeds the gallery. Works through the queries in chunks.
+    Each set is centred by its own mean and L2-normalised here, the gallery without a copy of it; similarity is
+    cosine, and of equally similar gallery rows the lower index counts as nearer. Raises ValueError where a k exceeds
+    the gallery, or where features or their mean are not finite.
     """
-    if not all(torch.as_tensor(x).isfinite().all() for x in (query, gallery)):
-        raise ValueError("features are not finite")
+    query, query_labels, gallery, gallery_labels = map(torch.as_tensor, (query, query_labels, gallery, gallery_labels))
     if max(ks) > len(gallery):
         raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
-    query, gallery = (F.normalize(torch.as_tensor(x) - torch.as_tensor(x).mean(dim=0), dim=1) for x in (query, gallery))
-    query_labels, gallery_labels = torch.as_tensor(query_labels), torch.as_tensor(gallery_labels)
-    hits = dict.fromkeys(ks, 0)
-    for rows, labels in zip(query.split(chunk), query_labels.split(chunk), strict=True):
-        right = gallery_labels[(rows @ gallery.T).topk(max(ks), dim=1).indices] == labels[:, None]
-        for k in ks:
-            hits[k] += int(right[:, :k].any(dim=1).sum())
-    return {k: count / len(query) for k, count in hits.items()}
+    query_mean, gallery_mean = query.mean(dim=0), gallery.mean(dim=0)
+    if not (query_mean.isfinite().all() and gallery_mean.isfinite().all()):  # as the mean of anything else is
+        raise ValueError("features are not finite")
+    indices = nearest(F.normalize(query - query_mean, dim=1), gallery, max(ks),
+                      unit=lambda rows: F.normalize(rows - gallery_mean, dim=1))
+    right = gallery_labels[indices] == query_labels[:, None]
+    return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
 
 
 def build(args):
@@ -69,7 +70,7 @@ def build(args):
     backbone = build_backbone(net, width)
     if checkpoint:
         utils.load_pretrained(backbone, checkpoint, args.pretrain)
-    return backbone.eval()
+    return backbone
 
 
 def save_features(args, lists, features):
@@ -79,7 +80,7 @@ def save_features(args, lists, features):
     for part, videos in lists.items():
         save_part(folder, part, videos, features[part])
     with whole_file(folder / "protocol.json") as path:
-        path.write_text(utils.protocol_of(args))
+        path.write_text(evaluation.protocol_of(args))
 
 
 def save_part(folder, part, videos, features):
@@ -100,7 +101,7 @@ def load_features(args, part, videos):
     try:
         values = np.load(features, allow_pickle=False)
         listed = names.read_text(encoding="utf-8").splitlines()
-        utils.take_protocol(args, protocol.read_text(encoding="utf-8"))
+        evaluation.take_protocol(args, protocol.read_text(encoding="utf-8"))
     except (ValueError, EOFError) as error:
         raise DataError(f"--load_features: {features}, {names} or {protocol} is damaged: write them "
                         "again") from error
@@ -122,7 +123,7 @@ def main(argv):
         raise UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     utils.seed_everything(args.seed)
-    backbone = build(args).to(device) if args.pretrain else None
+    backbone = evaluation.placed(build(args), device) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
     if len({values.shape[1] for values in features.values()}) > 1:
         raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
@@ -144,7 +145,7 @@ def main(argv):
         if part in features:
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
-        features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
+        features[part] = evaluation.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
     if rank() != 0:
         return
     if args.save_features:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+import evaluation
 import utils
 from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
@@ -34,7 +35,7 @@ def split_or_all(text):
 
 def flags():
     parser = utils.new_parser("test.py", __doc__)
-    utils.add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a forward pass (times clips and crops)",
+    utils.add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a loader's batch",
                          split_type=split_or_all)
     group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--checkpoint", metavar="PATH", help="classifier to test; {split} stands for the split's number")
@@ -74,15 +75,15 @@ def load(args, split, num_classes):
     if checkpoint:
         load_classifier(model, checkpoint, path)
         utils.note_unfinished(checkpoint, path)
-    return model.eval()
+    return model
 
 
 def predict(args, model, videos, split, device):
     """(N, classes) mean class probabilities of every test video."""
-    model = model.to(device)
+    model = evaluation.placed(model, device)
     data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
                               FixedCrops(args.img_dim, args.crops))
-    return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
+    return evaluation.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
 
 
 def saved_predictions(args, videos, split):
@@ -94,7 +95,7 @@ def saved_predictions(args, videos, split):
         with np.load(path, allow_pickle=False) as file:
             saved = dict(file)
         names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
-        utils.take_protocol(args, str(saved["protocol"]))
+        evaluation.take_protocol(args, str(saved["protocol"]))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--from_predictions: {path} is damaged: test again") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
@@ -180,7 +181,7 @@ def main(argv):
         probabilities = saved[split] if saved else predict(args, models[split], videos, split, device)
         if rank() == 0:
             results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities,
-                                                  utils.protocol_of(args))
+                                                  evaluation.protocol_of(args))
     if rank() != 0:
         return
     if len(results) > 1:

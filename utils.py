@@ -1,6 +1,5 @@
-"""What the entry scripts share: flags, device and processes, learning rate, going on with a run, evaluation."""
+"""What the entry scripts share: flags, device and processes, learning rate, going on with a run, data."""
 import argparse
-import json
 import math
 import os
 import shutil
@@ -15,11 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
 from dataset.lists import local_dataset
-from dataset.loader import EvalBatches, die_with_parent, make_loader
+from dataset.loader import die_with_parent, make_loader
 from dataset.reader import FrameReader
 from dataset.storage import SOURCES, advice
 from models.backbones import BACKBONES
@@ -34,9 +32,9 @@ from models.checkpoint import (
 )
 from models.failures import UsageError
 from models.gather import rank, world_size
-from models.log import bar, plain
+from models.log import plain
 from models.pretrained import load_backbone, stated
-from models.session import RunError, Session
+from models.session import Session
 
 # --- flags ---------------------------------------------------------------------------------------------------
 
@@ -379,28 +377,7 @@ def note_unfinished(checkpoint, path):
         print(f"note: {path} is of epoch {epoch}, step {step} of {steps}, of a run of {epochs} epochs: not its end")
 
 
-# --- data and evaluation -------------------------------------------------------------------------------------
-
-PROTOCOL = ("seq_len", "ds", "img_dim", "resize", "clips", "crops")
-
-
-def protocol_of(args):
-    """How a result's clips were taken, as JSON to keep with it."""
-    return json.dumps({name: value for name, value in plain(vars(args)).items() if name in PROTOCOL})
-
-
-def take_protocol(args, text):
-    """Make the flags say how a kept result's clips were taken; ValueError where `text` is not protocol_of's."""
-    kept = json.loads(text)
-    if not isinstance(kept, dict) or kept.keys() != {name for name in PROTOCOL if name in vars(args)} or not all(
-            type(x) is int for value in kept.values() for x in (value if type(value) is list else [value])):
-        raise ValueError("no protocol")
-    kept["resize"] = tuple(kept["resize"])
-    changed = [name for name, value in kept.items() if getattr(args, name) != value]
-    if changed and rank() == 0:
-        print("note: taken as kept: " + ", ".join(f"--{name} {kept[name]}" for name in changed))
-    vars(args).update(kept)
-
+# --- data ----------------------------------------------------------------------------------------------------
 
 def clip_dataset(args, videos, sampler, crop, draw=None):
     """VideoClips of a list of data set --dataset, with the frame size of --resize; for training where `draw`."""
@@ -412,30 +389,3 @@ def clip_dataset(args, videos, sampler, crop, draw=None):
 
 def clip_loader(args, data, batches, device):
     return make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
-
-
-@torch.inference_mode()
-def over_videos(compute, data, args, device, description):
-    """compute(clips (N, 3, T, H, W)) -> (N, C), averaged over each video's clips -> (len(data), C) float32, CPU.
-
-    In the order of the list, the same on every process and for any number of processes.
-    """
-    loader = clip_loader(args, data, EvalBatches(len(data), args.batch_size, rank(), world_size()), device)
-    rows = {}
-    for batch in bar(loader, description):
-        clips = prepare(batch["clips"].to(device, non_blocking=True))
-        values = compute(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).mean(dim=1)
-        rows.update(zip(batch["index"].tolist(), values.cpu(), strict=True))
-    # each row is made by one process: the sum over processes puts all of them together exactly
-    width = torch.tensor([len(next(iter(rows.values()))) if rows else 0], device=device)
-    if world_size() > 1:
-        dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    table = torch.zeros(len(data), int(width))
-    for index, row in rows.items():
-        table[index] = row
-    if world_size() > 1:
-        table = table.to(device)
-        dist.all_reduce(table)
-    if not table.isfinite().all():
-        raise RunError(f"{description}: the network's output is not finite; its weights are broken, or diverged")
-    return table.cpu()

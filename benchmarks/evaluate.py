@@ -1,0 +1,225 @@
+"""Ten-clip test and retrieval features: videos per second against decoding each clip's frames separately.
+
+    python benchmarks/evaluate.py --out benchmarks/results/evaluate.md      about 3 minutes on 2 cores
+
+The usual way reads, decodes and resizes (PIL) the frames of each clip for itself, one video a forward pass, contiguous
+float32; ours is test.py's and retrieval.py's. Both read the same 240-high JPEGs with as many workers, and each runs in
+a process of its own. Weights are random. Clips are of ../shared/data where that is, otherwise of drifting noise.
+"""
+import multiprocessing
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import evaluation
+import retrieval
+import test
+import utils
+from benchmarks.common import heading, table, write
+from dataset import local_dataset
+from dataset.augment import MEAN, STD
+from dataset.crops import FixedCrops
+from dataset.lists import open_list
+from dataset.reader import FRAME_NAME
+from dataset.sampling import EvenClips, ten_clip_indices
+from models import build_backbone, build_classifier
+from models.classifier import pooled
+from models.failures import run
+
+VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ucf101-5class" / "videos"
+STAGES = {"R3D, ten-clip test": (test, "r3d"), "R(2+1)D, retrieval": (retrieval, "r21d")}
+CLIPS = 10
+
+
+def flags():
+    parser = utils.new_parser("benchmarks/evaluate.py", __doc__)
+    parser.add_argument("--videos", type=int, default=4, help="videos that are evaluated")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplies the networks' channels")
+    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
+    return parser
+
+
+# --- frames --------------------------------------------------------------------------------------------------
+
+def frames_of(path):
+    """Frames of a video file, or 150 of drifting noise where `path` is None."""
+    if path is None:
+        picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8), (320, 240))
+        yield from (np.roll(picture, 2 * f, axis=1) for f in range(150))
+        return
+    video = cv2.VideoCapture(str(path))
+    while (found := video.read())[0]:
+        yield found[1]
+
+
+def write_data(root, count):
+    """Frames and list of `count` videos under `root`."""
+    files = sorted(VIDEOS.glob("*/*.avi")) if VIDEOS.is_dir() else []
+    paths = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)] if files else [None] * count
+    rows = []
+    for i, path in enumerate(paths):
+        name = f"class/{i:03d}"
+        (root / "frames" / name).mkdir(parents=True)
+        for number, frame in enumerate(frames_of(path), 1):
+            cv2.imwrite(str(root / "frames" / name / FRAME_NAME.format(number)), frame, [cv2.IMWRITE_JPEG_QUALITY, 80])
+        rows.append(f"{name},{number}\n")
+    (root / "test_split01.csv").write_text("".join(rows))
+    (root / "ClassInd.txt").write_text("1 class\n")
+
+
+# --- the two ways --------------------------------------------------------------------------------------------
+
+class SeparateClips(Dataset):
+    """The usual way's videos: all frames of all clips, each decoded and resized by itself."""
+
+    def __init__(self, videos, root, args):
+        self.videos, self.root, self.args = videos, root, args
+
+    def __len__(self):
+        return len(self.videos)
+
+    def __getitem__(self, index):
+        """-> (clips, 3, T, H, W) float32"""
+        args, frames = self.args, self.root / self.videos.names[index]
+        top, left = ((size - args.img_dim) // 2 for size in args.resize)
+        clips = []
+        for clip in ten_clip_indices(int(self.videos.num_frames[index]), args.seq_len, args.ds, CLIPS):
+            pictures = []
+            for frame in clip:
+                with Image.open(frames / FRAME_NAME.format(frame + 1)) as file:
+                    picture = file.convert("RGB").resize(args.resize[::-1], Image.Resampling.BILINEAR)
+                window = picture.crop((left, top, left + args.img_dim, top + args.img_dim))
+                tensor = torch.from_numpy(np.array(window)).permute(2, 0, 1).float() / 255
+                pictures.append((tensor - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
+            clips.append(torch.stack(pictures, dim=1))
+        return torch.stack(clips)
+
+
+def build(script, net, width):
+    """-> (network, compute(clips) -> rows) of a stage."""
+    torch.manual_seed(0)
+    if script is test:
+        network = build_classifier(net, 101, width).eval()
+        return network, lambda clips: network(clips).softmax(dim=1)
+    network = build_backbone(net, width).eval()
+    return network, lambda clips: pooled(network, clips)
+
+
+def measure(way, stage, root, workers, width):
+    """Evaluate all videos -> seconds of {"all", "sample" (one worker, one video), "forward" (CLIPS clips)}."""
+    script, net = STAGES[stage]
+    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
+    args = script.flags().parse_args(["--dataset", "benchmark", "--workers", str(workers), "--batch_size", "2",
+                                      "--device", "cpu"])
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    videos = open_list("benchmark", "test", 1)
+    network, compute = build(script, net, width)
+    clips = torch.randn(CLIPS, 3, args.seq_len, args.img_dim, args.img_dim)
+    if way == "ours":
+        evaluation.placed(network, device)
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
+        seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0, 0], threads=1)}
+        start = time.perf_counter()
+        evaluation.over_videos(compute, data, args, device, stage)
+    else:
+        data = SeparateClips(videos, root / "frames", args)
+        seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}
+        start = time.perf_counter()
+        with torch.no_grad():
+            for batch in DataLoader(data, batch_size=1, num_workers=workers):
+                compute(batch.flatten(0, 1)).mean(dim=0)
+    operations = count_operations(network, compute, clips)
+    return {**seconds, "all": time.perf_counter() - start, "operations": operations, "videos": len(videos)}
+
+
+@torch.inference_mode()
+def timed(function, threads=None, rounds=3):
+    """Least seconds of a call, after one that is not counted."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads or usual)
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(usual)
+    return min(seconds[1:])
+
+
+@torch.inference_mode()
+def count_operations(network, compute, clips):
+    """Floating-point operations of the convolutions in a forward pass of `clips`."""
+    total = []
+
+    def count(module, _clips, out):
+        total.append(2 * out.numel() * module.weight[0].numel())
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()
+             if isinstance(module, torch.nn.Conv3d)]
+    compute(clips[:1])
+    for hook in hooks:
+        hook.remove()
+    return sum(total) * len(clips)
+
+
+# --- reporting -----------------------------------------------------------------------------------------------
+
+def measure_alone(*arguments):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure_with, multiprocessing.get_start_method(), *arguments).result()
+
+
+def measure_with(start_method, *arguments):
+    multiprocessing.set_start_method(start_method, force=True)  # the loader's workers, as in the scripts
+    return measure(*arguments)
+
+
+def stage_rows(stage, usual, ours):
+    """Lines of a stage's table: whole, and its parts a video."""
+    n = ours["videos"]
+    rows = [(f"{stage}: videos/s", n / usual["all"], n / ours["all"], usual["all"] / ours["all"]),
+            ("a video, whole, s", usual["all"] / n, ours["all"] / n, usual["all"] / ours["all"])]
+    for part, text in (("sample", "its sample in one worker: read, decode, resize, crop, s"),
+                       ("forward", "its forward pass alone, s")):
+        rows.append((text, usual[part], ours[part], usual[part] / ours[part]))
+    rate = [x["operations"] / x["forward"] / 1e9 for x in (usual, ours)]
+    rows.append(("its convolutions' GFLOP/s in that", *rate, rate[1] / rate[0]))
+    return [[text, *(f"{value:.3g}" for value in values), f"{ratio:.2f}"] for text, *values, ratio in rows]
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    utils.positive(args, "videos", "width")
+    utils.not_negative(args, "workers")
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        write_data(Path(root), args.videos)
+        for stage in STAGES:
+            found = {way: measure_alone(way, stage, Path(root), args.workers, args.width) for way in ("usual", "ours")}
+            rows += stage_rows(stage, **found)
+    a = torch.randn(2048, 2048)
+    peak = 2 * 2048**3 / timed(lambda: a @ a, rounds=5) / 1e9
+    source = f"{VIDEOS.parent.name} of ../shared/data" if VIDEOS.is_dir() else "drifting noise"
+    write(args.out, [
+        *heading("Ten-clip test and retrieval features", f"{args.videos} videos ({source}), 240 high, {CLIPS} clips of "
+                 f"16 x 112 x 112, {args.workers} workers, {torch.get_num_threads()} threads, float32"),
+        *table(["", "usual way", "ours", "ratio"], rows), "",
+        f"Target: at least 3 times the videos/s. A 2048 x 2048 matrix product runs at {peak:.0f} GFLOP/s here: forward "
+        "passes that come near it can only be made faster by a lower precision, and what decoding saves counts only "
+        "where cores are free for it."])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""Nearest neighbours among many: exact, without the matrix of all similarities."""
+import torch
+
+BLOCK = 64  # similarities whose largest is compared first
+
+
+def nearest(query, gallery, k, unit=lambda rows: rows, queries=2048, chunk=4096):
+    """Indices of the `k` gallery rows with the largest inner product, best first, of equal ones the lower index.
+
+    query: (Q, D) and gallery: (G, D) float, on one device, k <= G -> (Q, k) int64. unit: applied to a chunk of
+    gallery rows before they are compared, as a normalisation that must not copy the whole gallery. Compares
+    `queries` rows with `chunk` rows at a time: beyond that product the memory does not grow with the gallery.
+    """
+    found = [_nearest(rows, gallery, k, unit, chunk) for rows in query.split(queries)]
+    return torch.cat(found)
+
+
+def _nearest(query, gallery, k, unit, chunk):
+    """`nearest` of as many queries as are compared at a time."""
+    best = query.new_full((len(query), k), -torch.inf)
+    indices = torch.full((len(query), k), -1, device=query.device)
+    buffer = query.new_empty(len(query) * _padded(min(chunk, len(gallery))))
+    stop = 0
+    while stop < len(gallery):
+        # chunks double at first: there most rows are better than those before, later hardly any
+        start, stop = stop, min(stop + min(chunk, max(stop, k, 256)), len(gallery))
+        size = stop - start
+        scores = buffer[:len(query) * _padded(size)].view(len(query), _padded(size))
+        scores[:, size:] = -torch.inf
+        torch.mm(query, unit(gallery[start:stop]).T, out=scores[:, :size])
+        best, indices = _merged(best, indices, scores.unflatten(1, (-1, BLOCK)), start)
+    return indices
+
+
+def _padded(size):
+    return -(-size // BLOCK) * BLOCK
+
+
+def _merged(best, indices, scores, start):
+    """Take what exceeds the least of `best` (Q, k), descending, from scores (Q, C, BLOCK) of gallery rows from `start`.
+
+    -> best, indices
+    """
+    row, block = (scores.amax(dim=2) > best[:, -1:]).nonzero(as_tuple=True)
+    values = scores[row, block]
+    hit, place = (values > best[row, -1:]).nonzero(as_tuple=True)
+    if not len(hit):
+        return best, indices
+    # in the order of queries, and of gallery rows for each of them
+    row, number, values = row[hit], start + block[hit] * BLOCK + place, values[hit, place]
+    count = torch.bincount(row, minlength=len(best))
+    k = best.shape[1]
+    column = k + torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    together = best.new_full((len(best), k + int(count.max())), -torch.inf)
+    numbers = indices.new_full(together.shape, -1)
+    for table, kept, new in ((together, best, values), (numbers, indices, number)):
+        table[:, :k] = kept
+        table[row, column] = new
+    # stable: of equal values the earlier, whose index is lower, stays in front
+    together, order = together.sort(dim=1, descending=True, stable=True)
+    return together[:, :k].contiguous(), numbers.gather(1, order[:, :k])

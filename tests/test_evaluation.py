@@ -1,0 +1,69 @@
+"""A network's output for every video of a list: order, mean over clips, size of the forward passes."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+import evaluation
+from dataset.augment import MEAN, STD
+from models import build_backbone
+from models.classifier import pooled
+from models.session import RunError
+
+
+class Brightness(Dataset):
+    """Video i has `views` clips of 2 x 4 x 4, whose values are i + 10 * view."""
+
+    def __init__(self, size, views):
+        self.size, self.views = size, views
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, key):
+        values = key[1] + 10 * torch.arange(self.views, dtype=torch.uint8)
+        return {"clips": values[:, None, None, None, None].expand(-1, 2, 4, 4, 3).contiguous(), "index": key[1]}
+
+
+def evaluate(compute, size=7, views=10, batch_size=4):
+    args = SimpleNamespace(batch_size=batch_size, workers=0, loader_timeout=0)
+    return evaluation.over_videos(compute, Brightness(size, views), args, torch.device("cpu"), "videos")
+
+
+@pytest.mark.parametrize("views,batch_size", [(1, 1), (1, 16), (3, 4), (10, 4), (23, 2)])
+def test_rows_are_the_means_of_each_videos_clips(views, batch_size):
+    passes = []
+
+    def red(clips):
+        assert clips.shape[1:] == (3, 2, 4, 4) and torch.is_inference_mode_enabled()
+        assert clips.is_contiguous(memory_format=torch.channels_last_3d)
+        passes.append(len(clips))
+        return clips[:, :, 0, 0, 0] * torch.tensor(STD) + torch.tensor(MEAN)
+
+    table = evaluate(red, views=views, batch_size=batch_size)
+    expected = (np.arange(7) + 10 * np.arange(views).mean()) / 255
+    assert table.dtype == torch.float32 and np.allclose(table, expected[:, None], atol=1e-6)
+    assert sum(passes) == 7 * views and max(passes) <= evaluation.CLIPS["cpu"]
+
+
+def test_low_precision_is_averaged_in_float32():
+    table = evaluate(lambda clips: clips.mean(dim=(1, 2, 3, 4))[:, None].bfloat16())
+    assert table.dtype == torch.float32 and not torch.equal(table, table.bfloat16().float())
+
+
+def test_output_that_is_not_finite_is_refused():
+    with pytest.raises(RunError, match="videos: the network's output is not finite"):
+        evaluate(lambda clips: clips.flatten(1)[:, :1] / 0)
+
+
+def test_a_placed_network_gives_the_same_features():
+    torch.manual_seed(0)
+    clips, network = torch.randn(3, 3, 8, 32, 32), build_backbone("r21d", 0.25).eval()
+    with torch.inference_mode():
+        before = pooled(network, clips)
+        placed = evaluation.placed(network.train(), torch.device("cpu"))
+        after = pooled(placed, clips.contiguous(memory_format=torch.channels_last_3d))
+    assert not placed.training and placed.stem.spatial.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-6)
