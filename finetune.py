@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-import evaluation
 import utils
 from dataset.augment import FinetuneDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
@@ -142,7 +141,7 @@ def held_out_accuracy(model, held, args, device):
     if world_size() > 1:  # judge the statistics that the checkpoint will hold, the first process's
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
-    scores = evaluation.over_videos(model, data, args, device, "held out")
+    scores = utils.over_videos(model, data, args, device, "held out")
     accuracy = topk(scores, torch.from_numpy(held.labels))
     return {f"held_out_{name}": value.item() for name, value in accuracy.items()}
 

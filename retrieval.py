@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import evaluation
 import utils
 from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
@@ -21,6 +20,7 @@ from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
+from models.evaluation import placed
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
@@ -80,7 +80,7 @@ def save_features(args, lists, features):
     for part, videos in lists.items():
         save_part(folder, part, videos, features[part])
     with whole_file(folder / "protocol.json") as path:
-        path.write_text(evaluation.protocol_of(args))
+        path.write_text(utils.protocol_of(args))
 
 
 def save_part(folder, part, videos, features):
@@ -101,7 +101,7 @@ def load_features(args, part, videos):
     try:
         values = np.load(features, allow_pickle=False)
         listed = names.read_text(encoding="utf-8").splitlines()
-        evaluation.take_protocol(args, protocol.read_text(encoding="utf-8"))
+        utils.take_protocol(args, protocol.read_text(encoding="utf-8"))
     except (ValueError, EOFError) as error:
         raise DataError(f"--load_features: {features}, {names} or {protocol} is damaged: write them "
                         "again") from error
@@ -123,7 +123,7 @@ def main(argv):
         raise UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     utils.seed_everything(args.seed)
-    backbone = evaluation.placed(build(args), device) if args.pretrain else None
+    backbone = placed(build(args), device) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
     if len({values.shape[1] for values in features.values()}) > 1:
         raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
@@ -145,7 +145,7 @@ def main(argv):
         if part in features:
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
-        features[part] = evaluation.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
+        features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
     if rank() != 0:
         return
     if args.save_features:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import evaluation
 import utils
 from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
@@ -23,6 +22,7 @@ from dataset.sampling import EvenClips
 from models import build_classifier
 from models.checkpoint import CheckpointError
 from models.classifier import topk
+from models.evaluation import placed
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
@@ -80,10 +80,10 @@ def load(args, split, num_classes):
 
 def predict(args, model, videos, split, device):
     """(N, classes) mean class probabilities of every test video."""
-    model = evaluation.placed(model, device)
+    model = placed(model, device)
     data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
                               FixedCrops(args.img_dim, args.crops))
-    return evaluation.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
+    return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
 
 
 def saved_predictions(args, videos, split):
@@ -95,7 +95,7 @@ def saved_predictions(args, videos, split):
         with np.load(path, allow_pickle=False) as file:
             saved = dict(file)
         names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
-        evaluation.take_protocol(args, str(saved["protocol"]))
+        utils.take_protocol(args, str(saved["protocol"]))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--from_predictions: {path} is damaged: test again") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
@@ -181,7 +181,7 @@ def main(argv):
         probabilities = saved[split] if saved else predict(args, models[split], videos, split, device)
         if rank() == 0:
             results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities,
-                                                  evaluation.protocol_of(args))
+                                                  utils.protocol_of(args))
     if rank() != 0:
         return
     if len(results) > 1:

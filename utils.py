@@ -1,5 +1,6 @@
 """What the entry scripts share: flags, device and processes, learning rate, going on with a run, data."""
 import argparse
+import json
 import math
 import os
 import shutil
@@ -17,9 +18,10 @@ import torch.nn as nn
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
 from dataset.lists import local_dataset
-from dataset.loader import die_with_parent, make_loader
+from dataset.loader import EvalBatches, die_with_parent, keep_memory, make_loader
 from dataset.reader import FrameReader
 from dataset.storage import SOURCES, advice
+from models import evaluation
 from models.backbones import BACKBONES
 from models.checkpoint import (
     CheckpointError,
@@ -185,6 +187,8 @@ def start(args):
         die_with_parent(signal.SIGTERM)  # torchrun's processes outlive it otherwise, and go on writing
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     cv2.setNumThreads(1)
+    if kind == "cpu":
+        keep_memory()
     args.device = kind
     return torch.device(kind, local) if kind == "cuda" else torch.device("cpu")
 
@@ -389,3 +393,30 @@ def clip_dataset(args, videos, sampler, crop, draw=None):
 
 def clip_loader(args, data, batches, device):
     return make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
+
+
+def over_videos(compute, data, args, device, description):
+    """models.evaluation.over_videos over a data set -> (len(data), C) float32, CPU."""
+    batches = EvalBatches(len(data), args.batch_size, rank(), world_size())
+    return evaluation.over_videos(compute, clip_loader(args, data, batches, device), len(data), device, description)
+
+
+PROTOCOL = ("seq_len", "ds", "img_dim", "resize", "clips", "crops")
+
+
+def protocol_of(args):
+    """How a result's clips were taken, as JSON to keep with it."""
+    return json.dumps({name: value for name, value in plain(vars(args)).items() if name in PROTOCOL})
+
+
+def take_protocol(args, text):
+    """Make the flags say how a kept result's clips were taken; ValueError where `text` is not protocol_of's."""
+    kept = json.loads(text)
+    if not isinstance(kept, dict) or kept.keys() != {name for name in PROTOCOL if name in vars(args)} or not all(
+            type(x) is int for value in kept.values() for x in (value if type(value) is list else [value])):
+        raise ValueError("no protocol")
+    kept["resize"] = tuple(kept["resize"])
+    changed = [name for name, value in kept.items() if getattr(args, name) != value]
+    if changed and rank() == 0:
+        print("note: taken as kept: " + ", ".join(f"--{name} {kept[name]}" for name in changed))
+    vars(args).update(kept)

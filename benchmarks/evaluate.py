@@ -20,7 +20,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import evaluation
 import retrieval
 import test
 import utils
@@ -33,6 +32,7 @@ from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
 from models import build_backbone, build_classifier
 from models.classifier import pooled
+from models.evaluation import placed
 from models.failures import run
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ucf101-5class" / "videos"
@@ -127,12 +127,12 @@ def measure(way, stage, root, workers, width):
     network, compute = build(script, net, width)
     clips = torch.randn(CLIPS, 3, args.seq_len, args.img_dim, args.img_dim)
     if way == "ours":
-        evaluation.placed(network, device)
+        placed(network, device)
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0, 0], threads=1)}
         start = time.perf_counter()
-        evaluation.over_videos(compute, data, args, device, stage)
+        utils.over_videos(compute, data, args, device, stage)
     else:
         data = SeparateClips(videos, root / "frames", args)
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}

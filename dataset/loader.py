@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class TrainBatches:
@@ -72,10 +72,18 @@ def _prepare_worker(_worker):
 
 
 def keep_memory():
-    """Make glibc keep what is freed: memory fresh from the system takes as long to get as a picture to decode."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(M_TRIM_THRESHOLD, 512 << 20)
+    """Have glibc keep what is freed for the next picture or activation: the system clears every page it gives anew."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries have no such setting
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_memory():
+    """Return what is kept to the system."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def die_with_parent(number):

@@ -1,14 +1,12 @@
 """A network's output for every video of a list: order, mean over clips, size of the forward passes."""
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-import evaluation
 from dataset.augment import MEAN, STD
-from models import build_backbone
+from dataset.loader import EvalBatches, make_loader
+from models import build_backbone, evaluation
 from models.classifier import pooled
 from models.session import RunError
 
@@ -28,8 +26,8 @@ class Brightness(Dataset):
 
 
 def evaluate(compute, size=7, views=10, batch_size=4):
-    args = SimpleNamespace(batch_size=batch_size, workers=0, loader_timeout=0)
-    return evaluation.over_videos(compute, Brightness(size, views), args, torch.device("cpu"), "videos")
+    loader = make_loader(Brightness(size, views), EvalBatches(size, batch_size), 0)
+    return evaluation.over_videos(compute, loader, size, torch.device("cpu"), "videos")
 
 
 @pytest.mark.parametrize("views,batch_size", [(1, 1), (1, 16), (3, 4), (10, 4), (23, 2)])
