@@ -1,6 +1,9 @@
 """Batch statistics over parts of a batch, as several devices would each take their own."""
+from contextlib import contextmanager
+
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SplitBatchNorm3d(nn.BatchNorm3d):
@@ -24,9 +27,10 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         parts = x.unflatten(0, (self.splits, -1)).transpose(0, 1).flatten(1, 2)
         out = F.batch_norm(parts, mean, var, self.weight.repeat(self.splits), self.bias.repeat(self.splits),
                            True, self.momentum, self.eps)
-        self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
-        self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
-        self.num_batches_tracked.add_(1)
+        if self.track_running_stats:
+            self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
+            self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
+            self.num_batches_tracked.add_(1)
         return out.unflatten(1, (self.splits, c)).transpose(0, 1).reshape(n, c, *size)
 
 
@@ -40,3 +44,20 @@ def split_batchnorm(module, splits):
         else:
             split_batchnorm(child, splits)
     return module
+
+
+@contextmanager
+def running_statistics_kept(module):
+    """Within it, batch norms inside `module` normalise as ever but leave their running statistics as they are.
+
+    For clips that pass a second time, only to get their gradient.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    former = [layer.track_running_stats for layer in layers]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer, track in zip(layers, former, strict=True):
+            layer.track_running_stats = track
