@@ -27,10 +27,9 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         parts = x.unflatten(0, (self.splits, -1)).transpose(0, 1).flatten(1, 2)
         out = F.batch_norm(parts, mean, var, self.weight.repeat(self.splits), self.bias.repeat(self.splits),
                            True, self.momentum, self.eps)
-        if self.track_running_stats:
-            self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
-            self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
-            self.num_batches_tracked.add_(1)
+        self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
+        self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
+        self.num_batches_tracked.add_(1)
         return out.unflatten(1, (self.splits, c)).transpose(0, 1).reshape(n, c, *size)
 
 
@@ -48,16 +47,15 @@ def split_batchnorm(module, splits):
 
 @contextmanager
 def running_statistics_kept(module):
-    """Within it, batch norms inside `module` normalise as ever but leave their running statistics as they are.
+    """After it, the running statistics of batch norms inside `module` are what they were before.
 
     For clips that pass a second time, only to get their gradient.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    former = [layer.track_running_stats for layer in layers]
+    buffers = [buffer for layer in module.modules() if isinstance(layer, _BatchNorm)
+               for buffer in layer.buffers(recurse=False)]
+    former = [buffer.clone() for buffer in buffers]
     try:
-        for layer in layers:
-            layer.track_running_stats = False
         yield
     finally:
-        for layer, track in zip(layers, former, strict=True):
-            layer.track_running_stats = track
+        for buffer, value in zip(buffers, former, strict=True):
+            buffer.data.copy_(value)  # of .data, which autograd does not watch: it has saved these buffers

@@ -20,7 +20,7 @@ class Backbone(nn.Module):
     checkpointing = False
 
     def parts(self):
-        """Modules or functions, tensor to tensor, in order."""
+        """Modules, in order, each given what the one before returns."""
         raise NotImplementedError
 
     def forward(self, clips):
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 # the second pass must not count in the running statistics; nothing in the parts is random
                 x = checkpoint(part, x, use_reentrant=False, preserve_rng_state=False,
-                               context_fn=lambda: (nullcontext(), running_statistics_kept(self)))
+                               context_fn=lambda part=part: (nullcontext(), running_statistics_kept(part)))
             else:
                 x = part(x)
         return x

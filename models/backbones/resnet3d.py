@@ -68,7 +68,7 @@ class ResNet3d(Backbone):
         self.stage5 = ResidualBlock(conv, channels[3], channels[4], 2)
 
     def parts(self):
-        return [lambda x: self.relu(self.stem_bn(self.stem(x))), self.stage2, self.stage3, self.stage4, self.stage5]
+        return [nn.Sequential(self.stem, self.stem_bn, self.relu), self.stage2, self.stage3, self.stage4, self.stage5]
 
 
 def r3d(width=1.0):
