@@ -44,7 +44,8 @@ def set_precision(backbones, precision, shapes, device):
     layers = [layer for shape in shapes for layer in layers_with_inputs(backbones[0], shape)]
     cache, sentences = Cache(device), []
     if precision == "auto":
-        precision = cache.get(f"auto {shapes}", lambda: fastest(layers, device))
+        middling = of_middling_cost(layers)
+        precision = cache.get(f"auto {signature(*middling)}", lambda: fastest(*middling, device))
         sentences = [f"precision: {precision}, the fastest that is right on this machine"]
     precision = of_all_processes(precision)[0]
     wrong = {}
@@ -186,13 +187,17 @@ class Error:
 
 # --- speed ------------------------------------------------------------------------------------------------------
 
-def fastest(layers, device):
-    """"fp32", or the low precision in which a convolution of middling cost is WORTH it, forward and backward."""
-    cuda = device.type == "cuda"
-    precision = "fp16" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+def of_middling_cost(layers):
+    """The convolution in the middle by multiplications -> (layer, shape of its input, whether it is channels last)."""
     costs = sorted((layer.weight.numel() * torch.Size(shape).numel() / shape[1], i)
                    for i, (_, layer, shape, _) in enumerate(layers) if isinstance(layer, nn.Conv3d))
-    _, layer, shape, dense = layers[costs[len(costs) // 2][1]]
+    return layers[costs[len(costs) // 2][1]][1:]
+
+
+def fastest(layer, shape, dense, device):
+    """"fp32", or the low precision in which a layer is WORTH it, forward and backward."""
+    cuda = device.type == "cuda"
+    precision = "fp16" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
     if not cuda:
         shape = (min(shape[0], 2), *shape[1:])  # enough to see; where bf16 is emulated it is very slow
     layer, x, _ = trial(layer, shape, dense, LOW[precision], device)
