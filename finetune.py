@@ -7,6 +7,7 @@ Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/la
 flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
 """
 import time
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -57,7 +58,7 @@ def build(args, num_classes):
     net, width = utils.net_of(args, checkpoint, args.pretrain)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
-    parts = 1 if args.bn == "sync" else world_size()
+    parts = args.accumulate * (1 if args.bn == "sync" else world_size())
     utils.check_shapes(args, net, args.batch_size // parts if args.train_what == "ft" else None)
     model = build_classifier(**config)
     if checkpoint:
@@ -74,8 +75,8 @@ def main(argv):
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
     utils.check_training_flags(args, len(videos))
-    if args.final_bn and args.batch_size // world_size() < 2:
-        raise UsageError("--final_bn needs a --batch_size of at least 2 in each process")
+    if args.final_bn and args.batch_size // world_size() // args.accumulate < 2:
+        raise UsageError("--final_bn needs a --batch_size of at least 2 in each process, and part (--accumulate)")
 
     utils.seed_everything(args.seed)
     model, config, loaded = build(args, len(videos.classes))
@@ -90,6 +91,7 @@ def main(argv):
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "precision": utils.precision_text(args),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": utils.resume_text(state)})
     utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
@@ -97,18 +99,22 @@ def main(argv):
         return
 
     call, model = utils.distribute(model, device, args.bn)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
-                                weight_decay=args.wd)
+    part = args.batch_size // world_size() // args.accumulate
+    scaler, notes = utils.set_up_backbones(args, [model.backbone], {part}, device)
+    optimizer = utils.sgd(args, model, device)
     loader = utils.clip_loader(args, data, batches, device)
-    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state) as session:
+    with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,
+                           state) as session:
+        for note in notes:
+            session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
-            train_epoch(call, loader, optimizer, epoch, args, device, session)
+            train_epoch(call, loader, optimizer, scaler, epoch, args, device, session)
             values = session.end_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})
             session.log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         session.log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
 
 
-def train_epoch(model, loader, optimizer, epoch, args, device, session):
+def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
     """One pass over the training list, or what is left of it."""
     model.train()
     steps = len(session.batches)
@@ -118,20 +124,33 @@ def train_epoch(model, loader, optimizer, epoch, args, device, session):
         for group in optimizer.param_groups:
             group["lr"] = utils.learning_rate(args, epoch + step / steps)
         clips = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])[:, 0]
-        labels = batch["label"].to(device)
+        labels = batch["label"].to(device, non_blocking=True)
         data_time = time.perf_counter() - clock
-        scores = model(clips)
-        loss = F.cross_entropy(scores, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        scores, loss = forward_backward(model, clips, labels, scaler, args.accumulate)
+        scaler.unscale_(optimizer)
         norm = utils.gradient_norm(optimizer)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
         session.after_step(epoch, step, loss, norm, {
             "loss": loss, **topk(scores, labels), "gradient_norm": norm, "time/data": data_time,
             "time/step": step_time}, batch.get("error", ()))
+
+
+def forward_backward(model, clips, labels, scaler, parts):
+    """Scores and mean loss of a batch, with the gradients summed over `parts` parts of it, one at a time."""
+    scores, losses = [], []
+    for i, (some, right) in enumerate(zip(clips.chunk(parts), labels.chunk(parts), strict=True), 1):
+        last = i == parts or world_size() == 1  # the processes' gradients are averaged once, with the last part
+        with nullcontext() if last else model.no_sync():
+            scores.append(model(some))
+            losses.append(F.cross_entropy(scores[-1], right) / parts)
+            scaler.scale(losses[-1]).backward()
+        scores[-1], losses[-1] = scores[-1].detach(), losses[-1].detach()
+    return torch.cat(scores), sum(losses)
 
 
 def held_out_accuracy(model, held, args, device):

@@ -9,8 +9,6 @@ model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
 """
 import time
 
-import torch
-
 import utils
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
 from dataset.crops import RandomCrop
@@ -22,6 +20,7 @@ from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
 from models.failures import UsageError, run
 from models.gather import rank, world_size
+from models.gradcache import GradCache
 from models.monitor import CollapseWatch, embedding_monitors
 
 # the loss term that each of a pretrainer's losses belongs to
@@ -75,9 +74,10 @@ def check(args, videos):
         raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
     if args.bn == "shuffle" and args.framework != "moco":
         raise UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
-    if args.batch_size // world_size() % args.bn_splits:
-        raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {args.batch_size // world_size()} "
-                               "samples of a process")
+    part = args.batch_size // world_size() // args.accumulate
+    if part % args.bn_splits:
+        raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {part} samples of a process"
+                         + (" and part (--accumulate)" if args.accumulate > 1 else ""))
     if not 0 <= args.time_reverse <= 1:
         raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
 
@@ -116,7 +116,7 @@ def main(argv):
     videos = open_list(args.dataset, "train", args.split, args.storage)
     check(args, len(videos))
 
-    parts = args.bn_splits * (1 if args.bn == "sync" else world_size())
+    parts = args.accumulate * args.bn_splits * (1 if args.bn == "sync" else world_size())
     utils.check_shapes(args, args.net, args.batch_size // parts)
     utils.seed_everything(args.seed)
     model, config = build(args)
@@ -134,8 +134,9 @@ def main(argv):
         "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
                 f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
-        "batch norm": f"{args.bn}, {args.bn_splits} parts a process" + (
-            ": nothing to shuffle between" if args.bn == "shuffle" and world_size() * args.bn_splits == 1 else ""),
+        "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (
+            ": nothing to shuffle between" if args.bn == "shuffle" and parts == 1 else ""),
+        "precision": utils.precision_text(args),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": utils.resume_text(state)})
     utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
@@ -143,13 +144,18 @@ def main(argv):
         return
 
     call, model = utils.distribute(model, device, args.bn)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
-                                weight_decay=args.wd)
+    part = args.batch_size // world_size() // args.accumulate
+    scaler, notes = utils.set_up_backbones(args, model.backbones(), {part * v for v in model.encodes}, device)
+    cache = GradCache(call, model, args.accumulate)
+    optimizer = utils.sgd(args, model, device)
     loader = utils.clip_loader(args, data, batches, device)
     collapse = CollapseWatch()
-    with utils.new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state) as session:
+    with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,
+                           state) as session:
+        for note in notes:
+            session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
-            train_epoch(call, loader, optimizer, epoch, args, device, session)
+            train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session)
             if warning := collapse.look(session.end_epoch(epoch)):
                 session.log.line(warning)
         if rank() == 0:
@@ -158,9 +164,9 @@ def main(argv):
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def train_epoch(model, loader, optimizer, epoch, args, device, session):
+def train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session):
     """One pass over the training list, or what is left of it."""
-    model.train()
+    cache.call.train()
     weights = {"clip": args.clip_weight, "sr": args.sr_weight, "tc": args.tc_weight}
     steps = len(session.batches)
     clock = time.perf_counter()
@@ -170,13 +176,15 @@ def train_epoch(model, loader, optimizer, epoch, args, device, session):
             group["lr"] = utils.learning_rate(args, epoch + step / steps)
         views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
         data_time = time.perf_counter() - clock
-        out = model(views, batch["permutation"].to(device))
+        out = cache(views, batch["permutation"].to(device, non_blocking=True))
         losses = {name: value for name, value in out.items() if name in TERM}
         loss = sum(weights[TERM[name]] * value for name, value in losses.items())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        cache.backward(scaler.scale(loss))
+        scaler.unscale_(optimizer)
         norm = utils.gradient_norm(optimizer)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 

@@ -35,6 +35,7 @@ from models.checkpoint import (
 from models.failures import UsageError
 from models.gather import rank, world_size
 from models.log import plain
+from models.precision import PRECISIONS, set_precision
 from models.pretrained import load_backbone, stated
 from models.session import Session
 
@@ -87,6 +88,15 @@ def add_optimisation_flags(parser, lr, wd, epochs, schedule, bn_choices):
     group.add_argument("--cosine", action="store_true", help="cosine decay to 0 instead of --schedule")
     group.add_argument("--bn", choices=bn_choices, default="sync",
                        help="batch statistics over all processes (sync) or each one's own")
+    speed = parser.add_argument_group("speed and memory")
+    speed.add_argument("--precision", choices=PRECISIONS,
+                       help="of convolutions; auto: the fastest that is right on this machine; None: what the run "
+                            "began with, or auto on a GPU and fp32 on a CPU")
+    speed.add_argument("--accumulate", type=int, default=1, metavar="N",
+                       help="pass the batch in N parts, one at a time, for less memory")
+    speed.add_argument("--checkpointing", action="store_true",
+                       help="compute activations again in the backward pass instead of keeping them")
+    speed.add_argument("--compile", action="store_true", help="torch.compile the backbone")
     return group
 
 
@@ -156,17 +166,28 @@ def check_shapes(args, net, clips=None):
 
 def check_training_flags(args, videos):
     """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
-    positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma")
+    positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma", "accumulate")
     not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
     if args.keep_epoch is not None and not 0 <= args.keep_epoch < args.epochs:
         raise UsageError(f"--keep_epoch {args.keep_epoch}: the epochs are 0 to {args.epochs - 1}")
     if args.batch_size % world_size():
         raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
+    if args.batch_size // world_size() % args.accumulate:
+        raise UsageError(f"--accumulate {args.accumulate} does not divide the {args.batch_size // world_size()} "
+                         "samples of a process")
+    if args.compile and args.checkpointing:
+        raise UsageError("--compile and --checkpointing exclude each other: the compiler decides what to keep")
+    check_precision(args)
     if videos < args.batch_size:
         raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
     if args.bn == "sync" and world_size() > 1 and args.device == "cpu":
         raise UsageError("--bn sync: torch has no synchronised batch norm on the CPU; with several processes there, "
                          "use --bn local")
+
+
+def check_precision(args):
+    if args.precision == "fp16" and args.device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
 
 
 # --- devices and processes -----------------------------------------------------------------------------------
@@ -213,6 +234,33 @@ def distribute(model, device, bn):
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False), model
 
 
+def set_up_backbones(args, backbones, counts, device):
+    """What --precision, --checkpointing and --compile ask of backbones of one kind, the first being trained.
+
+    counts: of clips that they take at a time. args.precision becomes what it comes to here.
+    -> (torch.amp.GradScaler, which does nothing but in fp16; sentences to log)
+    """
+    precision = args.precision or ("auto" if device.type == "cuda" else "fp32")
+    shapes = sorted((n, 3, args.seq_len, args.img_dim, args.img_dim) for n in counts)
+    args.precision, sentences = set_precision(backbones, precision, shapes, device)
+    backbones[0].checkpointing = args.checkpointing
+    if args.compile:
+        try:
+            torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
+        except Exception as error:  # whatever a compiler that is not there makes torch stumble over
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UsageError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
+        for backbone in backbones:
+            backbone.compile(dynamic=False)
+    return torch.amp.GradScaler(device.type, enabled=args.precision == "fp16"), sentences
+
+
+def sgd(args, model, device):
+    """The optimizer, on a GPU in one kernel."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, args.momentum,
+                           weight_decay=args.wd, fused=True if device.type == "cuda" else None)
+
+
 def learning_rate(args, epoch):
     """Learning rate at `epoch`, a float that grows with every step."""
     if epoch < args.warmup:
@@ -254,6 +302,13 @@ def fingerprints(videos, backbone=None):
     return inputs if backbone is None else {**inputs, "pretrained weights": fingerprint(backbone.state_dict())}
 
 
+def precision_text(args):
+    """What the plan says of speed and memory."""
+    return (args.precision or "auto on a GPU, fp32 on a CPU") + "".join(
+        f", {name}" for name in ("checkpointing", "compile") if getattr(args, name)) + (
+        f", batch in {args.accumulate} parts" if args.accumulate > 1 else "")
+
+
 def find_resume(args, folder, config, inputs):
     """--resume -> the checkpoint to go on from, read and compared with these flags, or None to begin.
 
@@ -279,8 +334,14 @@ def find_resume(args, folder, config, inputs):
     if args.resume != "auto":  # copies of epochs to come are another try's, and must not be taken for this one's
         done = state["epoch"] if state["step"] == state["steps"] else state["epoch"] - 1
         aside = {path: "former" for epoch, path in epoch_copies(folder / "model").items() if epoch > done}
+    there = {**BEFORE, **state["flags"], **state["config"], **state["inputs"]}
+    if args.precision in (None, "auto"):  # a run keeps what it began with, on whatever machine it goes on
+        if there["precision"] not in PRECISIONS[1:]:
+            raise CheckpointError(f"--resume {state['path']} is not a training checkpoint of this program: its "
+                                  "precision is unknown")
+        args.precision = there["precision"]
+        check_precision(args)
     here = {**plain(vars(args)), **config, **inputs}
-    there = {**state["flags"], **state["config"], **state["inputs"]}
     for flags in (here, there):  # frames packed or not are the same pixels, those of the videos are not
         flags["pixels"] = "of the videos" if flags.get("storage") == "video" else "of extracted frames"
     if args.bn != "sync":  # each process takes batch statistics of its own
@@ -301,7 +362,11 @@ def find_resume(args, folder, config, inputs):
 
 # flags that a run may change when it goes on; --epochs so that it can be made longer
 FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
-              "storage", "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs"}
+              "storage", "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs",
+              "checkpointing"}
+
+# what runs did before there were these flags
+BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False}
 
 
 def resume_text(state):
@@ -331,10 +396,10 @@ def check_disk(args, folder, model, epochs):
                          "another --log_dir, keep fewer (--keep) or save less often (--save_freq)")
 
 
-def new_session(args, folder, model, optimizer, batches, videos, device, config, inputs, state):
+def new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs, state):
     """models.session.Session with what the flags say."""
     names = ("epochs", "print_freq", "save_freq", "save_steps", "keep", "keep_epoch", "skip_bad_samples")
-    return Session(folder, model, optimizer, batches, videos, device, config, plain(vars(args)), inputs, state,
+    return Session(folder, model, optimizer, scaler, batches, videos, device, config, plain(vars(args)), inputs, state,
                    **{name: getattr(args, name) for name in names})
 
 

@@ -1,6 +1,9 @@
 """Batch statistics over parts of a batch, as several devices would each take their own."""
+from contextlib import contextmanager
+
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SplitBatchNorm3d(nn.BatchNorm3d):
@@ -40,3 +43,19 @@ def split_batchnorm(module, splits):
         else:
             split_batchnorm(child, splits)
     return module
+
+
+@contextmanager
+def running_statistics_kept(module):
+    """After it, the running statistics of batch norms inside `module` are what they were before.
+
+    For clips that pass a second time, only to get their gradient.
+    """
+    buffers = [buffer for layer in module.modules() if isinstance(layer, _BatchNorm)
+               for buffer in layer.buffers(recurse=False)]
+    former = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, former, strict=True):
+            buffer.data.copy_(value)  # of .data, which autograd does not watch: it has saved these buffers

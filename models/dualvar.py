@@ -72,6 +72,11 @@ class Pretrainer(nn.Module):
         self.encoder = encoder
         self.terms = terms
         self.temperature, self.theta, self.sr_clamp = temperature, theta, sr_clamp
+        self.cache = None  # a gradcache.GradCache, where the batch is encoded in parts
+
+    def encode(self, encoder, views):
+        """`encoder`'s embeddings of views (B, V, 3, T, H, W), as DualEncoder.forward gives them."""
+        return encoder(views) if self.cache is None else self.cache.encode(encoder, views)
 
     def shuffled_view(self, view, permutation):
         """Shuffle view 3 (B, 3, T, H, W) by `permutation` or a random one -> (x', the permutation used)."""

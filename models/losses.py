@@ -12,6 +12,16 @@ def positive_first(logits):
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
+def all_but(first, second, total):
+    """Indices 0..total-1 without first[i] < second[i], ascending: two (rows,) -> (rows, total - 2).
+
+    Computed and not looked for with a mask, which would make the host wait for the GPU.
+    """
+    index = torch.arange(total - 2, device=first.device)
+    index = index + (index >= first[:, None])
+    return index + (index >= second[:, None])
+
+
 def nt_xent(z, temperature):
     """Normalised temperature-scaled cross-entropy over the 2B embeddings of a batch of pairs.
 
@@ -24,8 +34,7 @@ def nt_xent(z, temperature):
     index = torch.arange(total, device=z.device)
     partner = index ^ 1  # rows 2i and 2i + 1 are a pair
     positive = similarity[index, partner].unsqueeze(1)
-    others = (index.unsqueeze(1) != index) & (partner.unsqueeze(1) != index)
-    negative = similarity[others].view(total, total - 2)
+    negative = similarity.gather(1, all_but(index & ~1, index | 1, total))
     logits = torch.cat([positive, negative], dim=1)
     return positive_first(logits), logits
 
@@ -74,8 +83,8 @@ def shuffle_rank(a, b, theta, clamp=None):
     index = torch.arange(2 * n, device=a.device)
     partner = (index + n) % (2 * n)
     positive = similarity[:, index, partner].unsqueeze(2)
-    others = (index.unsqueeze(1) != index) & (partner.unsqueeze(1) != index)
-    negative = similarity[:, others].view(-1, 2 * n, 2 * n - 2)
+    others = all_but(index % n, index % n + n, 2 * n)
+    negative = similarity.gather(2, others.expand(len(rows), -1, -1))
     margin = negative - positive
     if clamp is not None:
         margin = margin.clamp(max=clamp)

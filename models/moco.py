@@ -22,11 +22,19 @@ class MoCo(Pretrainer):
         self.register_buffer("segment_queue", F.normalize(torch.randn(queue_size, n, series_dim), dim=-1))
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
+    @property
+    def encodes(self):
+        """How many views of a sample are encoded together, in each encoding."""
+        return {1, 2} if "sr" in self.terms else {1}
+
+    def backbones(self):
+        """The trained one first."""
+        return [self.encoder.backbone, self.key_encoder.backbone]
+
     @torch.no_grad()
     def update_key_encoder(self):
         """key parameters <- m * key + (1 - m) * query; batch-norm statistics are the key encoder's own."""
-        for key, query in zip(self.key_encoder.parameters(), self.encoder.parameters(), strict=True):
-            key.lerp_(query, 1 - self.momentum)
+        torch._foreach_lerp_(list(self.key_encoder.parameters()), list(self.encoder.parameters()), 1 - self.momentum)
 
     @torch.no_grad()
     def keys(self, view):
@@ -36,10 +44,10 @@ class MoCo(Pretrainer):
         statistics tie a query to its key.
         """
         if not (self.shuffle_keys and self.training):
-            z, s = self.key_encoder(view[:, None])
+            z, s = self.encode(self.key_encoder, view[:, None])
             return tuple(None if x is None else x[:, 0] for x in (z, s))
         view, order = shuffled(view)
-        z, s = self.key_encoder(view[:, None])
+        z, s = self.encode(self.key_encoder, view[:, None])
         return tuple(None if x is None else unshuffled(x[:, 0], order) for x in (z, s))
 
     @torch.no_grad()
@@ -52,10 +60,10 @@ class MoCo(Pretrainer):
             keys = gather(keys)
             if size % len(keys):
                 raise ValueError(f"a queue of {size} cannot take batches of {len(keys)}: make it divisible by them")
-            start = int(self.queue_position)
-            queue[start:start + len(keys)] = keys
-            end = start + len(keys)
-        self.queue_position.fill_(end % size)
+            # the position stays on the device: to read it would make the host wait
+            queue.index_copy_(0, self.queue_position + torch.arange(len(keys), device=queue.device), keys)
+            end = self.queue_position + len(keys)
+        self.queue_position.copy_(end % size)
 
     def forward(self, views, permutation=None):
         """Loss terms of a batch; arguments and result as in SimCLR.forward.
@@ -63,7 +71,7 @@ class MoCo(Pretrainer):
         As in the release, view 1 is encoded alone, then views 3 and x' in one batch, view 2 by the key encoder.
         In training mode the key encoder is updated first and the keys enter the queues last.
         """
-        z, s = self.encoder(views[:, :1])
+        z, s = self.encode(self.encoder, views[:, :1])
         losses, logits = {}, {}
         if self.terms & {"clip", "tc"}:
             if self.training:
@@ -76,7 +84,7 @@ class MoCo(Pretrainer):
                     s[:, 0], key_s, self.segment_queue.clone(), self.temperature)
         if "sr" in self.terms:
             x, permutation = self.shuffled_view(views[:, 2], permutation)
-            _, both = self.encoder(torch.stack([views[:, 2], x], dim=1))
+            _, both = self.encode(self.encoder, torch.stack([views[:, 2], x], dim=1))
             terms = self.rank_terms(s[:, 0], both[:, 0], restore_segments(both[:, 1], permutation))
             losses.update(terms[0])
             logits.update(terms[1])

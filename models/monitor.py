@@ -51,13 +51,17 @@ class Meter:
 
 
 class FiniteWatch:
-    """Finds the first step whose loss or gradient was not finite, looking only when asked: that waits for a GPU."""
+    """Finds the first step whose loss or gradient was not finite, looking only when asked: that waits for a GPU.
 
-    def __init__(self):
-        self.flags = {}
+    patience: steps in a row whose gradient may be, being skipped, as fp16 does to find the scale of its loss.
+    """
 
-    def add(self, step, *scalars):
-        self.flags[step] = torch.stack([x.detach() for x in scalars]).isfinite().all()
+    def __init__(self, patience=0):
+        self.flags, self.patience, self.in_a_row = {}, patience, 0
+
+    def add(self, step, loss, gradient):
+        self.in_a_row = torch.where(gradient.detach().isfinite(), 0, self.in_a_row + 1)
+        self.flags[step] = loss.detach().isfinite() & (self.in_a_row <= self.patience)
 
     def first_bad(self):
         """-> the step, or None; starts afresh."""

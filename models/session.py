@@ -19,6 +19,9 @@ from .monitor import FiniteWatch, Meter
 
 STOPPED = "STOPPED"  # file in the folder of a run that was asked to stop; a launcher goes no further then
 
+# steps in a row that fp16 may skip while it looks for the scale of its loss, which 2**16 steps down to 2**-8
+SKIPPED_STEPS = 24
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
 
 
@@ -103,22 +106,23 @@ class Exchange:
 class Session:
     """Around the training loop: `with Session(...) as session`, then `steps`, `after_step` and `end_epoch`.
 
-    model, optimizer, config (what the model was built with), flags and inputs (fingerprints of what is read): what
-    checkpoints hold; batches: TrainBatches; videos: VideoList; state: a checkpoint to go on from, or None; epochs,
-    print_freq, save_freq, save_steps, keep, keep_epoch, skip_bad_samples: the flags of that name. Attributes: epoch
-    to begin with, log.
+    model, optimizer, scaler (torch.amp.GradScaler), config (what the model was built with), flags and inputs
+    (fingerprints of what is read): what checkpoints hold; batches: TrainBatches; videos: VideoList; state: a checkpoint
+    to go on from, or None; epochs, print_freq, save_freq, save_steps, keep, keep_epoch, skip_bad_samples: the flags of
+    that name. Attributes: epoch to begin with, log.
     Takes the folder's lock: a second run there gets DataError.
     """
 
-    def __init__(self, folder, model, optimizer, batches, videos, device, config, flags, inputs, state=None, *,
+    def __init__(self, folder, model, optimizer, scaler, batches, videos, device, config, flags, inputs, state=None, *,
                  epochs, print_freq, save_freq, save_steps, keep, keep_epoch, skip_bad_samples):
-        self.folder, self.model, self.optimizer, self.device = folder, model, optimizer, device
+        self.folder, self.model, self.optimizer, self.scaler, self.device = folder, model, optimizer, scaler, device
         self.batches, self.videos = batches, videos
         self.config, self.flags, self.inputs = config, flags, inputs
         self.epochs, self.print_freq, self.save_freq, self.save_steps = epochs, print_freq, save_freq, save_steps
         self.keep, self.keep_epoch, self.skip_bad_samples = keep, keep_epoch, skip_bad_samples
         self.epoch = self.step = self.replaced = self.signals = 0
-        self.window, self.whole, self.finite = Meter(), Meter(), FiniteWatch()
+        self.window, self.whole = Meter(), Meter()
+        self.finite = FiniteWatch(SKIPPED_STEPS if scaler.is_enabled() else 0)
         self.last_good = "there is no checkpoint yet"
         if rank() == 0:
             self.lock = take_lock(folder, "run folder")
@@ -147,12 +151,17 @@ class Session:
                            f"{self.last_good}. Make room and go on with --resume auto") from error
 
     def _restore(self, state):
+        fused = [group["fused"] for group in self.optimizer.param_groups]  # this device's, not the former one's
         try:
             self.model.load_state_dict(state["state_dict"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{state['path']} is of another model or optimizer: "
                                   f"{' '.join(str(error).split())[:200]}") from error
+        for group, value in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = value
         steps = len(self.batches)
         if state["step"] == state["steps"]:
             self.epoch = state["epoch"] + 1
@@ -191,6 +200,9 @@ class Session:
         errors: why samples of this process's batch were replaced, "" for those that were not.
         """
         steps = len(self.batches)
+        if self.scaler.is_enabled():
+            skipped = ~gradient_norm.isfinite()
+            values = {**values, "gradient_norm": gradient_norm.masked_fill(skipped, 0), "skipped_steps": skipped}
         self.window.update(values)
         self.whole.update(values)
         self.finite.add(step, loss, gradient_norm)
@@ -265,8 +277,8 @@ class Session:
         folder = self.folder / "model"
         content = {"state_dict": self.model.state_dict(), "config": self.config, "epoch": epoch, "step": done,
                    "steps": len(self.batches), "meters": meters, "replaced": self.replaced,
-                   "optimizer": self.optimizer.state_dict(), "flags": self.flags, "inputs": self.inputs,
-                   "versions": versions()}
+                   "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                   "flags": self.flags, "inputs": self.inputs, "versions": versions()}
         copy = done == len(self.batches) and (
             (epoch + 1) % self.save_freq == 0 or epoch + 1 == self.epochs or epoch == self.keep_epoch)
         write_latest(folder, content, epoch if copy else None, self.keep, self.keep_epoch)

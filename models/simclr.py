@@ -5,6 +5,14 @@ from .losses import nt_xent, temporal_coherent
 
 
 class SimCLR(Pretrainer):
+    @property
+    def encodes(self):
+        """How many views of a sample are encoded together, in each encoding."""
+        return {3, 1} if "sr" in self.terms else {2}
+
+    def backbones(self):
+        return [self.encoder.backbone]
+
     def forward(self, views, permutation=None):
         """Loss terms of a batch.
 
@@ -17,7 +25,7 @@ class SimCLR(Pretrainer):
         statistics depend on it.
         """
         rank = "sr" in self.terms
-        z, s = self.encoder(views[:, :3 if rank else 2])
+        z, s = self.encode(self.encoder, views[:, :3 if rank else 2])
         losses, logits = {}, {}
         if "clip" in self.terms:
             losses["clip"], logits["clip"] = nt_xent(gather(z[:, :2]), self.temperature)
@@ -25,7 +33,7 @@ class SimCLR(Pretrainer):
             losses["tc"], logits["tc"] = temporal_coherent(gather(s[:, :2]), self.temperature)
         if rank:
             shuffled, permutation = self.shuffled_view(views[:, 2], permutation)
-            _, back = self.encoder(shuffled[:, None])
+            _, back = self.encode(self.encoder, shuffled[:, None])
             terms = self.rank_terms(s[:, 0], s[:, 2], restore_segments(back[:, 0], permutation))
             losses.update(terms[0])
             logits.update(terms[1])

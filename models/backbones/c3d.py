@@ -3,12 +3,16 @@ from collections import OrderedDict
 
 import torch.nn as nn
 
+from .base import Backbone
+
 # name, channels out; P: pool over time too, p: over space only
 LAYERS = [("1", 64), "p", ("2", 128), "P", ("3a", 256), ("3b", 256), "P", ("4a", 512), ("4b", 512), "P",
           ("5a", 512), ("5b", 512)]
 
 
-class C3D(nn.Module):
+class C3D(Backbone):
+    """Its feature map is (T/8, H/16, W/16)."""
+
     def __init__(self, width=1.0):
         super().__init__()
         layers, c_in = OrderedDict(), 3
@@ -24,9 +28,10 @@ class C3D(nn.Module):
         self.layers = nn.Sequential(layers)
         self.feature_dim = c_in
 
-    def forward(self, x):
-        """(B, 3, T, H, W) -> (B, feature_dim, T/8, H/16, W/16)"""
-        return self.layers(x)
+    def parts(self):
+        """The layers between two pools, the pool before them included."""
+        pools = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.MaxPool3d)]
+        return [self.layers[a:b] for a, b in zip([0, *pools], [*pools, len(self.layers)], strict=True)]
 
 
 def c3d(width=1.0):

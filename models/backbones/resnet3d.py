@@ -1,6 +1,8 @@
 """R3D and R(2+1)D with one residual block a stage (Tran et al. 2018, in the small form used for self-supervision)."""
 import torch.nn as nn
 
+from .base import Backbone
+
 
 def triple(value):
     return (value,) * 3 if isinstance(value, int) else value
@@ -50,8 +52,8 @@ class ResidualBlock(nn.Module):
         return self.relu(x + out)
 
 
-class ResNet3d(nn.Module):
-    """Stem 3x7x7 at stride 1x2x2, then four stages of which the last three halve t, h and w."""
+class ResNet3d(Backbone):
+    """Stem 3x7x7 at stride 1x2x2, then four stages of which the last three halve t, h and w: (T/8, H/16, W/16)."""
 
     def __init__(self, conv, width=1.0):
         super().__init__()
@@ -65,10 +67,8 @@ class ResNet3d(nn.Module):
         self.stage4 = ResidualBlock(conv, channels[2], channels[3], 2)
         self.stage5 = ResidualBlock(conv, channels[3], channels[4], 2)
 
-    def forward(self, x):
-        """(B, 3, T, H, W) -> (B, feature_dim, T/8, H/16, W/16)"""
-        x = self.relu(self.stem_bn(self.stem(x)))
-        return self.stage5(self.stage4(self.stage3(self.stage2(x))))
+    def parts(self):
+        return [nn.Sequential(self.stem, self.stem_bn, self.relu), self.stage2, self.stage3, self.stage4, self.stage5]
 
 
 def r3d(width=1.0):

@@ -2,6 +2,8 @@
 import torch
 import torch.nn as nn
 
+from .base import Backbone
+
 # channels out: 1x1; 1x1 - 3x3; 1x1 - 3x3; pool - 1x1
 MIXED = {
     "3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64),
@@ -70,7 +72,9 @@ class Mixed(nn.Module):
         return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
 
 
-class S3D(nn.Module):
+class S3D(Backbone):
+    """Its feature map is (T/8, H/32, W/32)."""
+
     def __init__(self, width=1.0, gating=False):
         super().__init__()
 
@@ -101,12 +105,9 @@ class S3D(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=0.01)
 
-    def forward(self, x):
-        """(B, 3, T, H, W) -> (B, feature_dim, T/8, H/32, W/32)"""
-        x = self.conv2c(self.conv2b(self.pool1(self.stem(x))))
-        x = self.mixed3(self.pool2(x))
-        x = self.mixed4(self.pool3(x))
-        return self.mixed5(self.pool4(x))
+    def parts(self):
+        return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
+                self.pool4, *self.mixed5]
 
 
 def s3d(width=1.0):

@@ -1,0 +1,197 @@
+"""The training step against forward and backward of the bare backbone, layouts, memory, and bf16 against float32.
+
+    python benchmarks/step.py --out benchmarks/results/step.md                        3 to 5 minutes on 2 cores
+    python benchmarks/step.py --curve benchmarks/results/precision.png --dataset ucf101-5class     a loss curve each
+
+A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backward, gradient norm, SGD and what is
+logged. It starts from augmented clips, as the backbone does, of noise: their content costs nothing.
+"""
+import functools
+import multiprocessing
+import re
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import train
+import utils
+from benchmarks.common import alternate, heading, table, write
+from models.failures import UsageError, run
+from models.gradcache import GradCache
+from models.monitor import embedding_monitors
+
+NETS = ("r21d", "r3d", "s3d")
+MIB = 2**20
+MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],
+          "both": ["--accumulate", "4", "--checkpointing"]}
+
+
+def flags():
+    parser = utils.new_parser("benchmarks/step.py", __doc__)
+    parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
+    parser.add_argument("--img_dim", type=int, default=64, help="side of the clips, pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="times each thing is measured")
+    parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
+    parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
+    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
+    return parser
+
+
+def training_flags(args, net, *more):
+    return train.flags().parse_args(["--net", net, "--batch_size", str(args.batch_size), "--img_dim",
+                                     str(args.img_dim), "--clip_weight", "1", *more])
+
+
+class Step:
+    """One step of train.py, and the bare backbone on as many clips."""
+
+    def __init__(self, args, net, *more, layout=torch.channels_last_3d):
+        self.args = training_flags(args, net, *more)
+        self.device = utils.start(self.args)
+        utils.seed_everything(0)
+        model, _ = train.build(self.args)
+        call, self.model = utils.distribute(model, self.device, "local")
+        self.model.to(memory_format=layout)
+        part = args.batch_size // self.args.accumulate
+        self.scaler, self.notes = utils.set_up_backbones(
+            self.args, self.model.backbones(), {part * v for v in self.model.encodes}, self.device)
+        self.cache = GradCache(call, self.model.train(), self.args.accumulate)
+        self.optimizer = utils.sgd(self.args, self.model, self.device)
+        size = (args.batch_size, 3, 3, 16, args.img_dim, args.img_dim)
+        self.views = torch.randn(size, device=self.device)
+        self.clips = torch.randn(4 * args.batch_size, *size[2:], device=self.device)
+        self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(args.batch_size, 1)
+
+    def __call__(self):
+        out = self.cache(self.views, self.permutation)
+        loss = sum(value for name, value in out.items() if name in train.TERM)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.cache.backward(self.scaler.scale(loss))
+        self.scaler.unscale_(self.optimizer)
+        utils.gradient_norm(self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        embedding_monitors(out, self.args.temperature)
+
+    def bare(self):
+        self.model.zero_grad(set_to_none=True)
+        self.model.encoder.backbone(self.clips).sum().backward()
+
+
+def times(args):
+    """Rows of the table of times, and what was said about precision."""
+    rows, notes = [], {}
+    for net in NETS:
+        ours = Step(args, net, "--precision", "fp32")
+        functions = {"step": ours, "bare": ours.bare, "contiguous": Step(args, net, "--precision", "fp32",
+                                                                         layout=torch.contiguous_format)}
+        auto = Step(args, net, "--precision", "auto")
+        notes |= dict.fromkeys(auto.notes)
+        if auto.args.precision != "fp32":
+            functions |= {"auto": auto, "auto bare": auto.bare}
+        found = alternate(functions, args.rounds)
+        auto, auto_bare = found.get("auto", found["step"]), found.get("auto bare", found["bare"])
+        rows.append([net, f"{found['step']:.2f} s", f"{found['step'] / found['bare']:.3f}", f"{auto / auto_bare:.3f}",
+                     f"{found['contiguous'] / found['step']:.2f}x", f"{found['contiguous'] / auto:.2f}x"])
+    return rows, list(notes)
+
+
+def peak(args, more, answer):
+    """Put into `answer` by how many MiB a step, the second of its process, raises the largest memory."""
+    step = Step(args, "r3d", "--precision", "fp32", *more)
+    cuda = step.device.type == "cuda"
+    before = torch.cuda.memory_allocated() / MIB if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    step()
+    step()
+    after = torch.cuda.max_memory_allocated() / MIB if cuda else (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    answer.put(after - before)
+
+
+def memory(args):
+    """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
+    args = argparse_with(args, batch_size=8)
+    context, found = multiprocessing.get_context("spawn"), {}
+    for name, more in MEMORY.items():
+        answer = context.SimpleQueue()
+        process = context.Process(target=peak, args=(args, more, answer))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise UsageError(f"--img_dim: the process that measured {name} ended with code {process.exitcode}")
+        found[name] = answer.get()
+    whole = found["the whole batch"]
+    return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
+
+
+def argparse_with(args, **changes):
+    return type(args)(**{**vars(args), **changes})
+
+
+def profile(args):
+    """Rows of the operations in which a step and the bare backbone spend their time (r3d), as shares of a step."""
+    step, sums = Step(args, "r3d", "--precision", "fp32"), []
+    for function in (step, step.bare):
+        function()
+        with torch.profiler.profile() as found:
+            function()
+        on = "self_device_time_total" if step.device.type == "cuda" else "self_cpu_time_total"
+        sums.append({event.key: getattr(event, on) for event in found.key_averages()})
+    whole = sum(sums[0].values())
+    order = sorted(sums[0], key=sums[0].get, reverse=True)[:8]
+    return [[f"`{name}`", *(f"{100 * one.get(name, 0) / whole:.1f} %" for one in sums)] for name in order] + [
+        ["all", *(f"{100 * sum(one.values()) / whole:.1f} %" for one in sums)]]
+
+
+def curve(args):
+    """Train the same tiny network in float32 and bf16, plot the losses -> lines of a report."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    losses = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in ("fp32", "bf16"):
+            train.main(["--dataset", args.dataset, "--net", "r3d", "--width", "0.125", "--img_dim", "32", "--seq_len",
+                        "8", "--batch_size", "16", "--lr", "0.02", "--epochs", "2", "--warmup", "0.5", "--bn", "local",
+                        "--print_freq", "1", "--workers", "1", "--log_dir", folder, "--name", precision,
+                        "--precision", precision])
+            text = Path(folder, "dualvar", "pretrain", precision, "log.txt").read_text()
+            losses[precision] = torch.tensor([float(x) for x in re.findall(r"^epoch .* total ([\d.]+)", text, re.M)])
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for (precision, values), style in zip(losses.items(), ("-", "--"), strict=True):
+        axes.plot(values, style, label=precision)
+    axes.set(xlabel="step", ylabel="loss, clip + TC + SR", title=f"r3d x 0.125, {args.dataset}, same clips and seed")
+    axes.legend()
+    figure.savefig(args.curve, dpi=120)
+    apart = (losses["bf16"] - losses["fp32"]).abs() / losses["fp32"]
+    last = {precision: float(values[-10:].mean()) for precision, values in losses.items()}
+    return [f"bf16 against float32, {len(apart)} steps of the same clips: losses {100 * apart.mean():.2f} % apart in "
+            f"the mean, {100 * apart.max():.2f} % at most; the last ten have a mean of {last['bf16']:.3f} and "
+            f"{last['fp32']:.3f}."]
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    utils.positive(args, "batch_size", "img_dim", "rounds")
+    head = functools.partial(heading, "The training step")
+    if args.curve:
+        return write(args.out, [*head(), *curve(args)])
+    rows, notes = times(args)
+    write(args.out, [
+        *head(f"{args.batch_size} videos a step, 4 clips of 16 x {args.img_dim} x {args.img_dim} each, "
+              f"{torch.get_num_threads()} threads, medians of {args.rounds}", *notes),
+        "## Time", "", *table(["network", "step, float32", "step / bare backbone", "the same, auto precision",
+                               "contiguous float32 / step", "contiguous float32 / step, auto"], rows), "",
+        "## Peak memory of a step beyond the model's (r3d, 8 videos, float32)", "",
+        *table(["", "memory", "of the whole"], memory(args)), "",
+        "## Where the time goes (r3d, float32), as shares of a step", "",
+        *table(["operation", "step", "bare backbone"], profile(args))])
+
+
+if __name__ == "__main__":
+    run(main)

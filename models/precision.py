@@ -1,0 +1,278 @@
+"""bf16 and fp16 where they are right and faster: each layer is compared with float32 before it is trusted.
+
+Low precision has been silently wrong in places: bf16 weight gradients of Conv3d on CPUs with AVX512-BF16 at temporal
+depth 2 (torch 2.13, 2.15), cuDNN 9.8 to 9.10 at large shapes (pytorch/pytorch#163539). Only convolutions and linear
+layers compute in it under autocast; batch norm's statistics, the pooled features, the heads and the losses are float32.
+"""
+import copy
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+
+from dataset.files import whole_file
+
+from .gather import world_size
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# allowed relative error of a tensor's norm against float32 on the same rounded numbers, several times what rounding the
+# result makes; of its largest value three times that
+TOLERANCE = {"bf16": 2e-2, "fp16": 5e-3}
+WORTH = 1.2  # how much faster low precision must be to be chosen
+PIECE = 2**26  # values that float32 is asked for at a time, so that the comparison needs little memory
+
+
+def set_precision(backbones, precision, shapes, device):
+    """Make backbones of one kind compute in `precision`, "auto" being the fastest that is right on this machine.
+
+    shapes: of the clips (N, 3, T, H, W) that they will take at a time. Layers that disagree with float32 stay in it.
+    fp32 is true float32; the others let a GPU use TF32 for what float32 work is left. What was found is kept, by
+    machine, versions and layer, in ~/.cache/dualvar/precision.json ($XDG_CACHE_HOME). All processes must call it and
+    get the same. Returns (the precision chosen, sentences about it).
+    """
+    allow_tf32(False)
+    if precision == "fp32":
+        return precision, []
+    layers = [layer for shape in shapes for layer in layers_with_inputs(backbones[0], shape)]
+    cache, sentences = Cache(device), []
+    if precision == "auto":
+        middling = of_middling_cost(layers)
+        precision = cache.get(f"auto {signature(*middling)}", lambda: fastest(*middling, device))
+        sentences = [f"precision: {precision}, the fastest that is right on this machine"]
+    precision = of_all_processes(precision)[0]
+    wrong = {}
+    if precision != "fp32":
+        for name, layer, shape, dense in layers:
+            reason = cache.get(f"{precision} {signature(layer, shape, dense)}",
+                               functools.partial(disagreement, layer, shape, dense, precision, device))
+            if reason:
+                wrong[name] = reason
+        wrong = {name: reason for found in of_all_processes(wrong) for name, reason in found.items()}
+    if problem := cache.write():
+        sentences.append(problem)
+    if precision == "fp32":
+        return precision, sentences
+    allow_tf32(True)
+    total = len({name for name, *_ in layers})
+    if wrong:
+        sentences.append(f"precision {precision}: {len(wrong)} of {total} layers stay in float32, being wrong here: "
+                         + ", ".join(f"{name} ({reason})" for name, reason in wrong.items()))
+    for backbone in backbones:
+        backbone.low = LOW[precision]
+        for name in wrong:
+            layer = backbone.get_submodule(name)
+            layer.forward = functools.partial(in_float32, layer.forward)
+    return precision, sentences
+
+
+def allow_tf32(allowed):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def in_float32(forward, x):
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())
+
+
+def of_all_processes(value):
+    """-> [every process's value], in rank order."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+# --- layers and what they are given ----------------------------------------------------------------------------
+
+@torch.no_grad()
+def layers_with_inputs(backbone, shape):
+    """[(name, layer, shape of its input, whether that is channels last)] of convolutions and linear layers.
+
+    shape: of the clips (N, 3, T, H, W). Two clips are passed through, in the layout in which the loader makes them:
+    which layouts come of it depends on the device, and with one clip alone they may be others.
+    """
+    copied, found = copy.deepcopy(backbone).eval(), []
+    copied.low = None
+    layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, (nn.Conv3d, nn.Linear))}
+    for name, layer in layers.items():
+        def note(_, inputs, name=name, layer=layer):
+            x = inputs[0]
+            dense = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+            found.append((name, layer, (shape[0], *x.shape[1:]), dense))
+        copied.get_submodule(name).register_forward_pre_hook(note)
+    copied(torch.zeros(min(2, shape[0]), *shape[1:], device=next(backbone.parameters()).device))
+    return found
+
+
+def signature(layer, shape, dense):
+    """What decides which kernel a layer runs."""
+    layout = "channels last" if dense else "contiguous"
+    return f"{layer} weight {tuple(layer.weight.shape)} {layer.weight.stride()} input {shape} {layout}"
+
+
+def trial(layer, shape, dense, low, device):
+    """A copy of `layer` and an input with values of their own, rounded to `low`, from no shared random state."""
+    generator = torch.Generator(device).manual_seed(0)
+    layer = copy.deepcopy(layer).to(device).requires_grad_(True)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, device=device) / p[0].numel() ** 0.5)
+            p.copy_(p.to(low))
+    x = torch.randn(shape, generator=generator, device=device).to(low)
+    return layer, x.contiguous(memory_format=torch.channels_last_3d) if dense else x, generator
+
+
+def disagreement(layer, shape, dense, precision, device):
+    """What of a layer is not right in low precision at an input's shape and layout -> text, or None.
+
+    Output, input gradient and parameter gradients, each by its Error against float32 on the same numbers.
+    """
+    low = LOW[precision]
+    layer, x, generator = trial(layer, shape, dense, low, device)
+    x.requires_grad_(True)
+    try:
+        with torch.autocast(device.type, low):
+            out = layer(x)
+        gradient = torch.randn(out.shape, generator=generator, device=device).to(out.dtype)
+        gradient = gradient / (out.numel() / out.shape[1]) ** 0.25  # parameter gradients within fp16's range
+        if dense:
+            gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        out.backward(gradient)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # no kernel for it
+        return str(error).splitlines()[0][:100]
+    got = {f"{name} gradient": p.grad for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    errors = {"output": Error(), "input gradient": Error()}
+    for piece in torch.arange(len(x), device="cpu").split(max(1, PIECE // x[0].numel())):
+        rows = slice(int(piece[0]), int(piece[-1]) + 1)
+        inputs = x.detach()[rows].float().requires_grad_(True)
+        wanted = layer(inputs)
+        wanted.backward(gradient[rows].float())
+        errors["output"].add(out.detach()[rows], wanted.detach())
+        errors["input gradient"].add(x.grad[rows], inputs.grad)
+    for name, p in layer.named_parameters():
+        errors[f"{name} gradient"] = Error().add(got[f"{name} gradient"], p.grad)
+    found = {name: error() for name, error in errors.items()}
+    bad = [f"{name} {value:.2g} off" for name, value in found.items() if not value <= TOLERANCE[precision]]
+    return ", ".join(bad) or None
+
+
+class Error:
+    """Relative error of pieces of a tensor: of the norm, or a third of that of the largest value if that is more."""
+
+    def __init__(self):
+        self.sums = torch.zeros(4, dtype=torch.float64)  # squared error and value; largest error and value
+
+    def add(self, got, wanted):
+        error = got.float() - wanted
+        self.sums[:2] += torch.stack([x.double().square().sum() for x in (error, wanted)]).cpu()
+        self.sums[2:] = torch.maximum(self.sums[2:], torch.stack([x.abs().max() for x in (error, wanted)]).cpu())
+        return self
+
+    def __call__(self):
+        squared, total, largest, scale = self.sums.tolist()
+        return float("inf") if total == 0 else max((squared / total) ** 0.5, largest / scale / 3)
+
+
+# --- speed ------------------------------------------------------------------------------------------------------
+
+def of_middling_cost(layers):
+    """The convolution in the middle by multiplications -> (layer, shape of its input, whether it is channels last)."""
+    costs = sorted((layer.weight.numel() * torch.Size(shape).numel() / shape[1], i)
+                   for i, (_, layer, shape, _) in enumerate(layers) if isinstance(layer, nn.Conv3d))
+    return layers[costs[len(costs) // 2][1]][1:]
+
+
+def fastest(layer, shape, dense, device):
+    """"fp32", or the low precision in which a layer is WORTH it, forward and backward."""
+    cuda = device.type == "cuda"
+    precision = "fp16" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+    if not cuda:
+        shape = (min(shape[0], 2), *shape[1:])  # enough to see; where bf16 is emulated it is very slow
+    layer, x, _ = trial(layer, shape, dense, LOW[precision], device)
+    full = min(seconds(layer, x.float(), None, device) for _ in range(4))
+    low = float("inf")
+    for _ in range(4):
+        low = min(low, seconds(layer, x, LOW[precision], device))
+        if not cuda and low > 4 * full:
+            break
+    return precision if full > WORTH * low else "fp32"
+
+
+def seconds(layer, x, low, device):
+    """Time of a layer's forward and backward pass, in float32 where `low` is None."""
+    x = x.detach().requires_grad_(True)
+    start = time.perf_counter()
+    with torch.autocast(device.type, low, enabled=low is not None):
+        out = layer(x)
+    out.backward(torch.ones_like(out))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+# --- what was found before ----------------------------------------------------------------------------------------
+
+def machine(device):
+    """What a finding depends on besides the layer."""
+    if device.type == "cuda":
+        name, cudnn = torch.cuda.get_device_name(device), torch.backends.cudnn.version()
+        part = f"{name}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    else:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        facts = [line for line in lines if line.startswith(("model name", "flags"))]
+        digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
+        part = f"CPU {digest}, {torch.get_num_threads()} threads"
+    return f"{part}, torch {torch.__version__}"
+
+
+class Cache:
+    """Findings of this machine and these versions by name; a file that is no such cache counts as empty."""
+
+    def __init__(self, device):
+        self.path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualvar" / "precision.json"
+        self.machine, self.new = machine(device), {}
+        self.known = self._read().get(self.machine, {})
+
+    def _read(self):
+        try:
+            content = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(content, dict) and all(
+            isinstance(found, dict) and all(value is None or isinstance(value, str) for value in found.values())
+            for found in content.values())
+        return content if whole else {}
+
+    def get(self, name, find):
+        """What was found under `name`, now by find() if never before: text or None."""
+        if name not in self.known:
+            self.known[name] = self.new[name] = find()
+        return self.known[name]
+
+    def write(self):
+        """Add what is new to the file -> a sentence where that cannot be done: it will be found again next time."""
+        if not self.new:
+            return None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path.with_name(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # other processes and runs write there too
+                content = self._read()
+                content.setdefault(self.machine, {}).update(self.new)
+                with whole_file(self.path) as temporary:
+                    temporary.write_text(json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            return f"note: what was found about precision is not kept: {error.filename}: {error.strerror}"
+        return None

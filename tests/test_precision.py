@@ -1,0 +1,257 @@
+"""Low precision: what the self-check finds, what it does about it, and what is kept."""
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn as nn
+from helpers import NARROW, SMALL, InProcess, make_dataset
+
+from models import build_backbone, precision
+from models.checkpoint import read_checkpoint
+from models.monitor import FiniteWatch
+from models.precision import disagreement, layers_with_inputs, set_precision
+
+CPU = torch.device("cpu")
+SHAPE = (2, 3, 8, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/dualvar/precision.json"
+
+
+class Spoilt(torch.autograd.Function):
+    """Identity whose gradient is wrong."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+class WrongConv(nn.Conv3d):
+    """Right in float32; in low precision its output, input or weight gradient is wrong, in all or one of its values."""
+
+    what = "weight"
+
+    def forward(self, x):
+        weight = self.weight
+        if not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if self.what == "weight":
+            weight = Spoilt.apply(weight, 2.0)
+        elif self.what == "one value":
+            factor = torch.ones_like(weight)
+            factor[0, 0, 0, 0, 0] = 10
+            weight = Spoilt.apply(weight, factor)
+        elif self.what == "nan":
+            weight = Spoilt.apply(weight, float("nan"))
+        elif self.what == "input":
+            x = Spoilt.apply(x, 0.9)
+        out = self._conv_forward(x, weight, self.bias)
+        if self.what == "output":
+            out = torch.cat([out[:-1], 1.1 * out[-1:]])
+        return out
+
+
+@pytest.mark.parametrize("what, words", [("weight", "weight gradient 1 off"), ("one value", "weight gradient"),
+                                         ("nan", "weight gradient nan off"), ("input", "input gradient 0.1 off"),
+                                         ("output", "output 0.0"), ("nothing", None)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_wrong_layer_is_caught_whatever_is_wrong(monkeypatch, what, words, dense):
+    monkeypatch.setattr(WrongConv, "what", what)
+    found = disagreement(WrongConv(4, 8, 3, padding=1), (3, 4, 2, 5, 5), dense, "bf16", CPU)
+    assert found is None if words is None else found.startswith(words)
+
+
+def test_a_layer_compared_in_pieces_gives_what_the_whole_gives(monkeypatch):
+    monkeypatch.setattr(WrongConv, "what", "output")
+    layer = WrongConv(4, 8, 3, padding=1)
+    whole = disagreement(layer, (3, 4, 2, 5, 5), True, "bf16", CPU)
+    monkeypatch.setattr(precision, "PIECE", 1)
+    assert disagreement(layer, (3, 4, 2, 5, 5), True, "bf16", CPU) == whole
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_verdict_on_temporal_depth_2_is_what_the_weight_gradients_say(dense):
+    """Where bf16 weight gradients are wrong on the CPU; which CPUs and versions are, differs."""
+    layer, x, generator = precision.trial(nn.Conv3d(64, 64, 3, padding=1, bias=False), (4, 64, 2, 7, 7), dense,
+                                          torch.bfloat16, CPU)
+    gradient = torch.randn(x.shape, generator=generator).to(torch.bfloat16)
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        w = layer.weight.detach().to(dtype).requires_grad_(True)
+        nn.functional.conv3d(x.to(dtype), w, padding=1).backward(gradient.to(dtype))
+        found.append(w.grad.float())
+    wrong = not (found[0] - found[1]).norm() < 0.02 * found[1].norm()
+    said = disagreement(layer, (4, 64, 2, 7, 7), dense, "bf16", CPU) or ""
+    assert ("weight gradient" in said) == wrong
+
+
+@pytest.mark.parametrize("net", ["r21d", "s3dg", "c3d"])
+def test_layers_are_checked_at_the_inputs_they_will_get(net):
+    backbone = build_backbone(net, 0.0625).to(memory_format=torch.channels_last_3d).eval()
+    real, shape = {}, (2, 3, 16, 48, 48)
+    for name, layer in backbone.named_modules():
+        layer.register_forward_pre_hook(lambda _, x, name=name: real.__setitem__(name, x[0]))
+    noted = layers_with_inputs(copy.deepcopy(backbone), shape)
+    with torch.no_grad():
+        backbone(torch.zeros(shape))
+    assert {name for name, *_ in noted} == {name for name, layer in backbone.named_modules()
+                                            if isinstance(layer, (nn.Conv3d, nn.Linear))}
+    for name, _, found, dense in noted:
+        assert found == tuple(real[name].shape), name
+        if real[name].dim() == 5 and min(real[name].shape) > 1:
+            assert dense == real[name].is_contiguous(memory_format=torch.channels_last_3d), name
+
+
+def test_a_layer_that_fails_stays_in_float32_and_the_others_do_not(monkeypatch):
+    backbone = build_backbone("r3d", 0.0625)
+    backbone.stage5.conv2.__class__ = WrongConv
+    keys, dtypes = list(backbone.state_dict()), {}
+    chosen, sentences = set_precision([backbone], "bf16", [SHAPE], CPU)
+    assert chosen == "bf16" and sentences == ["precision bf16: 1 of 12 layers stay in float32, being wrong here: "
+                                              "stage5.conv2 (weight gradient 1 off)"]
+    for name, layer in backbone.named_modules():
+        layer.register_forward_hook(lambda _, __, out, name=name: dtypes.__setitem__(name, out.dtype))
+    features = backbone(torch.randn(SHAPE))
+    assert dtypes["stage5.conv2"] == torch.float32 and dtypes["stage5.conv1"] == torch.bfloat16
+    assert dtypes["stem"] == torch.bfloat16 and features.dtype == torch.float32
+    features.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in backbone.parameters())
+    assert list(backbone.state_dict()) == keys
+
+
+def test_float32_is_left_alone_and_draws_nothing():
+    backbone = build_backbone("r3d", 0.0625)
+    state = torch.get_rng_state()
+    assert set_precision([backbone], "fp32", [SHAPE], CPU) == ("fp32", [])
+    assert backbone.low is None and "forward" not in vars(backbone.stem) and not torch.backends.cudnn.allow_tf32
+    set_precision([backbone], "bf16", [SHAPE], CPU)
+    assert torch.equal(torch.get_rng_state(), state) and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("slowness, chosen", [(20, "fp32"), (0.9, "fp32"), (0.5, "bf16")])
+def test_auto_takes_what_is_faster_by_the_clock(monkeypatch, slowness, chosen):
+    monkeypatch.setattr(precision, "seconds", lambda layer, x, low, device: slowness if low else 1.0)
+    backbone = build_backbone("r3d", 0.0625)
+    assert set_precision([backbone], "auto", [SHAPE], CPU) == (
+        chosen, [f"precision: {chosen}, the fastest that is right on this machine"])
+    assert backbone.low == precision.LOW.get(chosen)
+
+
+def test_findings_are_kept_by_machine_versions_and_layer(cache, monkeypatch):
+    asked = []
+    monkeypatch.setattr(precision, "disagreement", lambda layer, *_: asked.append(layer) or "wrong")
+    backbone = build_backbone("r3d", 0.0625)
+    first = set_precision([backbone], "bf16", [SHAPE], CPU)[1]
+    signatures = {precision.signature(layer, shape, dense) for _, layer, shape, dense
+                  in layers_with_inputs(backbone, SHAPE)}
+    assert len(asked) == len(signatures) < 12  # layers that are alike are tried once
+    assert set_precision([build_backbone("r3d", 0.0625)], "bf16", [SHAPE], CPU)[1] == first
+    assert len(asked) == len(signatures)
+    set_precision([build_backbone("r3d", 0.0625)], "bf16", [(3, *SHAPE[1:])], CPU)  # another shape
+    assert len(asked) == 2 * len(signatures)
+    (found,) = json.loads(cache.read_text()).values()
+    assert len(found) == 2 * len(signatures)
+    monkeypatch.setattr(precision, "machine", lambda device: "another")
+    set_precision([build_backbone("r3d", 0.0625)], "bf16", [SHAPE], CPU)
+    assert len(asked) == 3 * len(signatures) and len(json.loads(cache.read_text())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '{"x": {"y": {}}}', b"\xff\xfe"])
+def test_a_damaged_cache_counts_as_none(cache, content):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = precision.Cache(CPU)
+    assert found.get("a", lambda: "b") == "b" and found.write() is None
+    assert precision.Cache(CPU).get("a", None) == "b"
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_no_error(cache):
+    cache.parent.parent.write_text("a file where the folder should be")
+    found = precision.Cache(CPU)
+    found.get("a", lambda: None)
+    assert "is not kept" in found.write()
+
+
+def test_steps_that_fp16_skips_are_no_divergence_until_there_are_too_many():
+    watch, one, bad = FiniteWatch(patience=3), torch.tensor(1.0), torch.tensor(float("inf"))
+    for step, gradient in enumerate([bad, bad, bad, one, bad, bad, bad]):
+        watch.add(step, one, gradient)
+    assert watch.first_bad() is None
+    watch.add(7, one, bad)
+    assert watch.first_bad() == 7
+    watch.add(8, bad, one)  # the loss itself is another thing
+    assert watch.first_bad() == 8
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    return InProcess(make_dataset(tmp_path / "data"), monkeypatch, capsys)
+
+
+FLAGS = [*SMALL, *NARROW, "--batch_size", "4", "--bn", "local", "--epochs", "1", "--name", "p"]
+LATEST = "log/dualvar/pretrain/p/model/latest.pth.tar"
+
+
+def test_a_run_goes_on_in_the_precision_it_began_with(program, monkeypatch):
+    monkeypatch.setattr(precision, "fastest", lambda *_: "bf16")
+    assert program("train.py", *FLAGS, "--precision", "auto")[0] == 0
+    assert read_checkpoint(LATEST)["flags"]["precision"] == "bf16"
+    monkeypatch.setattr(precision, "fastest", lambda *_: "fp32")
+    for more in ([], ["--precision", "auto"], ["--precision", "bf16"]):
+        code, out, err = program("train.py", *FLAGS, *more, "--resume", "auto", "--dry_run")
+        assert code == 0 and "precision    bf16" in out, err
+    code, _, err = program("train.py", *FLAGS, "--precision", "fp32", "--resume", "auto")
+    assert code == 1 and "precision bf16 there, fp32 here" in err
+    assert program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")[0] == 0
+    assert read_checkpoint(LATEST)["flags"]["precision"] == "bf16"
+
+
+def test_a_run_from_before_there_was_a_choice_was_in_float32(program):
+    assert program("train.py", *FLAGS)[0] == 0
+    state = torch.load(LATEST, weights_only=True)
+    assert state["flags"]["precision"] == "fp32"
+    for name in ("precision", "accumulate", "compile", "checkpointing"):
+        del state["flags"][name]
+    del state["scaler"]
+    torch.save(state, LATEST)
+    code, _, err = program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")
+    assert code == 0, err
+
+
+def test_a_checkpoint_with_a_precision_of_its_own_invention(program):
+    assert program("train.py", *FLAGS)[0] == 0
+    state = torch.load(LATEST, weights_only=True)
+    state["flags"]["precision"] = ["fp8"]
+    torch.save(state, LATEST)
+    code, _, err = program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")
+    assert code == 1 and "its precision is unknown" in err
+
+
+def test_fp16_is_refused_on_a_cpu(program):
+    for script, more in (("train.py", []), ("finetune.py", ["--pretrain", "random"])):
+        code, _, err = program(script, *FLAGS, *more, "--precision", "fp16")
+        assert code == 2 and err == "error: --precision fp16 needs a GPU: use bf16 or fp32 on a CPU\n"
+
+
+def test_fp16_s_scale_is_kept_and_skipped_steps_are_counted(program, monkeypatch):
+    """With float32 on the CPU, and a scale so large that gradients overflow: what happens around fp16 is the same."""
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, init_scale=2.0**127))
+    code, _, err = program("train.py", *FLAGS)
+    assert code == 0, err
+    first = read_checkpoint(LATEST)
+    row = json.loads(open("log/dualvar/pretrain/p/log.jsonl").read())
+    assert row["skipped_steps"] > 0 and first["scaler"]["scale"] < 2.0**127
+    code, _, err = program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")
+    assert code == 0, err
+    assert read_checkpoint(LATEST)["scaler"]["scale"] <= first["scaler"]["scale"]
