@@ -9,7 +9,6 @@ logged. It starts from augmented clips, as the backbone does, of noise: their co
 import functools
 import multiprocessing
 import re
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -33,7 +32,7 @@ MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--che
 def flags():
     parser = utils.new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
-    parser.add_argument("--img_dim", type=int, default=64, help="side of the clips, pixels")
+    parser.add_argument("--img_dim", type=int, default=48, help="side of the clips, pixels")
     parser.add_argument("--rounds", type=int, default=3, help="times each thing is measured")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
@@ -97,6 +96,7 @@ def times(args):
         auto, auto_bare = found.get("auto", found["step"]), found.get("auto bare", found["bare"])
         rows.append([net, f"{found['step']:.2f} s", f"{found['step'] / found['bare']:.3f}", f"{auto / auto_bare:.3f}",
                      f"{found['contiguous'] / found['step']:.2f}x", f"{found['contiguous'] / auto:.2f}x"])
+        print(*rows[-1], file=sys.stderr, flush=True)
     return rows, list(notes)
 
 
@@ -104,17 +104,25 @@ def peak(args, more, answer):
     """Put into `answer` by how many MiB a step, the second of its process, raises the largest memory."""
     step = Step(args, "r3d", "--precision", "fp32", *more)
     cuda = step.device.type == "cuda"
-    before = torch.cuda.memory_allocated() / MIB if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     step()
+    step.optimizer.zero_grad(set_to_none=True)
+    before = torch.cuda.memory_allocated() / MIB if cuda else resident("VmRSS")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     step()
-    after = torch.cuda.max_memory_allocated() / MIB if cuda else (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    answer.put(after - before)
+    answer.put((torch.cuda.max_memory_allocated() / MIB if cuda else resident("VmHWM")) - before)
+
+
+def resident(name):
+    """This process's resident memory (VmRSS) or the peak of it (VmHWM), MiB."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def memory(args):
     """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
-    args = argparse_with(args, batch_size=8)
+    args = argparse_with(args, batch_size=4)
     context, found = multiprocessing.get_context("spawn"), {}
     for name, more in MEMORY.items():
         answer = context.SimpleQueue()
@@ -124,6 +132,7 @@ def memory(args):
         if process.exitcode:
             raise UsageError(f"--img_dim: the process that measured {name} ended with code {process.exitcode}")
         found[name] = answer.get()
+        print(name, found[name], file=sys.stderr, flush=True)
     whole = found["the whole batch"]
     return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
 
@@ -187,7 +196,7 @@ def main(argv):
               f"{torch.get_num_threads()} threads, medians of {args.rounds}", *notes),
         "## Time", "", *table(["network", "step, float32", "step / bare backbone", "the same, auto precision",
                                "contiguous float32 / step", "contiguous float32 / step, auto"], rows), "",
-        "## Peak memory of a step beyond the model's (r3d, 8 videos, float32)", "",
+        "## Peak memory of a step beyond the model's (r3d, 4 videos, float32)", "",
         *table(["", "memory", "of the whole"], memory(args)), "",
         "## Where the time goes (r3d, float32), as shares of a step", "",
         *table(["operation", "step", "bare backbone"], profile(args))])
