@@ -19,10 +19,11 @@ from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
-from models import build_classifier
+from models import build_classifier, evaluation
 from models.classifier import topk
 from models.failures import UsageError, run
 from models.gather import rank, world_size
+from models.resume import find_resume, fingerprints, resume_text
 
 
 def flags():
@@ -84,8 +85,8 @@ def main(argv):
                               FinetuneDraw(args.color_jitter, args.hflip))
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
-    inputs = utils.fingerprints(videos, model.backbone if loaded else None)
-    state = utils.find_resume(args, folder, config, inputs)
+    inputs = fingerprints(videos, model.backbone if loaded else None)
+    state = find_resume(args, folder, config, inputs)
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
@@ -93,14 +94,15 @@ def main(argv):
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "precision": utils.precision_text(args),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": utils.resume_text(state)})
+        "folder": folder, "resume": resume_text(state)})
     utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
     if args.dry_run:
         return
 
     call, model = utils.distribute(model, device, args.bn)
     part = args.batch_size // world_size() // args.accumulate
-    scaler, notes = utils.set_up_backbones(args, [model.backbone], {part}, device)
+    counts = {part} | (evaluation.counts([len(held)], args.batch_size, 1, device) if held else set())
+    scaler, notes = utils.set_up_backbones(args, [model.backbone], counts, device)
     optimizer = utils.sgd(args, model, device)
     loader = utils.clip_loader(args, data, batches, device)
     with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,

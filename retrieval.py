@@ -20,11 +20,11 @@ from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
-from models.evaluation import placed
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
 from models.nearest import nearest
+from models.precision import check_precision
 
 KS = (1, 5, 10, 20, 50)
 
@@ -39,6 +39,7 @@ def flags():
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--save_features", metavar="DIR", help="write <part>_features.npy, _labels.npy, _names.txt")
     group.add_argument("--load_features", metavar="DIR", help="use features that --save_features wrote")
+    utils.add_precision_flag(parser)
     utils.add_run_flags(parser, training=False)
     return parser
 
@@ -117,13 +118,14 @@ def main(argv):
     device = utils.start(args)
     utils.check_data_flags(args)
     utils.positive(args, "clips")
+    check_precision(args.precision, args.device)
     if (args.pretrain is None) == (args.load_features is None):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
     if args.save_features and args.load_features:
         raise UsageError("--save_features has nothing to write with --load_features")
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     utils.seed_everything(args.seed)
-    backbone = placed(build(args), device) if args.pretrain else None
+    backbone = build(args) if args.pretrain else None
     features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
     if len({values.shape[1] for values in features.values()}) > 1:
         raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
@@ -141,6 +143,8 @@ def main(argv):
         return
 
     lock = take_lock(folder, "run folder") if rank() == 0 else None
+    if backbone is not None:
+        utils.place(args, backbone, backbone, lists.values(), device)
     for part, videos in lists.items():
         if part in features:
             continue

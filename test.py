@@ -22,10 +22,10 @@ from dataset.sampling import EvenClips
 from models import build_classifier
 from models.checkpoint import CheckpointError
 from models.classifier import topk
-from models.evaluation import placed
 from models.failures import UsageError, run
 from models.gather import rank
 from models.log import plain, versions, write_json
+from models.precision import check_precision
 from models.pretrained import load_classifier
 
 
@@ -44,12 +44,14 @@ def flags():
     group.add_argument("--crops", type=int, choices=[1, 5, 10], default=1,
                        help="centre; with the four corners; with all of them mirrored")
     group.add_argument("--from_predictions", metavar="DIR", help="folder of an earlier test: reuse its probabilities")
+    utils.add_precision_flag(parser)
     utils.add_run_flags(parser, training=False)
     return parser
 
 
 def check(args, splits):
     utils.positive(args, "clips")
+    check_precision(args.precision, args.device)
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
     if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
@@ -80,7 +82,7 @@ def load(args, split, num_classes):
 
 def predict(args, model, videos, split, device):
     """(N, classes) mean class probabilities of every test video."""
-    model = placed(model, device)
+    model = utils.place(args, model, model.backbone, [videos], device)
     data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
                               FixedCrops(args.img_dim, args.crops))
     return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")

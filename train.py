@@ -22,6 +22,7 @@ from models.failures import UsageError, run
 from models.gather import rank, world_size
 from models.gradcache import GradCache
 from models.monitor import CollapseWatch, embedding_monitors
+from models.resume import find_resume, fingerprints, resume_text
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -126,8 +127,8 @@ def main(argv):
     data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), draw)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
-    inputs = utils.fingerprints(videos)
-    state = utils.find_resume(args, folder, config, inputs)
+    inputs = fingerprints(videos)
+    state = find_resume(args, folder, config, inputs)
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
@@ -138,7 +139,7 @@ def main(argv):
             ": nothing to shuffle between" if args.bn == "shuffle" and parts == 1 else ""),
         "precision": utils.precision_text(args),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": utils.resume_text(state)})
+        "folder": folder, "resume": resume_text(state)})
     utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
     if args.dry_run:
         return

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import signal
-import sys
 import warnings
 from pathlib import Path
 
@@ -23,19 +22,11 @@ from dataset.reader import FrameReader
 from dataset.storage import SOURCES, advice
 from models import evaluation
 from models.backbones import BACKBONES
-from models.checkpoint import (
-    CheckpointError,
-    check_training_state,
-    epoch_copies,
-    fingerprint,
-    read_checkpoint,
-    read_last_good,
-    saved_checkpoints,
-)
+from models.checkpoint import read_checkpoint
 from models.failures import UsageError
 from models.gather import rank, world_size
 from models.log import plain
-from models.precision import PRECISIONS, set_precision
+from models.precision import PRECISIONS, check_precision, set_precision
 from models.pretrained import load_backbone, stated
 from models.session import Session
 
@@ -88,15 +79,20 @@ def add_optimisation_flags(parser, lr, wd, epochs, schedule, bn_choices):
     group.add_argument("--cosine", action="store_true", help="cosine decay to 0 instead of --schedule")
     group.add_argument("--bn", choices=bn_choices, default="sync",
                        help="batch statistics over all processes (sync) or each one's own")
-    speed = parser.add_argument_group("speed and memory")
-    speed.add_argument("--precision", choices=PRECISIONS,
-                       help="of convolutions; auto: the fastest that is right on this machine; None: what the run "
-                            "began with, or auto on a GPU and fp32 on a CPU")
+    speed = add_precision_flag(parser, "what the run began with, or ")
     speed.add_argument("--accumulate", type=int, default=1, metavar="N",
                        help="pass the batch in N parts, one at a time, for less memory")
     speed.add_argument("--checkpointing", action="store_true",
                        help="compute activations again in the backward pass instead of keeping them")
     speed.add_argument("--compile", action="store_true", help="torch.compile the backbone")
+    return group
+
+
+def add_precision_flag(parser, default=""):
+    group = parser.add_argument_group("speed and memory")
+    group.add_argument("--precision", choices=PRECISIONS,
+                       help="of convolutions; auto: the fastest that is right on this machine; None: "
+                            f"{default}auto on a GPU and fp32 on a CPU")
     return group
 
 
@@ -177,17 +173,12 @@ def check_training_flags(args, videos):
                          "samples of a process")
     if args.compile and args.checkpointing:
         raise UsageError("--compile and --checkpointing exclude each other: the compiler decides what to keep")
-    check_precision(args)
+    check_precision(args.precision, args.device)
     if videos < args.batch_size:
         raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
     if args.bn == "sync" and world_size() > 1 and args.device == "cpu":
         raise UsageError("--bn sync: torch has no synchronised batch norm on the CPU; with several processes there, "
                          "use --bn local")
-
-
-def check_precision(args):
-    if args.precision == "fp16" and args.device == "cpu":
-        raise UsageError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
 
 
 # --- devices and processes -----------------------------------------------------------------------------------
@@ -234,15 +225,21 @@ def distribute(model, device, bn):
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False), model
 
 
-def set_up_backbones(args, backbones, counts, device):
-    """What --precision, --checkpointing and --compile ask of backbones of one kind, the first being trained.
-
-    counts: of clips that they take at a time. args.precision becomes what it comes to here.
-    -> (torch.amp.GradScaler, which does nothing but in fp16; sentences to log)
-    """
+def choose_precision(args, backbones, counts, device):
+    """What --precision asks of backbones that take `counts` of clips; it becomes what it comes to -> sentences."""
     precision = args.precision or ("auto" if device.type == "cuda" else "fp32")
     shapes = sorted((n, 3, args.seq_len, args.img_dim, args.img_dim) for n in counts)
     args.precision, sentences = set_precision(backbones, precision, shapes, device)
+    return sentences
+
+
+def set_up_backbones(args, backbones, counts, device):
+    """What --precision, --checkpointing and --compile ask of backbones of one kind, the first being trained.
+
+    counts: of clips that they take at a time. -> (torch.amp.GradScaler, which does nothing but in fp16; sentences to
+    log)
+    """
+    sentences = choose_precision(args, backbones, counts, device)
     backbones[0].checkpointing = args.checkpointing
     if args.compile:
         try:
@@ -296,82 +293,11 @@ def print_plan(title, plan):
             print(f"  {name:<12} {value}")
 
 
-def fingerprints(videos, backbone=None):
-    """What a training run reads, told apart by content -> {name: text}."""
-    inputs = {"training list": videos.fingerprint()}
-    return inputs if backbone is None else {**inputs, "pretrained weights": fingerprint(backbone.state_dict())}
-
-
 def precision_text(args):
     """What the plan says of speed and memory."""
     return (args.precision or "auto on a GPU, fp32 on a CPU") + "".join(
         f", {name}" for name in ("checkpointing", "compile") if getattr(args, name)) + (
         f", batch in {args.accumulate} parts" if args.accumulate > 1 else "")
-
-
-def find_resume(args, folder, config, inputs):
-    """--resume -> the checkpoint to go on from, read and compared with these flags, or None to begin.
-
-    A run is never begun over another's checkpoints; "aside" in the result says which files to rename, {path: prefix}.
-    Raises CheckpointError where the checkpoint is of a run with
-    other flags (it would be neither), unless --override.
-    """
-    saved = saved_checkpoints(folder / "model")
-    if args.resume is None:
-        if saved and not args.dry_run:
-            raise UsageError(f"{folder} holds a run already: go on with --resume auto, or choose another --name")
-        return None
-    if args.resume == "auto":
-        if not saved:
-            return None
-        state, damaged = read_last_good(folder / "model")
-        aside = dict.fromkeys(damaged, "damaged")  # or it would take the place of a whole one
-        if damaged and rank() == 0:
-            print(f"warning: {'; '.join(damaged.values())}: going on from {state['path']}", file=sys.stderr)
-    else:
-        state = {**read_checkpoint(args.resume), "path": args.resume}
-    check_training_state(state)
-    if args.resume != "auto":  # copies of epochs to come are another try's, and must not be taken for this one's
-        done = state["epoch"] if state["step"] == state["steps"] else state["epoch"] - 1
-        aside = {path: "former" for epoch, path in epoch_copies(folder / "model").items() if epoch > done}
-    there = {**BEFORE, **state["flags"], **state["config"], **state["inputs"]}
-    if args.precision in (None, "auto"):  # a run keeps what it began with, on whatever machine it goes on
-        if there["precision"] not in PRECISIONS[1:]:
-            raise CheckpointError(f"--resume {state['path']} is not a training checkpoint of this program: its "
-                                  "precision is unknown")
-        args.precision = there["precision"]
-        check_precision(args)
-    here = {**plain(vars(args)), **config, **inputs}
-    for flags in (here, there):  # frames packed or not are the same pixels, those of the videos are not
-        flags["pixels"] = "of the videos" if flags.get("storage") == "video" else "of extracted frames"
-    if args.bn != "sync":  # each process takes batch statistics of its own
-        here["processes"], there["processes"] = world_size(), state["versions"].get("processes")
-    if foreign := set(config) - set(state["config"]):
-        raise CheckpointError(f"--resume {state['path']} is of another stage or program: its model has no "
-                              f"{', '.join(sorted(foreign))}")
-    free = FREE_FLAGS - ({"epochs"} if args.cosine else set())
-    differences = [f"{key} {there.get(key)} there, {here[key]} here" for key in here
-                   if key not in free and there.get(key) != here[key]]
-    if differences and not args.override:
-        raise CheckpointError(f"--resume {state['path']} is of another run: {'; '.join(differences)}; repeat its "
-                              "flags, choose another --name (PREFIX= of the launchers), or insist with --override")
-    if differences and rank() == 0:
-        print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
-    return {**state, "aside": aside}
-
-
-# flags that a run may change when it goes on; --epochs so that it can be made longer
-FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
-              "storage", "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs",
-              "checkpointing"}
-
-# what runs did before there were these flags
-BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False}
-
-
-def resume_text(state):
-    """What the plan says of a checkpoint to go on from."""
-    return state and f"{state['path']}: epoch {state['epoch']}, {state['step']} steps of it"
 
 
 def check_folder(folder):
@@ -464,6 +390,16 @@ def over_videos(compute, data, args, device, description):
     """models.evaluation.over_videos over a data set -> (len(data), C) float32, CPU."""
     batches = EvalBatches(len(data), args.batch_size, rank(), world_size())
     return evaluation.over_videos(compute, clip_loader(args, data, batches, device), len(data), device, description)
+
+
+def place(args, network, backbone, lists, device):
+    """`network` on `device` for evaluation of `lists`, its backbone in --precision."""
+    placed = evaluation.placed(network, device)
+    counts = evaluation.counts(map(len, lists), args.batch_size, args.clips * getattr(args, "crops", 1), device)
+    sentences = choose_precision(args, [backbone], counts, device)
+    for sentence in sentences if rank() == 0 else ():
+        print(sentence)
+    return placed
 
 
 PROTOCOL = ("seq_len", "ds", "img_dim", "resize", "clips", "crops")

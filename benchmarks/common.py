@@ -1,15 +1,27 @@
-"""What the benchmarks share: the machine and versions behind a result, timing, tables, the file they write."""
+"""What the benchmarks share: the machine behind a result, timing and memory, real frames, tables, the report's file."""
+import multiprocessing
 import os
+import re
 import shlex
+import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dataset.files import whole_file
+from dataset.lists import VideoList
+from dataset.local_dataset import DATA, REPOSITORY
+from models.failures import UsageError
 from models.log import versions
+from process_data.src.common import find_videos
+
+MIB = 2**20
+
+# --- reports -------------------------------------------------------------------------------------------------
 
 
 def machine():
@@ -38,6 +50,17 @@ def table(head, rows):
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
+def write(out, lines):
+    """Print a report, and write it where --out says."""
+    text = "\n".join([*lines, ""])
+    print(f"\n{text}")
+    if out:
+        with whole_file(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+# --- time and memory -----------------------------------------------------------------------------------------
+
 def alternate(functions, rounds=5):
     """{name: function} -> {name: median seconds of a call}: called in turn, so that a slow minute hits all alike."""
     for function in functions.values():
@@ -53,10 +76,79 @@ def alternate(functions, rounds=5):
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def write(out, lines):
-    """Print a report, and write it where --out says."""
-    text = "\n".join([*lines, ""])
-    print(f"\n{text}")
-    if out:
-        with whole_file(out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+def alone(function, *arguments):
+    """function(*arguments) in a fresh process, which nothing else has grown; it starts workers as this one would."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_start_method, multiprocessing.get_start_method(), function, arguments).result()
+
+
+def _with_start_method(start_method, function, arguments):
+    multiprocessing.set_start_method(start_method, force=True)
+    return function(*arguments)
+
+
+class Peak:
+    """Context manager: `mib`, by how much the largest memory, of the GPU if there is one, rises within."""
+
+    def __init__(self):
+        self.cuda = torch.cuda.is_available()
+
+    def __enter__(self):
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory starts anew
+        self.before = torch.cuda.memory_allocated() / MIB if self.cuda else resident("VmRSS")
+        return self
+
+    def __exit__(self, *error):
+        self.mib = (torch.cuda.max_memory_allocated() / MIB if self.cuda else resident("VmHWM")) - self.before
+
+
+def resident(name):
+    """This process's resident memory (VmRSS) or the largest of it (VmHWM), MiB; Linux only."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+# --- real frames ---------------------------------------------------------------------------------------------
+
+def choose(videos, count, folder):
+    """Link `count` videos, spread over the folder `videos`, into `folder` -> where they are.
+
+    videos: folder of <class>/<video>; None: real clips where there are some, else made-up ones of the demo's kind.
+    """
+    places = [REPOSITORY.parent / "shared/data/ucf101-5class/videos",
+              *(DATA / name / "videos" for name in ("ucf101-5class", "ucf101", "demo"))]
+    source = videos or next((place for place in places if place.is_dir()), None)
+    if source is None:
+        source = folder.with_name("rendered")
+        subprocess.run([sys.executable, REPOSITORY / "process_data/src/render_demo.py", "--videos", source, "--splits",
+                        folder.with_name("splits"), "--groups", "3", "--test_groups", "1", "--frames", "160",
+                        "--size", "240x320"], check=True, stdout=subprocess.DEVNULL)
+    if not source.is_dir():
+        raise UsageError(f"--videos {source} is no folder")
+    found = find_videos(source)[0]
+    for video in found[::max(1, len(found) // count)][:count]:
+        path = folder / Path(video.name).parent / Path(video.path).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(Path(video.path).resolve())
+    return source if videos or source.is_relative_to(DATA) else "/".join(source.parts[-3:-1])
+
+
+def extract(videos, frames, short_side):
+    """Extract the videos' frames -> VideoList of them."""
+    script = REPOSITORY / "process_data/src/extract_frame.py"
+    subprocess.run([sys.executable, script, "--videos", videos, "--frames", frames, "--short_side", str(short_side)],
+                   check=True, stdout=subprocess.DEVNULL)
+    folders = sorted(path for path in frames.glob("*/*") if path.is_dir())
+    return VideoList(np.array([f"{path.parent.name}/{path.name}" for path in folders]),
+                     np.array([len(list(path.glob("*.jpg"))) for path in folders]), np.zeros(len(folders), int),
+                     np.array(["none"]))
+
+
+def write_lists(folder, videos, part):
+    """The class index and the `part` list of split 1 of a VideoList."""
+    names = sorted({name.partition("/")[0] for name in videos.names})
+    (folder / "ClassInd.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
+    (folder / f"{part}_split01.csv").write_text("".join(
+        f"{name},{count}\n" for name, count in zip(videos.names, videos.num_frames, strict=True)))

@@ -4,16 +4,13 @@
 
 The usual way reads, decodes and resizes (PIL) the frames of each clip for itself, one video a forward pass, contiguous
 float32; ours is test.py's and retrieval.py's. Both read the same 240-high JPEGs with as many workers, and each runs in
-a process of its own. Weights are random. Clips are of ../shared/data where that is, otherwise of drifting noise.
+a process of its own. Weights are random.
 """
-import multiprocessing
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -23,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import retrieval
 import test
 import utils
-from benchmarks.common import heading, table, write
+from benchmarks.common import alone, choose, extract, heading, table, write, write_lists
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.crops import FixedCrops
@@ -35,46 +32,26 @@ from models.classifier import pooled
 from models.evaluation import placed
 from models.failures import run
 
-VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "ucf101-5class" / "videos"
 STAGES = {"R3D, ten-clip test": (test, "r3d"), "R(2+1)D, retrieval": (retrieval, "r21d")}
 CLIPS = 10
 
 
 def flags():
     parser = utils.new_parser("benchmarks/evaluate.py", __doc__)
-    parser.add_argument("--videos", type=int, default=4, help="videos that are evaluated")
+    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
+                                                    "else made-up ones")
+    parser.add_argument("--count", type=int, default=8, help="videos that are evaluated")
     parser.add_argument("--workers", type=int, default=2, help="loader processes")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the networks' channels")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 
-# --- frames --------------------------------------------------------------------------------------------------
-
-def frames_of(path):
-    """Frames of a video file, or 150 of drifting noise where `path` is None."""
-    if path is None:
-        picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8), (320, 240))
-        yield from (np.roll(picture, 2 * f, axis=1) for f in range(150))
-        return
-    video = cv2.VideoCapture(str(path))
-    while (found := video.read())[0]:
-        yield found[1]
-
-
-def write_data(root, count):
-    """Frames and list of `count` videos under `root`."""
-    files = sorted(VIDEOS.glob("*/*.avi")) if VIDEOS.is_dir() else []
-    paths = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)] if files else [None] * count
-    rows = []
-    for i, path in enumerate(paths):
-        name = f"class/{i:03d}"
-        (root / "frames" / name).mkdir(parents=True)
-        for number, frame in enumerate(frames_of(path), 1):
-            cv2.imwrite(str(root / "frames" / name / FRAME_NAME.format(number)), frame, [cv2.IMWRITE_JPEG_QUALITY, 80])
-        rows.append(f"{name},{number}\n")
-    (root / "test_split01.csv").write_text("".join(rows))
-    (root / "ClassInd.txt").write_text("1 class\n")
+def write_data(root, videos, count):
+    """Frames, 240 high, and list of `count` videos under `root` -> where the videos are from."""
+    source = choose(videos, count, root / "videos")
+    write_lists(root, extract(root / "videos", root / "frames", 240), "test")
+    return source
 
 
 # --- the two ways --------------------------------------------------------------------------------------------
@@ -176,16 +153,6 @@ def count_operations(network, compute, clips):
 
 # --- reporting -----------------------------------------------------------------------------------------------
 
-def measure_alone(*arguments):
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_with, multiprocessing.get_start_method(), *arguments).result()
-
-
-def measure_with(start_method, *arguments):
-    multiprocessing.set_start_method(start_method, force=True)  # the loader's workers, as in the scripts
-    return measure(*arguments)
-
-
 def stage_rows(stage, usual, ours):
     """Lines of a stage's table: whole, and its parts a video."""
     n = ours["videos"]
@@ -201,19 +168,18 @@ def stage_rows(stage, usual, ours):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "videos", "width")
+    utils.positive(args, "count", "width")
     utils.not_negative(args, "workers")
     rows = []
     with tempfile.TemporaryDirectory() as root:
-        write_data(Path(root), args.videos)
+        source = write_data(Path(root), args.videos, args.count)
         for stage in STAGES:
-            found = {way: measure_alone(way, stage, Path(root), args.workers, args.width) for way in ("usual", "ours")}
+            found = {way: alone(measure, way, stage, Path(root), args.workers, args.width) for way in ("usual", "ours")}
             rows += stage_rows(stage, **found)
     a = torch.randn(2048, 2048)
     peak = 2 * 2048**3 / timed(lambda: a @ a, rounds=5) / 1e9
-    source = f"{VIDEOS.parent.name} of ../shared/data" if VIDEOS.is_dir() else "drifting noise"
     write(args.out, [
-        *heading("Ten-clip test and retrieval features", f"{args.videos} videos ({source}), 240 high, {CLIPS} clips of "
+        *heading("Ten-clip test and retrieval features", f"{args.count} videos ({source}), 240 high, {CLIPS} clips of "
                  f"16 x 112 x 112, {args.workers} workers, {torch.get_num_threads()} threads, float32"),
         *table(["", "usual way", "ours", "ratio"], rows), "",
         f"Target: at least 3 times the videos/s. A 2048 x 2048 matrix product runs at {peak:.0f} GFLOP/s here: forward "

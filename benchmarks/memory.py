@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
-from benchmarks.common import heading, write
+from benchmarks.common import MIB, alone, heading, write
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.crops import RandomCrop
@@ -34,7 +33,6 @@ from dataset.sampling import PretrainViews
 from models.failures import UsageError, run
 from models.session import RunError
 
-MIB = 2**20
 BATCH = 64  # as train.py's
 JPEGS = 16  # frames of a video on disk
 KINDS = {"resident": ("Rss",), "proportional": ("Pss_Anon", "Pss_Shmem"), "private": ("Private_Dirty",)}
@@ -178,17 +176,6 @@ def measure(part):
             "batches": len(batches), "batch": batches.batch}
 
 
-def measure_alone(part):
-    """`measure` in a fresh process, which no other part has grown; workers start there as they do in train.py."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_with, multiprocessing.get_start_method(), part).result()
-
-
-def measure_with(start_method, part):
-    multiprocessing.set_start_method(start_method, force=True)
-    return measure(part)
-
-
 # --- reporting -----------------------------------------------------------------------------------------------
 
 def growth_table(result):
@@ -242,7 +229,7 @@ def main(argv):
     parts = [Part("Long list, black frames from no file", args.rows, args.epochs, small),
              Part("JPEG frames on disk, 128 x 171", args.videos, args.epochs, small, frames=True),
              Part("For contrast: the long list as Python objects, black frames", args.rows, 3, small, objects=True)]
-    lines, (share, process, kind) = report(args, parts, [measure_alone(part) for part in parts])
+    lines, (share, process, kind) = report(args, parts, [alone(measure, part) for part in parts])
     write(args.out, lines)
     if share > args.bound:
         raise RunError(f"the {kind} memory of {process} grew by {100 * share:.1f} % of its resident memory over the "

@@ -6,10 +6,8 @@ Calls retrieval.py's topk_accuracy on random features, in a process of its own, 
 from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is done with
 it: half of it before the search and half after, so that a slow minute of the machine hits both.
 """
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,11 +15,10 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
-from benchmarks.common import heading, table, write
+from benchmarks.common import MIB, Peak, alone, heading, table, write
 from models.failures import UsageError, run
 from retrieval import KS, topk_accuracy
 
-MIB = 2**20
 QUERIES, CHUNK = 2048, 4096  # as models.nearest's
 
 
@@ -35,12 +32,6 @@ def flags():
     return parser
 
 
-def status(name):
-    """A line of /proc/self/status in bytes."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
-
-
 def product(query, gallery):
     """Seconds of query @ gallery.T in chunks."""
     buffer = query.new_empty(QUERIES * CHUNK)
@@ -52,7 +43,7 @@ def product(query, gallery):
 
 
 def measure(gallery_size, queries, dim, threads):
-    """-> {"product", "search": seconds; "extra", "features": bytes; "accuracy": {k: share}}"""
+    """-> {"product", "search": seconds; "extra", "features": MiB; "accuracy": {k: share}}"""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     gallery, query = torch.randn(gallery_size, dim), torch.randn(queries, dim)
@@ -60,12 +51,12 @@ def measure(gallery_size, queries, dim, threads):
     topk_accuracy(query[:64], query_labels[:64], gallery[:8192], labels[:8192], KS)  # what is loaded at first use
     halves = F.normalize(query, dim=1).chunk(2)
     seconds = product(halves[0], gallery)
-    Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory starts anew
-    before, start = status("VmRSS"), time.perf_counter()
-    accuracy = topk_accuracy(query, query_labels, gallery, labels, KS)
-    search, extra = time.perf_counter() - start, status("VmHWM") - before
-    return {"product": seconds + product(halves[1], gallery), "search": search, "extra": extra,
-            "features": 4 * dim * (gallery_size + queries), "accuracy": accuracy}
+    with Peak() as peak:
+        start = time.perf_counter()
+        accuracy = topk_accuracy(query, query_labels, gallery, labels, KS)
+        search = time.perf_counter() - start
+    return {"product": seconds + product(halves[1], gallery), "search": search, "extra": peak.mib,
+            "features": 4 * dim * (gallery_size + queries) / MIB, "accuracy": accuracy}
 
 
 def main(argv):
@@ -74,8 +65,7 @@ def main(argv):
     if args.gallery < 8192:
         raise UsageError(f"--gallery {args.gallery}: too small to measure, give 8192 or more")
     threads = args.threads or torch.get_num_threads()
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(measure, args.gallery, args.queries, args.dim, threads).result()
+    found = alone(measure, args.gallery, args.queries, args.dim, threads)
     operations = 2 * args.gallery * args.queries * args.dim
     rows = [["bare matrix product", f"{found['product']:.1f}", f"{operations / found['product'] / 1e9:.0f}", "1.00"],
             ["R@1 to R@50 by retrieval.py", f"{found['search']:.1f}", f"{operations / found['search'] / 1e9:.0f}",
@@ -84,8 +74,8 @@ def main(argv):
         *heading("Nearest neighbours", f"{args.gallery:,} x {args.dim} gallery, {args.queries:,} queries, float32, "
                                        f"k = {max(KS)}, {threads} threads"),
         *table(["", "seconds", "GFLOP/s", "ratio"], rows), "",
-        f"Target: at most 1.30. Memory beyond the features ({found['features'] / MIB:,.0f} MiB): "
-        f"{found['extra'] / MIB:,.0f} MiB at most (target: 1,024; the whole matrix of similarities would take "
+        f"Target: at most 1.30. Memory beyond the features ({found['features']:,.0f} MiB): "
+        f"{found['extra']:,.0f} MiB at most (target: 1,024; the whole matrix of similarities would take "
         f"{4 * args.gallery * args.queries / MIB:,.0f} MiB).",
         "", f"Random features of 400 classes: R@1 {found['accuracy'][1]:.4f}, R@50 {found['accuracy'][50]:.3f}, where "
         f"chance is {1 / 400:.4f} and {1 - (1 - 1 / 400) ** 50:.3f}."])

@@ -7,7 +7,6 @@ A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backwa
 logged. It starts from augmented clips, as the backbone does, of noise: their content costs nothing.
 """
 import functools
-import multiprocessing
 import re
 import sys
 import tempfile
@@ -18,13 +17,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
-from benchmarks.common import alternate, heading, table, write
-from models.failures import UsageError, run
+from benchmarks.common import Peak, alone, alternate, heading, table, write
+from dataset.loader import return_memory
+from models.failures import run
+from models.gather import world_size
 from models.gradcache import GradCache
 from models.monitor import embedding_monitors
 
 NETS = ("r21d", "r3d", "s3d")
-MIB = 2**20
 MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],
           "both": ["--accumulate", "4", "--checkpointing"]}
 
@@ -55,15 +55,16 @@ class Step:
         model, _ = train.build(self.args)
         call, self.model = utils.distribute(model, self.device, "local")
         self.model.to(memory_format=layout)
-        part = args.batch_size // self.args.accumulate
+        part = args.batch_size // world_size() // self.args.accumulate
         self.scaler, self.notes = utils.set_up_backbones(
             self.args, self.model.backbones(), {part * v for v in self.model.encodes}, self.device)
         self.cache = GradCache(call, self.model.train(), self.args.accumulate)
         self.optimizer = utils.sgd(self.args, self.model, self.device)
-        size = (args.batch_size, 3, 3, 16, args.img_dim, args.img_dim)
+        videos = args.batch_size // world_size()
+        size = (videos, 3, 3, self.args.seq_len, args.img_dim, args.img_dim)
         self.views = torch.randn(size, device=self.device)
-        self.clips = torch.randn(4 * args.batch_size, *size[2:], device=self.device)
-        self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(args.batch_size, 1)
+        self.clips = torch.randn(4 * videos, *size[2:], device=self.device)
+        self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
         out = self.cache(self.views, self.permutation)
@@ -100,39 +101,22 @@ def times(args):
     return rows, list(notes)
 
 
-def peak(args, more, answer):
-    """Put into `answer` by how many MiB a step, the second of its process, raises the largest memory."""
+def peak(args, more):
+    """MiB by which a step, the third of its process, raises the largest memory."""
     step = Step(args, "r3d", "--precision", "fp32", *more)
-    cuda = step.device.type == "cuda"
-    step()
+    for _ in range(2):
+        step()
     step.optimizer.zero_grad(set_to_none=True)
-    before = torch.cuda.memory_allocated() / MIB if cuda else resident("VmRSS")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    step()
-    answer.put((torch.cuda.max_memory_allocated() / MIB if cuda else resident("VmHWM")) - before)
-
-
-def resident(name):
-    """This process's resident memory (VmRSS) or the peak of it (VmHWM), MiB."""
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    return_memory()
+    with Peak() as found:
+        step()
+    return found.mib
 
 
 def memory(args):
     """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
     args = argparse_with(args, batch_size=4)
-    context, found = multiprocessing.get_context("spawn"), {}
-    for name, more in MEMORY.items():
-        answer = context.SimpleQueue()
-        process = context.Process(target=peak, args=(args, more, answer))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise UsageError(f"--img_dim: the process that measured {name} ended with code {process.exitcode}")
-        found[name] = answer.get()
-        print(name, found[name], file=sys.stderr, flush=True)
+    found = {name: alone(peak, args, more) for name, more in MEMORY.items()}
     whole = found["the whole batch"]
     return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
 

@@ -19,6 +19,13 @@ def placed(network, device):
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
 
 
+def counts(lengths, batch, clips, device):
+    """How many clips `over_videos` passes at a time: lists of `lengths` videos, `batch` at a time, `clips` of each."""
+    most = CLIPS[device.type]
+    loaded = {size * clips for length in lengths for size in (min(batch, length), length % batch)}
+    return {min(most, n) for n in loaded} | {n % most for n in loaded} - {0}
+
+
 @torch.inference_mode()
 def over_videos(compute, loader, videos, device, description):
     """compute(clips (N, 3, T, H, W)) -> (N, C), averaged over each video's clips -> (videos, C) float32, CPU.

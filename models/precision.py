@@ -19,6 +19,7 @@ import torch.nn as nn
 
 from dataset.files import whole_file
 
+from .failures import UsageError
 from .gather import world_size
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -71,6 +72,12 @@ def set_precision(backbones, precision, shapes, device):
             layer = backbone.get_submodule(name)
             layer.forward = functools.partial(in_float32, layer.forward)
     return precision, sentences
+
+
+def check_precision(precision, device):
+    """Raises UsageError where `precision` is not for a device, "cpu" or "cuda"."""
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
 
 
 def allow_tf32(allowed):

@@ -61,8 +61,9 @@ def begun(where, stage="pretrain"):
 def test_an_unreadable_frame_stops_with_its_name_and_what_to_do(damaged, tmp_path, workers):
     done = command("train.py", *FLAGS, "--workers", workers, cwd=tmp_path, env=environment(damaged))
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"^error: frame .*/image_0000\d.jpg is not a whole JPEG \(\d+ bytes\): python process_data/src/"
-                     r"verify.py --dataset ucf101 finds all such files; --skip_bad_samples N trains on without them$",
+    assert re.search(r"^error: frame .*/image_0000\d.jpg is not a whole JPEG \(\d+ bytes; .*\): python "
+                     r"process_data/src/verify.py --dataset ucf101 finds all such files; "
+                     r"--skip_bad_samples N trains on without them$",
                      done.stderr.strip().splitlines()[-1])
 
 

@@ -88,7 +88,7 @@ def packed_file(root, video=RUN):
 
 
 def all_bytes(root):
-    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*.zip"))}
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("[!.]*.zip"))}
 
 
 # what is packed

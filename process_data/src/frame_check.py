@@ -3,16 +3,13 @@ import hashlib
 import itertools
 import os
 import re
-import tempfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-
 from dataset.lists import DataError
-from dataset.reader import FRAME_NAME, JPEG_END, decode_jpeg
+from dataset.reader import FRAME_NAME, decode_jpeg
 from dataset.storage import PACKED_SUFFIX, Packed
 from process_data.src.common import first
 
@@ -23,9 +20,8 @@ ZERO, TRUNCATED, UNDECODABLE = "zero-byte frames", "truncated frames", "undecoda
 CHANGED = "frames changed since they were packed"
 SIZE = "frames of another size"
 
-JPEG_START = b"\xff\xd8"
-# what libjpeg says of a picture that it could decode in part only; bytes too many before the end mark harm nothing
-PARTIAL = re.compile(rb"remature end|Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PARTIAL = re.compile("remature end|Corrupt JPEG data")  # what the decoder says of a picture that it has in part
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +36,6 @@ class Look:
 
 class Unusable(Exception):
     """A video that cannot be looked into: (fault, detail)."""
-
-
-@contextmanager
-def decoder_log():
-    """Yields a function that returns what the decoder wrote since its last call.
-
-    libjpeg says only on standard error that a picture was cut off, so that goes to a file meanwhile.
-    """
-    with tempfile.TemporaryFile(buffering=0) as file:
-        def read():
-            if os.fstat(file.fileno()).st_size == 0:
-                return b""
-            file.seek(0)
-            text = file.read()
-            file.seek(0)
-            file.truncate()
-            return text
-
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield read
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def frame_numbers(names):
@@ -125,7 +96,7 @@ def open_packed(root, video):
 OPENERS = {"frames": open_folder, "packed": open_packed}
 
 
-def check_frame(data, quick, log):
+def check_frame(data, quick):
     """Bytes of a frame -> (fault or None, shape or None where it was not decoded)."""
     if not data:
         return ZERO, None
@@ -134,15 +105,13 @@ def check_frame(data, quick, log):
     if quick:
         return None, None
     try:
-        shape = decode_jpeg(data, "").shape
-    except (DataError, cv2.error):
-        return UNDECODABLE, None
-    return TRUNCATED if PARTIAL.search(log()) else None, shape
+        return None, decode_jpeg(data, "").shape
+    except DataError as error:
+        return TRUNCATED if PARTIAL.search(str(error)) else UNDECODABLE, None
 
 
 def examine(name, root, quick, storage="frames"):
     """All of a video's frames -> Look."""
-    cv2.setNumThreads(1)
     try:
         with OPENERS[storage](root, name) as (numbers, read):
             return look_at(numbers, read, quick)
@@ -155,21 +124,20 @@ def look_at(numbers, read, quick):
     if not numbers:
         return Look(0, 0, None, ((NO_FRAMES, ""),))
     faults, digest, size, shapes = {}, hashlib.blake2b(digest_size=16), 0, {}
-    with decoder_log() as log:
-        for number in numbers:
-            fault, shape, reason = None, None, ""
-            try:
-                data, fault = read(number)
-                if not fault:
-                    fault, shape = check_frame(data, quick, log)
-            except (OSError, DataError) as error:
-                data, fault, reason = b"", UNDECODABLE, f" ({getattr(error, 'strerror', error)})"
-            digest.update(len(data).to_bytes(8, "little") + data)
-            size += len(data)
-            if shape and shape != shapes.setdefault("first", shape):
-                faults.setdefault((SIZE, " (not {1}x{0})".format(*shapes["first"])), []).append(number)
-            if fault:
-                faults.setdefault((fault, reason), []).append(number)
+    for number in numbers:
+        fault, shape, reason = None, None, ""
+        try:
+            data, fault = read(number)
+            if not fault:
+                fault, shape = check_frame(data, quick)
+        except (OSError, DataError) as error:
+            data, fault, reason = b"", UNDECODABLE, f" ({getattr(error, 'strerror', error)})"
+        digest.update(len(data).to_bytes(8, "little") + data)
+        size += len(data)
+        if shape and shape != shapes.setdefault("first", shape):
+            faults.setdefault((SIZE, " (not {1}x{0})".format(*shapes["first"])), []).append(number)
+        if fault:
+            faults.setdefault((fault, reason), []).append(number)
     listed = [(fault, first(map(FRAME_NAME.format, which), 5) + reason) for (fault, reason), which in faults.items()]
     gaps = [(low + 1, high - 1) for low, high in itertools.pairwise([0, *numbers]) if high - low > 1]
     if gaps:

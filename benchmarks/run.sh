@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Every benchmark but the two that are long or need a data set (memory.py, storage.py), one after the other:
+# benchmarks/results/*.md and *.png. 15 to 25 minutes on 2 cores; nothing else should run meanwhile.
+set -eu -o pipefail
+source "$(dirname "$(readlink -f "$0")")/../paper_scripts/env.sh" requirements.txt
+results=benchmarks/results
+for name in data start step evaluate retrieval; do
+  "$PYTHON" benchmarks/$name.py --out $results/$name.md
+done
+"$PYTHON" benchmarks/scaling.py --out $results/scaling.md --plot $results/scaling.png
