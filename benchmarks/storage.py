@@ -264,7 +264,7 @@ def compare_with_decoding(local, stores, samples, rounds):
         roots["video"] = (VideoFiles, local.root("video"))
     samples = samples[:max(len(samples) // 10, 1)]
     readers = {name: FrameReader(root, (128, 171), "", kind) for name, (kind, root) in roots.items()}
-    took = alternate({name: lambda reader=reader: [reader.read(*sample) for sample in samples]
+    took = alternate({name: lambda reader=reader: [list(reader.read(*sample)[0]) for sample in samples]
                       for name, reader in readers.items()}, rounds)
     return [[f"`--storage {name}`", f"{seconds / len(samples) * 1e3:.1f}", f"{took['frames'] / seconds:.2f}"]
             for name, seconds in took.items()]

@@ -7,16 +7,23 @@ def resize_for(img_dim):
     return round(128 * img_dim / 112), round(171 * img_dim / 112)
 
 
-def cut(pictures, which, corners, size):
-    """Windows of `size` at `corners`, one (top, left) for each clip -> (clips, T, size, size, 3).
+def cut(pictures, which, size, corners):
+    """Windows of `size` of clips -> (clips, T, size, size, 3).
 
-    pictures: list of (H, W, 3); which: (clips, T) int, the pictures that make each clip.
+    pictures: iterable of (H, W, 3), all of one size, each of which is cut while it is in the processor's cache;
+    which: (clips, T) int, the pictures that make each clip; corners: (H, W) -> one (top, left) for each clip.
     """
-    out = np.empty((*which.shape, size, size, 3), pictures[0].dtype)
-    for clip, frames, (top, left) in zip(out, which.tolist(), corners, strict=True):
-        for window, frame in zip(clip, frames, strict=True):
-            window[:] = pictures[frame][top:top + size, left:left + size]
-    return out
+    places = [[] for _ in range(int(which.max()) + 1)]
+    for place, picture in enumerate(which.ravel().tolist()):
+        places[picture].append(place)
+    out = None
+    for picture, shown in zip(pictures, places, strict=True):
+        if out is None:
+            out, length = np.empty((which.size, size, size, 3), picture.dtype), which.shape[1]
+            windows = [np.s_[top:top + size, left:left + size] for top, left in corners(picture.shape[:2])]
+        for place in shown:
+            out[place] = picture[windows[place // length]]
+    return out.reshape(*which.shape, size, size, 3)
 
 
 class RandomCrop:
@@ -26,10 +33,12 @@ class RandomCrop:
         self.size = size
 
     def __call__(self, pictures, which, rng):
-        """pictures: list of (H, W, 3); which: (V, T) int, those of each view -> (V, T, size, size, 3)"""
-        height, width = pictures[0].shape[:2]
-        corners = rng.integers((height - self.size + 1, width - self.size + 1), size=(len(which), 2))
-        return cut(pictures, which, corners.tolist(), self.size)
+        """pictures: iterable of (H, W, 3); which: (V, T) int, those of each view -> (V, T, size, size, 3)"""
+        def corners(shape):
+            most = np.subtract(shape, self.size - 1)
+            return rng.integers(most, size=(len(which), 2)).tolist()
+
+        return cut(pictures, which, self.size, corners)
 
 
 class FixedCrops:
@@ -40,10 +49,14 @@ class FixedCrops:
 
     def __call__(self, pictures, which, rng=None):
         """As RandomCrop -> (V * crops, T, size, size, 3), the crops of a clip together"""
-        bottom, right = (length - self.size for length in pictures[0].shape[:2])
-        corners = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-        windows = corners[:1] if self.crops == 1 else corners
-        out = cut(pictures, which.repeat(len(windows), axis=0), windows * len(which), self.size)
+        count = 1 if self.crops == 1 else 5
+
+        def corners(shape):
+            bottom, right = (length - self.size for length in shape)
+            windows = [(round(bottom / 2), round(right / 2)), (0, 0), (0, right), (bottom, 0), (bottom, right)]
+            return windows[:count] * len(which)
+
+        out = cut(pictures, which.repeat(count, axis=0), self.size, corners)
         if self.crops == 10:
             out = np.stack([out, out[:, :, :, ::-1]], axis=1).reshape(-1, *out.shape[1:])
         return out

@@ -82,16 +82,17 @@ class FrameReader:
     def read(self, video, indices):
         """Frames `indices` (any shape, int, 0-based) of `video` -> (pictures, which).
 
-        pictures: list of the distinct frames, each decoded and scaled once, (H, W, 3) uint8 RGB; which: for each of
-        `indices` the picture that shows it, in the shape of `indices`. Raises DataError where a frame cannot be read.
+        pictures: iterator over the distinct frames, each decoded and scaled once, (H, W, 3) uint8 RGB; it raises
+        DataError where a frame cannot be read. which: for each of `indices` the picture that shows it, in their shape.
         """
         distinct, which = np.unique(indices, return_inverse=True)
-        pictures = []
+        return self._pictures(video, distinct.tolist()), which.reshape(np.shape(indices))
+
+    def _pictures(self, video, indices):
         try:
-            for frame, name in self.source.read(video, distinct.tolist()):
+            for frame, name in self.source.read(video, indices):
                 if isinstance(frame, bytes):
                     frame = decode_jpeg(frame, name, self.height, self.width)
-                pictures.append(scale(frame, self.height, self.width))
+                yield scale(frame, self.height, self.width)
         except DataError as error:
             raise DataError(f"{error}{self.advice}") from error
-        return pictures, which.reshape(np.shape(indices))

@@ -53,7 +53,7 @@ def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4,
 def frames_of(reader, video, indices):
     """What FrameReader.read gives, put together -> (*indices.shape, H, W, 3)."""
     pictures, which = reader.read(video, indices)
-    return np.stack(pictures)[which]
+    return np.stack(list(pictures))[which]
 
 
 def pictures_of(clips):

@@ -272,7 +272,7 @@ def test_a_damaged_file_is_named(root, name):
     harm(packed_file(root))
     reader = FrameReader(root / "ucf101/packed", (12, 16), ": mend it", PackedFrames)
     with pytest.raises(DataError, match=says) as error:
-        reader.read(RUN, np.array([0, 4]))
+        frames_of(reader, RUN, np.array([0, 4]))
     assert str(packed_file(root)) in str(error.value) and str(error.value).endswith(": mend it")
     assert len(os.listdir("/proc/self/fd")) < 100
 
@@ -359,7 +359,7 @@ def test_bad_videos_are_named(tmp_path):
                         "Dive/none": "none has no file in", "Run/broken": r"broken.mp4 cannot be opened",
                         "Run/it1": r"it1.avi cannot be opened"}.items():
         with pytest.raises(DataError, match=says + ".*: mend it$"):
-            reader.read(video, np.array([2, 5]))
+            frames_of(reader, video, np.array([2, 5]))
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not in ../shared/data")
