@@ -14,6 +14,7 @@ import torch
 
 from dataset.files import whole_file
 from dataset.lists import VideoList
+from dataset.loader import return_memory
 from dataset.local_dataset import DATA, REPOSITORY
 from models.failures import UsageError
 from models.log import versions
@@ -97,6 +98,7 @@ class Peak:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
+            return_memory()
             Path("/proc/self/clear_refs").write_text("5")  # the largest resident memory starts anew
         self.before = torch.cuda.memory_allocated() / MIB if self.cuda else resident("VmRSS")
         return self

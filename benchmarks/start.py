@@ -28,6 +28,7 @@ def flags():
     parser = utils.new_parser("benchmarks/start.py", __doc__)
     parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
                                                     "else made-up ones")
+    parser.add_argument("--rounds", type=int, default=3, help="dry runs, after one that is not counted")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
@@ -36,19 +37,20 @@ def train(root, *more):
     """Seconds that train.py takes, and what it prints."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, REPOSITORY / "train.py", "--dataset", "folder", "--log_dir", root / "log",
-                           "--batch_size", "8", "--workers", "2", *more], check=True, capture_output=True, text=True,
+                           "--batch_size", "4", "--workers", "2", *more], check=True, capture_output=True, text=True,
                           env={**os.environ, "DUALVAR_DATA": str(root), "DUALVAR_LISTS": str(root)})
     return time.perf_counter() - start, done.stdout
 
 
 def main(argv):
     args = flags().parse_args(argv)
+    utils.positive(args, "rounds")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         source = choose(args.videos, 24, root / "videos")
         videos = extract(root / "videos", root / "folder" / "frames", 128)
         write_lists(root / "folder", videos, "train")
-        dry = [train(root, "--dry_run")[0] for _ in range(4)][1:]
+        dry = [train(root, "--dry_run")[0] for _ in range(args.rounds + 1)][1:]
         _, text = train(root, "--net", "r3d", "--width", "0.0625", "--img_dim", "48", "--epochs", str(EPOCHS),
                         "--print_freq", "1", "--mode", "clip")
     waits = [float(x) for x in re.findall(r"^epoch \d+ step 1/.* time/data ([\d.]+)", text, re.MULTILINE)]

@@ -1,11 +1,12 @@
 """The training step against forward and backward of the bare backbone, layouts, memory, and bf16 against float32.
 
-    python benchmarks/step.py --out benchmarks/results/step.md                        3 to 5 minutes on 2 cores
+    python benchmarks/step.py --out benchmarks/results/step.md                        about 7 minutes on 2 cores
     python benchmarks/step.py --curve benchmarks/results/precision.png --dataset ucf101-5class     a loss curve each
 
 A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backward, gradient norm, SGD and what is
 logged. It starts from augmented clips, as the backbone does, of noise: their content costs nothing.
 """
+import argparse
 import functools
 import re
 import sys
@@ -18,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
 from benchmarks.common import Peak, alone, alternate, heading, table, write
-from dataset.loader import return_memory
 from models.failures import run
 from models.gather import world_size
 from models.gradcache import GradCache
@@ -32,7 +32,7 @@ MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--che
 def flags():
     parser = utils.new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
-    parser.add_argument("--img_dim", type=int, default=48, help="side of the clips, pixels")
+    parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
     parser.add_argument("--rounds", type=int, default=3, help="times each thing is measured")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
@@ -82,47 +82,38 @@ class Step:
         self.model.encoder.backbone(self.clips).sum().backward()
 
 
-def times(args):
-    """Rows of the table of times, and what was said about precision."""
-    rows, notes = [], {}
-    for net in NETS:
-        ours = Step(args, net, "--precision", "fp32")
-        functions = {"step": ours, "bare": ours.bare, "contiguous": Step(args, net, "--precision", "fp32",
-                                                                         layout=torch.contiguous_format)}
-        auto = Step(args, net, "--precision", "auto")
-        notes |= dict.fromkeys(auto.notes)
-        if auto.args.precision != "fp32":
-            functions |= {"auto": auto, "auto bare": auto.bare}
-        found = alternate(functions, args.rounds)
-        auto, auto_bare = found.get("auto", found["step"]), found.get("auto bare", found["bare"])
-        rows.append([net, f"{found['step']:.2f} s", f"{found['step'] / found['bare']:.3f}", f"{auto / auto_bare:.3f}",
-                     f"{found['contiguous'] / found['step']:.2f}x", f"{found['contiguous'] / auto:.2f}x"])
-        print(*rows[-1], file=sys.stderr, flush=True)
-    return rows, list(notes)
+def times(args, net):
+    """A network's row of the table of times, and what was said about precision."""
+    ours = Step(args, net, "--precision", "fp32")
+    functions = {"step": ours, "bare": ours.bare, "contiguous": Step(args, net, "--precision", "fp32",
+                                                                     layout=torch.contiguous_format)}
+    auto = Step(args, net, "--precision", "auto")
+    if auto.args.precision != "fp32":
+        functions |= {"auto": auto, "auto bare": auto.bare}
+    found = alternate(functions, args.rounds)
+    step, bare = found.get("auto", found["step"]), found.get("auto bare", found["bare"])
+    row = [net, f"{found['step']:.2f} s", f"{found['step'] / found['bare']:.3f}", f"{step / bare:.3f}",
+           f"{found['contiguous'] / found['step']:.2f}x", f"{found['contiguous'] / step:.2f}x"]
+    print(*row, file=sys.stderr, flush=True)
+    return row, auto.notes
 
 
 def peak(args, more):
-    """MiB by which a step, the third of its process, raises the largest memory."""
+    """MiB by which a step, the second of its process, raises the largest memory."""
     step = Step(args, "r3d", "--precision", "fp32", *more)
-    for _ in range(2):
-        step()
+    step()
     step.optimizer.zero_grad(set_to_none=True)
-    return_memory()
     with Peak() as found:
         step()
     return found.mib
 
 
-def memory(args):
+def memory():
     """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
-    args = argparse_with(args, batch_size=4)
+    args = argparse.Namespace(batch_size=4, img_dim=64)
     found = {name: alone(peak, args, more) for name, more in MEMORY.items()}
     whole = found["the whole batch"]
     return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
-
-
-def argparse_with(args, **changes):
-    return type(args)(**{**vars(args), **changes})
 
 
 def profile(args):
@@ -174,14 +165,15 @@ def main(argv):
     head = functools.partial(heading, "The training step")
     if args.curve:
         return write(args.out, [*head(), *curve(args)])
-    rows, notes = times(args)
+    rows, notes = zip(*(alone(times, args, net) for net in NETS), strict=True)
     write(args.out, [
         *head(f"{args.batch_size} videos a step, 4 clips of 16 x {args.img_dim} x {args.img_dim} each, "
-              f"{torch.get_num_threads()} threads, medians of {args.rounds}", *notes),
+              f"{torch.get_num_threads()} threads, medians of {args.rounds}",
+              *dict.fromkeys(note for some in notes for note in some)),
         "## Time", "", *table(["network", "step, float32", "step / bare backbone", "the same, auto precision",
                                "contiguous float32 / step", "contiguous float32 / step, auto"], rows), "",
-        "## Peak memory of a step beyond the model's (r3d, 4 videos, float32)", "",
-        *table(["", "memory", "of the whole"], memory(args)), "",
+        "## Peak memory of a step beyond the model's (r3d, 4 videos of 64 px, float32)", "",
+        *table(["", "memory", "of the whole"], memory()), "",
         "## Where the time goes (r3d, float32), as shares of a step", "",
         *table(["operation", "step", "bare backbone"], profile(args))])
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from helpers import REPOSITORY, environment
 
-SMALLEST = {"data": ["--count", "2", "--rounds", "1"], "start": [],
-            "evaluate": ["--count", "2", "--width", "0.0625", "--workers", "1"],
+import retrieval
+from benchmarks import common, evaluate, scaling
+from dataset.local_dataset import DATASETS
+from models.failures import UsageError
+
+SMALLEST = {"data": ["--count", "2", "--rounds", "1"],
             "retrieval": ["--gallery", "9000", "--queries", "100", "--dim", "16"]}
 
 
@@ -40,24 +44,40 @@ def test_benchmark_writes_its_table(tmp_path, videos, name):
                            tmp_path / "out.md"], env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out.md").read_text()
-    assert text in done.stdout and text.startswith("# ") and "- Machine: " in text
+    assert text in done.stdout
+    check(text)
+
+
+def check(text):
+    """A report of numbers that a benchmark could have measured."""
+    assert text.startswith("# ") and "- Machine: " in text
     found = numbers(text)
     assert len(found) >= 4 and all(value >= 0 for value in found) and any(found)
 
 
-def test_scaling_writes_tables_and_picture(tmp_path, videos):
-    done = subprocess.run([sys.executable, REPOSITORY / "benchmarks/scaling.py", "--quick", "--videos", videos, "--out",
-                           tmp_path / "out.md", "--plot", tmp_path / "out.png"], env=environment(tmp_path),
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "out.md").read_text()
-    assert "## Opening a list" in text and "| 10,000 |" in text
-    assert "A simulation" in text and text.count("| GPU |") == 3  # with the assumed machine, no network waits for data
-    picture = cv2.imread(str(tmp_path / "out.png"))
-    assert picture is not None and picture.std() > 5
+def test_evaluate(tmp_path, videos, monkeypatch):
+    monkeypatch.setitem(DATASETS, "benchmark", None)  # restored afterwards
+    monkeypatch.setattr(evaluate, "STAGES", {"retrieval": (retrieval, "r3d")})
+    monkeypatch.setattr(evaluate, "alone", lambda function, *arguments: function(*arguments))
+    evaluate.main(["--videos", str(videos), "--count", "2", "--width", "0.0625", "--workers", "0", "--out",
+                   str(tmp_path / "out.md")])
+    check((tmp_path / "out.md").read_text())
+
+
+def test_scaling(tmp_path):
+    """Points, their tables and picture, and the plan."""
+    seconds, _ = scaling.rows(1000)
+    assert 0 < seconds < 60
+    found = {"Opening": ("rows", [1000, 2000], [(1.0, 10.0), (2.0, 40.0)])}
+    assert scaling.rows_of(*found["Opening"][1:])[1] == ["2,000", "2", "1.00", "40", "2.00"]  # linear, quadratic
+    scaling.draw(tmp_path / "out.png", found)
+    assert cv2.imread(str(tmp_path / "out.png")).std() > 5
+    args = scaling.flags().parse_args([])
+    slow_cores, slow_gpus = (scaling.plan(args, seconds, 100_000) for seconds in (10.0, 1e-6))
+    assert {row[5] for row in slow_cores} == {"cores"} and {row[5] for row in slow_gpus} == {"GPU"}
+    assert [float(row[2]) for row in slow_cores] == pytest.approx([1000 * 128 * 10 / 96] * 3, rel=1e-3)
 
 
 def test_no_videos_are_an_error(tmp_path):
-    done = subprocess.run([sys.executable, REPOSITORY / "benchmarks/data.py", "--videos", tmp_path / "none"],
-                          env=environment(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 2 and "--videos" in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(UsageError, match="--videos"):
+        common.choose(tmp_path / "none", 1, tmp_path / "videos")
