@@ -33,7 +33,7 @@ def flags():
     parser = utils.new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
     parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="times each thing is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the fastest counts")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
@@ -83,7 +83,7 @@ class Step:
 
 
 def seconds(args, net, precision, what="step", layout=torch.channels_last_3d):
-    """Of a step, or of the "bare" backbone, in a process of its own: -> (median, precision it came to, notes)."""
+    """Of a step, or of the "bare" backbone, in a process of its own: -> (least, precision it came to, notes)."""
     step = Step(args, net, "--precision", precision, layout=layout)
     found = alternate({"all": step if what == "step" else step.bare}, args.rounds)
     return found["all"], step.args.precision, step.notes
@@ -172,7 +172,7 @@ def main(argv):
     rows, notes = zip(*(times(args, net) for net in NETS), strict=True)
     write(args.out, [
         *head(f"{args.batch_size} videos a step, 4 clips of 16 x {args.img_dim} x {args.img_dim} each, "
-              f"{torch.get_num_threads()} threads, medians of {args.rounds}",
+              f"{torch.get_num_threads()} threads, the fastest of {args.rounds}",
               *dict.fromkeys(note for some in notes for note in some)),
         "## Time", "", *table(["network", "step, float32", "step / bare backbone", "the same, auto precision",
                                "contiguous float32 / step", "contiguous float32 / step, auto"], rows), "",
