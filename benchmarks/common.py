@@ -63,7 +63,7 @@ def write(out, lines):
 # --- time and memory -----------------------------------------------------------------------------------------
 
 def alternate(functions, rounds=5):
-    """{name: function} -> {name: median seconds of a call}: called in turn, so that a slow minute hits all alike."""
+    """{name: function} -> {name: least seconds of a call}, called in turn: what others do on the machine only adds."""
     for function in functions.values():
         function()
     seconds = {name: [] for name in functions}
@@ -74,7 +74,7 @@ def alternate(functions, rounds=5):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def alone(function, *arguments):

@@ -167,22 +167,29 @@ def draw(path, found):
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(2, 4, figsize=(15, 7), layout="constrained")
     for panel, (title, (unit, values, points)) in zip(panels.flat, found.items(), strict=False):
-        seconds, mib = zip(*points, strict=True)
+        seconds, mib = (np.maximum(column, floor) for column, floor in zip(zip(*points, strict=True), (1e-6, 1),
+                                                                         strict=True))
         other = panel.twinx()
-        lines = [*panel.plot(values, seconds, "o-", color="#0072b2", label="seconds"),
-                 *other.plot(values, np.maximum(mib, 1), "s--", color="#d55e00", label="MiB"),
-                 *panel.plot(values, np.array(values) * seconds[0] / values[0], ":", color="0.5",
-                             label="seconds, were they linear")]
-        panel.set(title=title, xlabel=unit, xscale="log", yscale="log")
-        other.set_yscale("log")
-        for axis, color in ((panel, "#0072b2"), (other, "#d55e00")):
-            axis.tick_params(axis="y", which="both", labelcolor=color)
+        helps = unit in ("processes", "workers")  # to share the same work
+        ideal = seconds[0] * (np.array(values) / values[0]) ** (-1 if helps else 1)
+        lines = [*panel.plot(values, seconds, "o-", color="#0072b2", label="seconds (left)"),
+                 *other.plot(values, mib, "s--", color="#d55e00", label="MiB (right)"),
+                 *panel.plot(values, ideal, ":", color="0.5", label="seconds, in proportion or shared ideally")]
+        panel.set(title=title, xlabel=unit, xscale="log")
+        for axis, color, shown in ((panel, "#0072b2", np.append(seconds, ideal)), (other, "#d55e00", mib)):
+            middle, spread = np.sqrt(shown.min() * shown.max()), max(np.sqrt(shown.max() / shown.min()), 3) * 1.3
+            axis.set(yscale="log", ylim=(middle / spread, middle * spread))
+            axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5) if spread < 30 else (1,)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.yaxis.set_minor_locator(LogLocator(10, ()))
+            axis.tick_params(axis="y", labelcolor=color)
         panel.set_xticks(values, [f"{value:,}" for value in values] if max(values) < 1000 else
                          [f"$10^{int(np.log10(value))}$" for value in values])
-        panel.minorticks_off()
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     panels.flat[-1].axis("off")
     panels.flat[-1].legend(handles=lines, loc="center", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ def flags():
     parser = utils.new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
     parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="times each thing is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the fastest counts")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
@@ -82,20 +82,24 @@ class Step:
         self.model.encoder.backbone(self.clips).sum().backward()
 
 
+def seconds(args, net, precision, what="step", layout=torch.channels_last_3d):
+    """Of a step, or of the "bare" backbone, in a process of its own: -> (least, precision it came to, notes)."""
+    step = Step(args, net, "--precision", precision, layout=layout)
+    found = alternate({"all": step if what == "step" else step.bare}, args.rounds)
+    return found["all"], step.args.precision, step.notes
+
+
 def times(args, net):
     """A network's row of the table of times, and what was said about precision."""
-    ours = Step(args, net, "--precision", "fp32")
-    functions = {"step": ours, "bare": ours.bare, "contiguous": Step(args, net, "--precision", "fp32",
-                                                                     layout=torch.contiguous_format)}
-    auto = Step(args, net, "--precision", "auto")
-    if auto.args.precision != "fp32":
-        functions |= {"auto": auto, "auto bare": auto.bare}
-    found = alternate(functions, args.rounds)
-    step, bare = found.get("auto", found["step"]), found.get("auto bare", found["bare"])
-    row = [net, f"{found['step']:.2f} s", f"{found['step'] / found['bare']:.3f}", f"{step / bare:.3f}",
-           f"{found['contiguous'] / found['step']:.2f}x", f"{found['contiguous'] / step:.2f}x"]
+    auto, chosen, notes = alone(seconds, args, net, "auto")
+    step = auto if chosen == "fp32" else alone(seconds, args, net, "fp32")[0]
+    bare = alone(seconds, args, net, "fp32", "bare")[0]
+    auto_bare = bare if chosen == "fp32" else alone(seconds, args, net, "auto", "bare")[0]
+    contiguous = alone(seconds, args, net, "fp32", "step", torch.contiguous_format)[0]
+    row = [net, f"{step:.2f} s", f"{step / bare:.3f}", f"{auto / auto_bare:.3f}", f"{contiguous / step:.2f}x",
+           f"{contiguous / auto:.2f}x"]
     print(*row, file=sys.stderr, flush=True)
-    return row, auto.notes
+    return row, notes
 
 
 def peak(args, more):
@@ -165,10 +169,10 @@ def main(argv):
     head = functools.partial(heading, "The training step")
     if args.curve:
         return write(args.out, [*head(), *curve(args)])
-    rows, notes = zip(*(alone(times, args, net) for net in NETS), strict=True)
+    rows, notes = zip(*(times(args, net) for net in NETS), strict=True)
     write(args.out, [
         *head(f"{args.batch_size} videos a step, 4 clips of 16 x {args.img_dim} x {args.img_dim} each, "
-              f"{torch.get_num_threads()} threads, medians of {args.rounds}",
+              f"{torch.get_num_threads()} threads, the fastest of {args.rounds}",
               *dict.fromkeys(note for some in notes for note in some)),
         "## Time", "", *table(["network", "step, float32", "step / bare backbone", "the same, auto precision",
                                "contiguous float32 / step", "contiguous float32 / step, auto"], rows), "",

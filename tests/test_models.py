@@ -4,6 +4,7 @@ import torch
 
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
+from models.backbones.base import SpatialConv
 from models.batchnorm import SplitBatchNorm3d, split_batchnorm
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.gather import shuffled, unshuffled
@@ -165,3 +166,20 @@ def test_bad_checkpoints_are_refused(tmp_path, monkeypatch, content):
     with pytest.raises(CheckpointError, match="x.pth.tar"):
         read_checkpoint(path)
     assert not (tmp_path / "pickle_was_run").exists()
+
+
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (7, 2), (1, 2)])
+def test_spatial_convolution_is_that_of_the_frames(kernel, stride):
+    """In either layout the output and the gradients of a 3-D convolution, in the layout that came in."""
+    torch.manual_seed(0)
+    conv = SpatialConv(5, 6, kernel, stride)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        x = torch.randn(2, 5, 4, 9, 8, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
+        out = conv(x.requires_grad_())
+        assert out.is_contiguous(memory_format=layout)
+        out.square().sum().backward()
+        found.append((out, x.grad, conv.weight.grad.clone()))
+        conv.zero_grad()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

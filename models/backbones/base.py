@@ -3,6 +3,7 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..batchnorm import running_statistics_kept
@@ -40,3 +41,22 @@ class Backbone(nn.Module):
             else:
                 x = part(x)
         return x
+
+
+class SpatialConv(nn.Conv3d):
+    """1 x k x k convolution without bias, the same values computed as a 2-D convolution of all frames.
+
+    In the channels-last layout the frames are a view, and the 2-D kernels are the better ones: on a CPU with AVX2 the
+    backward pass of R(2+1)D's widest such layers takes less than half as long.
+    """
+
+    def __init__(self, c_in, c_out, kernel, stride=1):
+        super().__init__(c_in, c_out, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2),
+                         bias=False)
+
+    def forward(self, x):
+        if not x.is_contiguous(memory_format=torch.channels_last_3d):
+            return super().forward(x)
+        frames = x.transpose(1, 2).flatten(0, 1)
+        out = F.conv2d(frames, self.weight.squeeze(2), None, self.stride[1:], self.padding[1:])
+        return out.unflatten(0, (len(x), -1)).transpose(1, 2)

@@ -1,7 +1,7 @@
 """R3D and R(2+1)D with one residual block a stage (Tran et al. 2018, in the small form used for self-supervision)."""
 import torch.nn as nn
 
-from .base import Backbone
+from .base import Backbone, SpatialConv
 
 
 def triple(value):
@@ -15,17 +15,17 @@ def full_conv(c_in, c_out, kernel, stride=1):
 
 
 class FactoredConv(nn.Sequential):
-    """The same in two steps: 1 x k_h x k_w - BN - ReLU - k_t x 1 x 1.
+    """The same in two steps: 1 x k x k - BN - ReLU - k_t x 1 x 1.
 
     The width between them keeps the parameters of the full convolution, or fewer (Tran et al. 2018, sec. 3.5).
     """
 
     def __init__(self, c_in, c_out, kernel, stride=1):
         super().__init__()
-        k_t, k_h, k_w = triple(kernel)
-        s_t, s_h, s_w = triple(stride)
-        between = k_t * k_h * k_w * c_in * c_out // (k_h * k_w * c_in + k_t * c_out)
-        self.spatial = full_conv(c_in, between, (1, k_h, k_w), (1, s_h, s_w))
+        k_t, _, k = triple(kernel)
+        s_t, _, s = triple(stride)
+        between = k_t * k * k * c_in * c_out // (k * k * c_in + k_t * c_out)
+        self.spatial = SpatialConv(c_in, between, k, s)
         self.bn = nn.BatchNorm3d(between)
         self.relu = nn.ReLU(inplace=True)
         self.temporal = full_conv(between, c_out, (k_t, 1, 1), (s_t, 1, 1))

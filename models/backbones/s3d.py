@@ -2,7 +2,7 @@
 import torch
 import torch.nn as nn
 
-from .base import Backbone
+from .base import Backbone, SpatialConv
 
 # channels out: 1x1; 1x1 - 3x3; 1x1 - 3x3; pool - 1x1
 MIXED = {
@@ -30,7 +30,7 @@ class SeparableConv(nn.Module):
     def __init__(self, c_in, c_out, kernel, stride=1):
         super().__init__()
         pad = kernel // 2
-        self.spatial = nn.Conv3d(c_in, c_out, (1, kernel, kernel), (1, stride, stride), (0, pad, pad), bias=False)
+        self.spatial = SpatialConv(c_in, c_out, kernel, stride)
         self.spatial_bn = nn.BatchNorm3d(c_out)
         self.temporal = nn.Conv3d(c_out, c_out, (kernel, 1, 1), (stride, 1, 1), (pad, 0, 0), bias=False)
         self.temporal_bn = nn.BatchNorm3d(c_out)
