@@ -79,8 +79,7 @@ def test_neighbours_are_of_other_recordings():
     features[torch.arange(6), :, groups] = 10
     features[torch.arange(6), :, 3 + labels] = 1
     assert nearest_of_other_groups(features, labels, groups) == {"retrieval/R@1": 1, "retrieval/vote": 1}
-    wrong = nearest_of_other_groups(features, labels.roll(1) * torch.tensor([1, 1, 1, 1, 1, 0]), groups)
-    assert wrong["retrieval/R@1"] < 1
+    assert nearest_of_other_groups(features, torch.tensor([1, 1, 0, 1, 0, 1]), groups)["retrieval/R@1"] <= 5 / 6
     assert nearest_of_other_groups(features, labels, torch.zeros(6)) == {}  # no other recording
 
 
