@@ -1,4 +1,5 @@
 """Frames of a video, read from where they are stored and scaled."""
+import math
 import os
 import re
 
@@ -9,6 +10,7 @@ import simplejpeg
 from .lists import DataError
 
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
+MOST_PIXELS = 2**26  # of a frame: a damaged header may ask for gigabytes
 HARMLESS = re.compile(r"\d+ extraneous bytes before marker 0xd9")  # bytes too many after the last block
 
 
@@ -25,6 +27,9 @@ def decode_jpeg(data, name, height=0, width=0):
                                       strict)
 
     try:
+        shape = simplejpeg.decode_jpeg_header(data)[:2]
+        if math.prod(shape) > MOST_PIXELS:
+            raise ValueError(f"its header says {shape[0]} x {shape[1]} pixels")
         return decode(strict=True)
     except ValueError as error:
         if HARMLESS.search(str(error)):

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import struct
+import zlib
 from contextlib import contextmanager
 
 import cv2
@@ -104,12 +105,15 @@ class PackedFrames:
         with Packed(self.path(video)) as packed:
             count = len(packed.entries)
             entries = packed.entries[[index for index in indices if index < count]]
-            places = zip(entries["name"].tolist(), entries["offset"].tolist(), entries["size"].tolist(), strict=True)
-            for index, (found, offset, size) in itertools.zip_longest(indices, places, fillvalue=(b"", 0, 0)):
+            places = entries[["name", "offset", "size", "crc"]].tolist()
+            for index, (found, offset, size, crc) in itertools.zip_longest(indices, places, fillvalue=(b"", 0, 0, 0)):
                 name = FRAME_NAME.format(index + 1)
                 if found != name.encode():
                     raise DataError(f"packed video {packed.path} has no {name}, of {count} frames")
-                yield packed.read(offset, size), f"{name} in {packed.path}"
+                data = packed.read(offset, size)
+                if zlib.crc32(data) != crc:
+                    raise DataError(f"packed video {packed.path} is damaged: the checksum of {name} in it is wrong")
+                yield data, f"{name} in {packed.path}"
 
 
 @contextmanager

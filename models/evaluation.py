@@ -23,7 +23,7 @@ def counts(lengths, batch, clips, device):
     """How many clips `over_videos` passes at a time: lists of `lengths` videos, `batch` at a time, `clips` of each."""
     most = CLIPS[device.type]
     loaded = {size * clips for length in lengths for size in (min(batch, length), length % batch)}
-    return {min(most, n) for n in loaded} | {n % most for n in loaded} - {0}
+    return {n for whole in loaded for n in (min(most, whole), whole % most)} - {0}
 
 
 @torch.inference_mode()

@@ -46,7 +46,8 @@ def set_precision(backbones, precision, shapes, device):
     cache, sentences = Cache(device), []
     if precision == "auto":
         middling = of_middling_cost(layers)
-        precision = cache.get(f"auto {signature(*middling)}", lambda: fastest(*middling, device))
+        known = ("fp32", "bf16") if device.type == "cpu" else PRECISIONS[1:]
+        precision = cache.get(f"auto {signature(*middling)}", lambda: fastest(*middling, device), known)
         sentences = [f"precision: {precision}, the fastest that is right on this machine"]
     precision = of_all_processes(precision)[0]
     wrong = {}
@@ -255,16 +256,16 @@ class Cache:
     def _read(self):
         try:
             content = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         whole = isinstance(content, dict) and all(
             isinstance(found, dict) and all(value is None or isinstance(value, str) for value in found.values())
             for found in content.values())
         return content if whole else {}
 
-    def get(self, name, find):
-        """What was found under `name`, now by find() if never before: text or None."""
-        if name not in self.known:
+    def get(self, name, find, allowed=None):
+        """What was found under `name`, now by find() if never before, or not one of those `allowed`: text or None."""
+        if name not in self.known or allowed and self.known[name] not in allowed:
             self.known[name] = self.new[name] = find()
         return self.known[name]
 

@@ -111,6 +111,14 @@ def test_pixels_are_those_of_opencv():
     assert (decode_jpeg(grey.tobytes(), "") == cv2.imdecode(grey, cv2.IMREAD_GRAYSCALE)[..., None]).all()
 
 
+def test_a_header_that_asks_for_gigabytes_is_refused():
+    data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+    at = data.index(b"\xff\xc0")
+    data[at + 5:at + 9] = (65500).to_bytes(2, "big") * 2
+    with pytest.raises(DataError, match="frame x is not a whole JPEG .*65500 x 65500 pixels"):
+        decode_jpeg(bytes(data), "x")
+
+
 def test_reader_gives_rgb(tmp_path):
     picture = np.zeros((16, 16, 3), np.uint8)
     picture[..., 2] = 255  # red in OpenCV's BGR

@@ -65,3 +65,12 @@ def test_a_placed_network_gives_the_same_features():
         after = pooled(placed, clips.contiguous(memory_format=torch.channels_last_3d))
     assert not placed.training and placed.stem.spatial.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-6)
+
+
+def test_counts_are_of_the_passes_that_are_made():
+    """Whether the batch divides the list or not, and the clips the batch."""
+    for lengths, batch, clips in (([8], 4, 10), ([15, 24], 5, 10), ([7, 3], 4, 3), ([1], 4, 10), ([9], 1, 1)):
+        most = evaluation.CLIPS["cpu"]
+        made = {min(most, n - start) for length in lengths for first in range(0, length, batch)
+                for n in [min(batch, length - first) * clips] for start in range(0, n, most)}
+        assert evaluation.counts(lengths, batch, clips, torch.device("cpu")) == made

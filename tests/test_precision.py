@@ -165,7 +165,8 @@ def test_findings_are_kept_by_machine_versions_and_layer(cache, monkeypatch):
     assert len(asked) == 3 * len(signatures) and len(json.loads(cache.read_text())) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '{"x": {"y": {}}}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', '{"x": {"y": {}}}', "[" * 200000, b"\xff\xfe"],
+                         ids=lambda content: str(content[:8]))
 def test_a_damaged_cache_counts_as_none(cache, content):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -255,3 +256,11 @@ def test_fp16_s_scale_is_kept_and_skipped_steps_are_counted(program, monkeypatch
     code, _, err = program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")
     assert code == 0, err
     assert read_checkpoint(LATEST)["scaler"]["scale"] <= first["scaler"]["scale"]
+
+
+@pytest.mark.parametrize("kept", ["int8", None, "fp16"])
+def test_a_kept_choice_that_is_none_is_made_anew(kept):
+    """As of a file that somebody edited; fp16 is none on a CPU."""
+    found = precision.Cache(CPU)
+    found.known["auto"] = kept
+    assert found.get("auto", lambda: "fp32", ("fp32", "bf16")) == "fp32" and found.new == {"auto": "fp32"}

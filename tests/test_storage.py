@@ -175,7 +175,7 @@ def test_killed_and_started_again(root, tmp_path):
     assert "packed 0, already there 16, failed 0; 0 frames" in succeed(PACK, "--dataset", "ucf101", **options)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "missing", "folder is newer"])
+@pytest.mark.parametrize("harm", ["truncated", "missing", "folder is newer", "frame is newer"])
 def test_what_is_not_whole_or_old_is_packed_anew(root, tool, harm):
     wanted, path = all_bytes(root), packed_file(root)
     if harm == "truncated":
@@ -186,11 +186,12 @@ def test_what_is_not_whole_or_old_is_packed_anew(root, tool, harm):
         frame = root / "ucf101/frames" / RUN / FRAME_NAME.format(9)
         shutil.copy(frame.with_name(FRAME_NAME.format(4)), frame.with_name("new"))
         frame.with_name("new").rename(frame)
-        later = time.time() + 5
-        os.utime(frame.parent, (later, later))
+        before, later = time.time() - 60, time.time() + 5
+        os.utime(frame.parent, (later, later) if harm == "folder is newer" else (before, before))
+        os.utime(frame, (later, later))
     code, out, _ = tool(PACK)
     assert code == 0 and "packed 1, already there 15, failed 0; 9 frames" in out
-    assert (all_bytes(root) == wanted) == (harm != "folder is newer")
+    assert (all_bytes(root) == wanted) == (not harm.endswith("is newer"))
     assert len(Packed(path).entries) == 9
 
 
@@ -252,7 +253,8 @@ DAMAGE = {
     "no zip": (lambda path: path.write_bytes(bytes(5000)), "is not whole"),
     "directory": (lambda path: path.write_bytes(path.read_bytes()[:-60] + bytes(8) + path.read_bytes()[-52:]),
                   "has a damaged directory"),
-    "frame": (lambda path: path.write_bytes(bytes(2000) + path.read_bytes()[2000:]), r"frame image_00001.jpg in \S+"),
+    "frame": (lambda path: path.write_bytes(bytes(2000) + path.read_bytes()[2000:]),
+              r"is damaged: the checksum of image_00001.jpg in it is wrong"),
     "fewer": (lambda path: zip_some(path, 3), "has no image_00005.jpg, of 3 frames"),
     "gap": (lambda path: zip_some(path, 9, but=5), "has no image_00005.jpg, of 8 frames"),
     "compressed": (lambda path: zip_some(path, 9, zipfile.ZIP_DEFLATED), "damaged directory")}

@@ -70,10 +70,11 @@ def pack(name, frames, out, quick):
 
 
 def is_packed(name, frames, out, manifest):
-    """Whether a whole packed file is there, no older than the folder and with the frames of its manifest."""
+    """Whether a whole packed file is there, no older than the folder and its frames, and with those of its manifest."""
     path = out / (name + PACKED_SUFFIX)
     try:
-        if path.stat().st_mtime_ns < (frames / name).stat().st_mtime_ns:
+        packed_at = path.stat().st_mtime_ns
+        if packed_at < max(entry.stat().st_mtime_ns for entry in (frames / name, *visible(frames / name))):
             return False
         with Packed(path) as packed:
             return name not in manifest or len(packed.entries) == int(manifest[name]["frames"])

@@ -297,7 +297,8 @@ def main():
     if findings:
         print(f"all faults: {args.out / REPORT}")
         mend = {"frames": "folders of damaged videos and run extract_frame.py",
-                "packed": "packed files of damaged videos and run pack.py"}[args.storage]
+                "packed": "packed files of damaged videos and run pack.py (where their frames are gone, "
+                          "extract_frame.py before it)"}[args.storage]
         print(f"to mend them: remove the {mend}, mend the official lists, then run write_csv.py")
         print(f"to leave the videos out: run write_csv.py with --exclude {exclusions}")
     return 1 if findings else 0
