@@ -10,7 +10,6 @@ import time
 from contextlib import nullcontext
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 import utils
@@ -159,9 +158,7 @@ def held_out_accuracy(model, held, args, device):
     """Top-1 and top-5 of the middle clip, centre crop, of each held-out video."""
     data = utils.clip_dataset(args, held, CentreClip(args.seq_len, args.ds), FixedCrops(args.img_dim))
     model.eval()
-    if world_size() > 1:  # judge the statistics that the checkpoint will hold, the first process's
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+    evaluation.share_statistics(model)
     scores = utils.over_videos(model, data, args, device, "held out")
     accuracy = topk(scores, torch.from_numpy(held.labels))
     return {f"held_out_{name}": value.item() for name, value in accuracy.items()}

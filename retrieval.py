@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 import utils
@@ -33,8 +34,9 @@ def flags():
     parser = utils.new_parser("retrieval.py", __doc__)
     utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
     group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
-    group.add_argument("--pretrain", metavar="PATH|random",
-                       help="checkpoint with the backbone's weights (ours or the release's), or the word random")
+    group.add_argument("--pretrain", metavar="PATH|random|thumbnail",
+                       help="checkpoint with the backbone's weights (ours or the release's), or the word random, or "
+                            "thumbnail: each clip's mean picture and no network")
     group = parser.add_argument_group("protocol")
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--save_features", metavar="DIR", help="write <part>_features.npy, _labels.npy, _names.txt")
@@ -63,8 +65,18 @@ def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
     return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
 
 
+class Thumbnail(nn.Module):
+    """The floor that learning must beat: clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
+
+    def forward(self, clips):
+        return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]
+
+
 def build(args):
     """Backbone with the weights that --pretrain names."""
+    if args.pretrain == "thumbnail":
+        args.precision = "fp32"
+        return Thumbnail()
     checkpoint = utils.open_weights(args, args.pretrain)
     net, width = utils.net_of(args, checkpoint, args.pretrain)
     utils.check_shapes(args, net)

@@ -9,13 +9,16 @@ model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
 """
 import time
 
+import numpy as np
+import torch
+
 import utils
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
-from dataset.crops import RandomCrop
-from dataset.lists import open_list
+from dataset.crops import FixedCrops, RandomCrop
+from dataset.lists import local_dataset, open_list, video_groups
 from dataset.loader import TrainBatches
-from dataset.sampling import PretrainViews
-from models import FRAMEWORKS, build_pretrainer
+from dataset.sampling import EvenClips, PretrainViews
+from models import FRAMEWORKS, build_pretrainer, evaluation
 from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
 from models.failures import UsageError, run
@@ -23,6 +26,7 @@ from models.gather import rank, world_size
 from models.gradcache import GradCache
 from models.monitor import CollapseWatch, embedding_monitors
 from models.resume import find_resume, fingerprints, resume_text
+from models.variance import kinds_of_features, measures, nearest_of_other_groups
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -51,6 +55,10 @@ def flags():
         group.add_argument(f"--{term}_weight", type=float, default=1.0, help=f"weight of the {term} term")
     utils.add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160],
                            bn_choices=["sync", "shuffle", "local"])
+    group = parser.add_argument_group("monitors")
+    group.add_argument("--eval_every", type=int, default=10, metavar="E",
+                       help="epochs between looks at the features (models/variance.py); 0: never")
+    group.add_argument("--eval_videos", type=int, default=128, help="training videos that are looked at")
     utils.add_run_flags(parser)
     return parser
 
@@ -59,7 +67,9 @@ def check(args, videos):
     """Everything that can be known before the first video is opened."""
     utils.check_training_flags(args, videos)
     utils.positive(args, "n_series", "series_dim", "dim", "temperature", "theta", "bn_splits")
-    utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight")
+    utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight", "eval_every")
+    if args.eval_videos < 2:
+        raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
     if args.img_dim <= BLUR_TAPS // 2:
         raise UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
     if args.framework == "simclr" and args.batch_size < 2:
@@ -151,18 +161,37 @@ def main(argv):
     optimizer = utils.sgd(args, model, device)
     loader = utils.clip_loader(args, data, batches, device)
     collapse = CollapseWatch()
+    watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, args.eval_videos).astype(int)))
     with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,
                            state) as session:
         for note in notes:
             session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
             train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session)
-            if warning := collapse.look(session.end_epoch(epoch)):
+            due = args.eval_every and (epoch + 1) % args.eval_every == 0
+            found = look_at_features(model, watched, args, device) if due else {}
+            if warning := collapse.look(session.end_epoch(epoch, found)):
                 session.log.line(warning)
         if rank() == 0:
             write_checkpoint(folder / "model" / "backbone.pth.tar", {
                 "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
+
+
+def look_at_features(model, videos, args, device):
+    """Measures of the backbone's features of a part of the training list, in float32 -> {name: float}."""
+    backbone, clips = model.encoder.backbone, 2
+    was_training, low, backbone.low = backbone.training, backbone.low, None
+    backbone.eval()
+    evaluation.share_statistics(backbone)
+    data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, clips), FixedCrops(args.img_dim))
+    features = utils.over_videos(lambda x: kinds_of_features(backbone, x, args.n_series), data, args, device,
+                                 "features", average=False).unflatten(1, (clips, 3 + args.n_series, -1))
+    backbone.train(was_training)
+    backbone.low = low
+    groups = np.unique(video_groups(videos.names, local_dataset(args.dataset).group), return_inverse=True)[1]
+    return {**measures(features, args.n_series), **nearest_of_other_groups(
+        features[:, :, 0], torch.from_numpy(videos.labels), torch.from_numpy(groups))}
 
 
 def train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session):
@@ -177,7 +206,8 @@ def train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session):
             group["lr"] = utils.learning_rate(args, epoch + step / steps)
         views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
         data_time = time.perf_counter() - clock
-        out = cache(views, batch["permutation"].to(device, non_blocking=True))
+        permutation = batch["permutation"].to(device, non_blocking=True)
+        out = cache(views, permutation)
         losses = {name: value for name, value in out.items() if name in TERM}
         loss = sum(weights[TERM[name]] * value for name, value in losses.items())
         optimizer.zero_grad(set_to_none=True)
@@ -193,7 +223,7 @@ def train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session):
             session.log.images("views", sheet(views), 0)
         session.after_step(epoch, step, loss, norm, {
             "loss/total": loss, **{f"loss/{name}": value for name, value in losses.items()},
-            **embedding_monitors(out, args.temperature), "gradient_norm": norm,
+            **embedding_monitors(out, args.temperature, permutation), "gradient_norm": norm,
             "time/data": data_time, "time/step": step_time}, batch.get("error", ()))
 
 

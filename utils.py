@@ -386,10 +386,11 @@ def clip_loader(args, data, batches, device):
     return make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
 
 
-def over_videos(compute, data, args, device, description):
+def over_videos(compute, data, args, device, description, average=True):
     """models.evaluation.over_videos over a data set -> (len(data), C) float32, CPU."""
     batches = EvalBatches(len(data), args.batch_size, rank(), world_size())
-    return evaluation.over_videos(compute, clip_loader(args, data, batches, device), len(data), device, description)
+    loader = clip_loader(args, data, batches, device)
+    return evaluation.over_videos(compute, loader, len(data), device, description, average)
 
 
 def place(args, network, backbone, lists, device):

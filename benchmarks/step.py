@@ -75,7 +75,7 @@ class Step:
         utils.gradient_norm(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        embedding_monitors(out, self.args.temperature)
+        embedding_monitors(out, self.args.temperature, self.permutation)
 
     def bare(self):
         self.model.zero_grad(set_to_none=True)

@@ -27,8 +27,10 @@ def counts(lengths, batch, clips, device):
 
 
 @torch.inference_mode()
-def over_videos(compute, loader, videos, device, description):
+def over_videos(compute, loader, videos, device, description, average=True):
     """compute(clips (N, 3, T, H, W)) -> (N, C), averaged over each video's clips -> (videos, C) float32, CPU.
+
+    Not averaged, the clips' values stand one after the other: (videos, clips * C).
 
     loader: this process's share of the list, as EvalBatches deals it; videos: of the whole list. In the order of the
     list, the same on every process and for any number of processes. Nothing waits for the device before the last
@@ -40,7 +42,8 @@ def over_videos(compute, loader, videos, device, description):
     for batch in bar(loader, description):
         clips = batch["clips"].to(device, non_blocking=True)
         values = torch.cat([forward(compute, part) for part in clips.flatten(0, 1).split(CLIPS[device.type])])
-        rows.append(values.unflatten(0, clips.shape[:2]).mean(dim=1))
+        values = values.unflatten(0, clips.shape[:2])
+        rows.append(values.mean(dim=1) if average else values.flatten(1))
         indices.append(batch["index"])
     width = torch.tensor([rows[0].shape[1] if rows else 0], device=device)
     if world_size() > 1:
@@ -53,6 +56,12 @@ def over_videos(compute, loader, videos, device, description):
     if not table.isfinite().all():
         raise RunError(f"{description}: the network's output is not finite; its weights are broken, or diverged")
     return table.cpu()
+
+
+def share_statistics(model):
+    """Give every process the first one's batch-norm statistics, which the checkpoint will hold."""
+    for buffer in model.buffers() if world_size() > 1 else ():
+        dist.broadcast(buffer, src=0)
 
 
 def forward(compute, clips):

@@ -91,6 +91,11 @@ def shuffle_rank(a, b, theta, clamp=None):
     return F.softplus(margin).mean(), torch.cat([positive, negative], dim=2).flatten(0, 1)
 
 
+def ranked_first(logits):
+    """Whether a row's positive (column 0) is above all others; a tie, as in a collapse, counts as wrong."""
+    return logits[:, 0] > logits[:, 1:].amax(dim=1)
+
+
 def top1(logits):
-    """Share of rows whose positive (column 0) is above all others; a tie, as in a collapse, counts as wrong."""
-    return (logits[:, 0] > logits[:, 1:].amax(dim=1)).float().mean()
+    """Share of rows that are `ranked_first`."""
+    return ranked_first(logits).float().mean()

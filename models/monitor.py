@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from .gather import rank, world_size
-from .losses import top1
+from .losses import ranked_first, top1
 
 
 class Meter:
@@ -72,9 +72,18 @@ class FiniteWatch:
 
 
 @torch.no_grad()
-def embedding_monitors(out, temperature):
-    """Of a pretrainer's output: top-1 and chance of each term, similarities of positives and negatives, spread."""
+def embedding_monitors(out, temperature, permutation):
+    """Of a pretrainer's output: top-1 and chance of each term, similarities of positives and negatives, spread.
+
+    Of the SR terms also the top-1 of those samples alone that `permutation` (B, n) really permutes: over all samples
+    1/2 (of two segments) is reached by embeddings that know their place in the clip and nothing of its content.
+    """
     values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
+    permuted = (permutation != torch.arange(permutation.shape[1], device=permutation.device)).any(dim=1)
+    for name in ("sr_view1", "sr_view3"):
+        if name in out["logits"]:
+            right = ranked_first(out["logits"][name]).view(len(permuted), -1).float().mean(dim=1)
+            values[f"top1_permuted/{name}"] = (right * permuted).sum() / permuted.sum().clamp(min=1)
     for name in ("clip", "tc"):
         if name not in out["logits"]:
             continue

@@ -3,8 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.classifier import pooled
 from models.nearest import nearest
-from retrieval import topk_accuracy
+from retrieval import Thumbnail, topk_accuracy
 
 
 def plain_nearest(query, gallery, k):
@@ -82,3 +83,9 @@ def test_features_that_are_not_finite_are_refused(value):
 def test_k_beyond_the_gallery_is_refused():
     with pytest.raises(ValueError, match="R@50 needs a gallery of at least 50 videos, this one has 49"):
         topk_accuracy(torch.ones(3, 6), torch.zeros(3), torch.ones(49, 6), torch.zeros(49), (1, 50))
+
+
+def test_thumbnails_are_mean_pictures():
+    clips = torch.rand(2, 3, 4, 24, 32, generator=torch.Generator().manual_seed(0))
+    found = pooled(Thumbnail(), clips).view(2, 3, 12, 16)
+    assert torch.allclose(found[1, 2, 5, 7], clips[1, 2, :, 10:12, 14:16].mean())

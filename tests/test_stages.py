@@ -83,6 +83,24 @@ def test_a_resumed_run_ends_as_an_unbroken_one(root, tmp_path, framework):
     assert timeless[0] == timeless[1] and len(timeless[0]) == 3
 
 
+def test_monitors_are_logged_and_change_nothing(root, tmp_path):
+    """The features are looked at after every second epoch; weights and everything else logged are those without."""
+    rows, weights = [], []
+    for every in ("2", "0"):
+        succeed("train.py", *SMALL, *NARROW, "--batch_size", "4", "--epochs", "2", "--name", every, "--eval_every",
+                every, "--eval_videos", "6", cwd=tmp_path, env=environment(root))
+        folder = tmp_path / "log/dualvar/pretrain" / every
+        rows.append([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
+        weights.append(load(folder / "model/latest.pth.tar")["state_dict"])
+    new = set(rows[0][1]) - set(rows[1][1])
+    assert {"variance/within_video", "variance/within_clip", "order/shuffled", "effective_rank",
+            "retrieval/R@1"} <= new and rows[0][0].keys() == rows[1][0].keys()
+    assert all(np.isfinite(rows[0][1][name]) for name in new)
+    for one, other in zip(*rows, strict=True):
+        assert all(one[name] == other[name] for name in other if not name.startswith("time/"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
 def test_a_finished_run_is_not_begun_again(root, pretrained):
     before = (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text()
     done = command("train.py", *TRAIN, "--epochs", "3", cwd=pretrained, env=environment(root))

@@ -1,0 +1,115 @@
+"""Linear probe and nearest-neighbour vote on saved features; the backbone is not touched.
+
+    python retrieval.py --dataset ucf101 --pretrain log/.../backbone.pth.tar --save_features features/a
+    python -m models.probe --dataset ucf101 --features features/a features/b
+
+Logistic regression of scikit-learn on standardised features. Its strength of regularisation is chosen among --strengths
+on training videos that each seed holds out (whole recordings), never on the test list; then all training videos are
+used. Prints a row for each folder and seed-wise mean and deviation, and writes probe.json into each folder.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dataset.lists import DataError, VideoList, hold_out, local_dataset
+
+from .failures import UsageError, run
+from .log import versions, write_json
+from .nearest import nearest
+
+PARTS = ("train", "test")
+
+
+def flags():
+    parser = argparse.ArgumentParser("python -m models.probe", description=__doc__.splitlines()[0], allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py, for its recordings")
+    parser.add_argument("--features", type=Path, nargs="+", required=True, help="folders that --save_features wrote")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of held-out recordings")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1, 1, 10],
+                        help="of scikit-learn's C, the inverse of regularisation")
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 5, 10, 20], help="neighbours that vote")
+    return parser
+
+
+def read(folder):
+    """-> {part: (features (N, D) float32, VideoList)} of a folder that retrieval.py --save_features wrote."""
+    if not (folder / "protocol.json").is_file():
+        raise DataError(f"--features: {folder} has no whole set of features: write them with retrieval.py "
+                        "--save_features")
+    found = {}
+    for part in PARTS:
+        try:
+            values = np.load(folder / f"{part}_features.npy", allow_pickle=False)
+            labels = np.load(folder / f"{part}_labels.npy", allow_pickle=False)
+            names = np.array((folder / f"{part}_names.txt").read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"--features: {folder}: {error}: write the features again") from error
+        if values.ndim != 2 or not len(values) == len(labels) == len(names) or not np.isfinite(values).all():
+            raise DataError(f"--features: {folder}: the {part} files do not belong together, or hold values that are "
+                            "not finite: write the features again")
+        numbers = np.arange(labels.max() + 1).astype(str)  # the names of the classes are not needed
+        found[part] = values.astype(np.float32), VideoList(names, np.ones(len(names), int), labels, numbers)
+    return found
+
+
+def vote(query, gallery, labels, k):
+    """Label with the largest sum of similarities among the k nearest, cosine of centred features -> (Q,) int64."""
+    query, gallery = (F.normalize(x - x.mean(dim=0), dim=1) for x in (query, gallery))
+    indices = nearest(query, gallery, k)
+    similarity = 1 + (query[:, None] * gallery[indices]).sum(dim=2)
+    votes = torch.zeros(len(query), int(labels.max()) + 1).scatter_add_(1, labels[indices], similarity)
+    return votes.argmax(dim=1)
+
+
+def fit(features, labels, strength):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(features, labels)
+
+
+def linear_probe(train, test, strengths, group, seed):
+    """-> (top-1 on the test videos, the strength chosen); train, test: (features, VideoList); group: rule of names."""
+    features, videos = train
+    kept, held = hold_out(videos, 0.2, group, seed)
+    rows = {name: i for i, name in enumerate(videos.names)}
+    kept_rows, held_rows = ([rows[name] for name in some.names] for some in (kept, held))
+    scores = [fit(features[kept_rows], kept.labels, c).score(features[held_rows], held.labels) for c in strengths]
+    best = strengths[int(np.argmax(scores))]  # of equals the strongest regularisation
+    return fit(features, videos.labels, best).score(test[0], test[1].labels), best
+
+
+def measure(folder, args):
+    """-> {"linear": [top-1 of each seed], "strengths", "vote": {k: top-1}, "train", "test": videos}"""
+    found = read(folder)
+    group = local_dataset(args.dataset).group
+    (train, videos), (test, queries) = found["train"], found["test"]
+    ks = [k for k in args.k if k <= len(train)]
+    linear, strengths = zip(*(linear_probe(found["train"], found["test"], sorted(args.strengths), group, seed)
+                              for seed in range(args.seeds)), strict=True)
+    labels = torch.from_numpy(videos.labels)
+    votes = {k: float((vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
+                       == queries.labels).mean()) for k in ks}
+    return {"linear": linear, "strengths": strengths, "vote": votes, "train": len(train), "test": len(test)}
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    if args.seeds < 1 or min(args.k) < 1 or min(args.strengths) <= 0:
+        raise UsageError("--seeds, --k and --strengths must be above 0")
+    rows = {folder: measure(folder, args) for folder in args.features}
+    for folder, row in rows.items():
+        write_json(folder / "probe.json", {**row, "dataset": args.dataset, **versions()})
+        print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "
+              + ", ".join(f"{k} nearest {value:.4f}" for k, value in row["vote"].items()))
+    if len(rows) > 1:
+        means = [np.mean(row["linear"]) for row in rows.values()]
+        print(f"all {len(rows)}: linear {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f} over folders")
+
+
+if __name__ == "__main__":
+    run(main)

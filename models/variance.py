@@ -1,0 +1,87 @@
+"""What features keep of the differences between videos, within a video and within a clip: measures without labels.
+
+All are of features that were centred by their mean over the videos at hand and L2-normalised, as retrieval's are; so
+runs can be compared, and the mean squared length of all features, their whole variance, is 1.
+"""
+import torch
+import torch.nn.functional as F
+
+from .dualvar import shuffle_segments
+
+
+def kinds_of_features(backbone, clips, n):
+    """Pooled features of clips (N, 3, T, H, W) and of what is made of them -> (N, (3 + n) * D).
+
+    In this order: the clip itself; with its n segments shuffled (each moves one place on, the last to the front); in
+    reversed time; and each of the n segments alone, as a clip of T / n frames.
+    """
+    order = torch.arange(n, device=clips.device).roll(1).expand(len(clips), n)
+    shuffled, reversed_ = shuffle_segments(clips, order), clips.flip(2)
+    whole = [backbone(x).mean(dim=(2, 3, 4)) for x in (clips, shuffled, reversed_)]
+    return torch.cat(whole + [backbone(x.contiguous(memory_format=torch.channels_last_3d)).mean(dim=(2, 3, 4))
+                              for x in clips.chunk(n, dim=2)], dim=1)
+
+
+def measures(features, n):
+    """Of features (V, K, 3 + n, D), V videos of K >= 2 clips each, as kinds_of_features orders them -> {name: float}.
+
+    With f the features of clip k of video v and g those of its segments, of unit length:
+    variance/within_video   mean over v of the variance of f over k, summed over the D dimensions
+    variance/between_video  variance over v of the mean of f over k, less within_video / K, which clips that differ
+                            add to it (as in analysis of variance; where videos do not differ it is 0, or just below)
+    variance/within_clip    mean over v and k of the variance of g over the n segments
+    ratio/...               the last and the first by between_video
+    alignment               mean squared distance of two clips of a video (Wang & Isola 2020), 2 within_video
+    uniformity              log of the mean of exp(-2 d^2) over clips of two videos (ibid.); lower is more even
+    order/shuffled          mean distance 1 - cos of a clip and its shuffled self, by that of clips of two videos:
+                            0 where order leaves no trace
+    order/reversed          the same of a clip in reversed time
+    effective_rank          exp of the entropy of the singular values of all f (Roy & Vetterli 2007), 1 to D
+    All variances are unbiased. Of one video what compares videos is left out.
+    """
+    videos, clips = features.shape[:2]
+    features = features.double()
+    own, segments = features[:, :, 0], features[:, :, 3:]
+    centre = own.mean(dim=(0, 1))
+    unit = F.normalize(features[:, :, :3] - centre, dim=-1)
+    parts = F.normalize(segments - segments.mean(dim=(0, 1, 2)), dim=-1)
+    f = unit[:, :, 0]
+    within = f.var(dim=1).sum(dim=-1).mean()
+    between = f.mean(dim=1).var(dim=0).sum() - within / clips
+    within_clip = parts.var(dim=2).sum(dim=-1).mean()
+    flat = f.flatten(0, 1)
+    cosines = flat @ flat.T
+    video = torch.arange(videos, device=flat.device).repeat_interleave(clips)
+    apart = cosines[video[:, None] != video]
+    order = 1 - (f[:, :, None] * unit[:, :, 1:]).sum(dim=-1).mean(dim=(0, 1))
+    singular = torch.linalg.svdvals(own.flatten(0, 1) - centre)
+    share = singular / singular.sum()
+    distance = (1 - apart).mean()
+    found = {"variance/within_video": within, "variance/between_video": between, "variance/within_clip": within_clip,
+             "ratio/within_video": within / between, "ratio/within_clip": within_clip / between,
+             "alignment": 2 * within, "uniformity": torch.exp(-2 * (2 - 2 * apart)).mean().log(),
+             "order/shuffled": order[0] / distance, "order/reversed": order[1] / distance,
+             "effective_rank": torch.exp(-torch.special.xlogy(share, share).sum())}
+    return {name: value.item() for name, value in found.items()}
+
+
+def nearest_of_other_groups(features, labels, groups, k=10):
+    """How often labels agree with the nearest videos of another recording, all videos being queries and gallery.
+
+    features: (V, K, D), averaged over the clips, centred and L2-normalised here; labels, groups: (V,) int.
+    -> {"retrieval/R@1": share whose nearest has the query's label, "retrieval/vote": share whose label has the largest
+    sum of similarities among the k nearest}, over the videos whose label another recording has too.
+    """
+    f = features.double().mean(dim=1)
+    f = F.normalize(f - f.mean(dim=0), dim=1)
+    cosines = f @ f.T
+    cosines[groups[:, None] == groups] = -torch.inf
+    possible = ((labels[:, None] == labels) & (groups[:, None] != groups)).any(dim=1)
+    if not possible.any():
+        return {}
+    near = cosines[possible].topk(min(k, len(f) - 1), dim=1)
+    votes = torch.zeros(int(possible.sum()), int(labels.max()) + 1, dtype=f.dtype)
+    votes.scatter_add_(1, labels[near.indices], near.values.add(1).nan_to_num(neginf=0))
+    right = labels[possible]
+    return {"retrieval/R@1": (labels[near.indices[:, 0]] == right).double().mean().item(),
+            "retrieval/vote": (votes.argmax(dim=1) == right).double().mean().item()}
