@@ -1,6 +1,6 @@
 """The training step against forward and backward of the bare backbone, layouts, memory, and bf16 against float32.
 
-    python benchmarks/step.py --out benchmarks/results/step.md                        about 7 minutes on 2 cores
+    python benchmarks/step.py --out benchmarks/results/step.md                        about 6 minutes on 2 cores
     python benchmarks/step.py --curve benchmarks/results/precision.png --dataset ucf101-5class     a loss curve each
 
 A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backward, gradient norm, SGD and what is
@@ -33,7 +33,7 @@ def flags():
     parser = utils.new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
     parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the fastest counts")
+    parser.add_argument("--rounds", type=int, default=2, help="repetitions, of which the fastest counts")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
     parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
