@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import utils
 from dataset.files import whole_file
 from dataset.lists import VideoList
 from dataset.loader import return_memory
@@ -23,6 +24,16 @@ from process_data.src.common import find_videos
 MIB = 2**20
 
 # --- reports -------------------------------------------------------------------------------------------------
+
+
+def new_parser(script, doc, videos=False):
+    """Flags that benchmarks share; videos: whether it needs any, which `choose` links."""
+    parser = utils.new_parser(script, doc)
+    if videos:
+        parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are "
+                                                        "any, else made-up ones")
+    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
+    return parser
 
 
 def machine():

@@ -24,7 +24,7 @@ from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
-from benchmarks.common import alternate, choose, extract, heading, table, write
+from benchmarks.common import alternate, choose, extract, heading, new_parser, table, write
 from dataset.augment import BLUR as BLUR_COLUMN
 from dataset.augment import FACTORS, JITTER, MEAN, ORDER, SIGMA, STD, PretrainDraw, prepare
 from dataset.clips import VideoClips
@@ -41,13 +41,10 @@ PEER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjus
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/data.py", __doc__)
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
-                                                    "else made-up ones")
+    parser = new_parser("benchmarks/data.py", __doc__, videos=True)
     parser.add_argument("--count", type=int, default=24, help="videos to take, spread over the folder; a sample each")
     parser.add_argument("--rounds", type=int, default=15, help="repetitions, of which the fastest counts")
     parser.add_argument("--profile", action="store_true", help="print where the worker's time goes")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 

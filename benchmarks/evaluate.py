@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import retrieval
 import test
 import utils
-from benchmarks.common import alone, choose, extract, heading, table, write, write_lists
+from benchmarks.common import alone, choose, extract, heading, new_parser, table, write, write_lists
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.crops import FixedCrops
@@ -36,13 +36,10 @@ CLIPS = 10
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/evaluate.py", __doc__)
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
-                                                    "else made-up ones")
+    parser = new_parser("benchmarks/evaluate.py", __doc__, videos=True)
     parser.add_argument("--count", type=int, default=8, help="videos that are evaluated")
     parser.add_argument("--workers", type=int, default=2, help="loader processes")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the networks' channels")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
-from benchmarks.common import MIB, alone, heading, write
+from benchmarks.common import MIB, alone, heading, new_parser, write
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.crops import RandomCrop
@@ -43,14 +43,13 @@ over the last half of the epochs."""
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/memory.py", __doc__)
+    parser = new_parser("benchmarks/memory.py", __doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the long list")
     parser.add_argument("--videos", type=int, default=1000, help="rows of the list with JPEG frames")
     parser.add_argument("--epochs", type=int, default=20, help="passes over either list")
     parser.add_argument("--workers", type=int, default=2, help="loader processes")
     parser.add_argument("--bound", type=float, default=0.02,
                         help="largest growth over the last half of the epochs, as a share of the resident memory")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 

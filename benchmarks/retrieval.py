@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
-from benchmarks.common import MIB, Peak, alone, heading, table, write
+from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
 from models.failures import UsageError, run
 from retrieval import KS, topk_accuracy
 
@@ -23,12 +23,11 @@ QUERIES, CHUNK = 2048, 4096  # as models.nearest's
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/retrieval.py", __doc__)
+    parser = new_parser("benchmarks/retrieval.py", __doc__)
     parser.add_argument("--gallery", type=int, default=1_000_000, help="rows of the gallery")
     parser.add_argument("--queries", type=int, default=10_000, help="rows that are looked up")
     parser.add_argument("--dim", type=int, default=512, help="length of a feature")
     parser.add_argument("--threads", type=int, help="threads of torch; None: the cores")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 

@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
-from benchmarks.common import Peak, alone, choose, extract, heading, table, write
+from benchmarks.common import Peak, alone, choose, extract, heading, new_parser, table, write
 from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
@@ -40,9 +40,7 @@ SAMPLES = 192  # that the loader makes at each point
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/scaling.py", __doc__)
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
-                                                    "else made-up ones")
+    parser = new_parser("benchmarks/scaling.py", __doc__, videos=True)
     parser.add_argument("--nodes", type=int, default=8, help="plan: machines")
     parser.add_argument("--node_gpus", type=int, default=8, help="plan: GPUs of one")
     parser.add_argument("--node_cores", type=int, default=96, help="plan: cores of one")
@@ -51,7 +49,6 @@ def flags():
     parser.add_argument("--gpu_tflops", type=float, default=60, help="plan: TFLOP/s that a GPU reaches over a whole "
                                                                      "step in bf16, an assumption")
     parser.add_argument("--gpu_batch", type=int, default=16, help="plan: videos of a step on each GPU")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     parser.add_argument("--plot", type=Path, help="file for a picture of the tables")
     return parser
 

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
-from benchmarks.common import choose, extract, heading, table, write, write_lists
+from benchmarks.common import choose, extract, heading, new_parser, table, write, write_lists
 from dataset.local_dataset import REPOSITORY
 from models.failures import run
 
@@ -25,11 +25,8 @@ EPOCHS = 4
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/start.py", __doc__)
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are any, "
-                                                    "else made-up ones")
+    parser = new_parser("benchmarks/start.py", __doc__, videos=True)
     parser.add_argument("--rounds", type=int, default=3, help="dry runs, after one that is not counted")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 

@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
-from benchmarks.common import Peak, alone, alternate, heading, table, write
+from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
 from models.failures import run
 from models.gather import world_size
 from models.gradcache import GradCache
@@ -30,13 +30,12 @@ MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--che
 
 
 def flags():
-    parser = utils.new_parser("benchmarks/step.py", __doc__)
+    parser = new_parser("benchmarks/step.py", __doc__)
     parser.add_argument("--batch_size", type=int, default=2, help="videos of a step; four clips each")
     parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
     parser.add_argument("--rounds", type=int, default=2, help="repetitions, of which the fastest counts")
     parser.add_argument("--curve", type=Path, help="file for a plot of the loss in float32 and bf16, instead of times")
     parser.add_argument("--dataset", default="ucf101-5class", help="what --curve trains on")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
     return parser
 
 
