@@ -15,6 +15,12 @@ def nearest(query, gallery, k, unit=lambda rows: rows, queries=2048, chunk=4096)
     return torch.cat(found)
 
 
+def vote(labels, cosines):
+    """The label for which neighbours vote, each with 1 + its cosine, one at -inf with nothing: two (Q, k) -> (Q,)."""
+    weights = cosines.add(1).nan_to_num(neginf=0)
+    return weights.new_zeros(len(labels), int(labels.max()) + 1).scatter_add_(1, labels, weights).argmax(dim=1)
+
+
 def _nearest(query, gallery, k, unit, chunk):
     """`nearest` of as many queries as are compared at a time."""
     best = query.new_full((len(query), k), -torch.inf)

@@ -18,7 +18,7 @@ from dataset.lists import DataError, VideoList, hold_out, local_dataset
 
 from .failures import UsageError, run
 from .log import versions, write_json
-from .nearest import nearest
+from .nearest import nearest, vote
 
 PARTS = ("train", "test")
 
@@ -56,13 +56,11 @@ def read(folder):
     return found
 
 
-def vote(query, gallery, labels, k):
+def predicted_by_vote(query, gallery, labels, k):
     """Label with the largest sum of similarities among the k nearest, cosine of centred features -> (Q,) int64."""
     query, gallery = (F.normalize(x - x.mean(dim=0), dim=1) for x in (query, gallery))
     indices = nearest(query, gallery, k)
-    similarity = 1 + (query[:, None] * gallery[indices]).sum(dim=2)
-    votes = torch.zeros(len(query), int(labels.max()) + 1).scatter_add_(1, labels[indices], similarity)
-    return votes.argmax(dim=1)
+    return vote(labels[indices], (query[:, None] * gallery[indices]).sum(dim=2))
 
 
 def fit(features, labels, strength):
@@ -92,7 +90,7 @@ def measure(folder, args):
     linear, strengths = zip(*(linear_probe(found["train"], found["test"], sorted(args.strengths), group, seed)
                               for seed in range(args.seeds)), strict=True)
     labels = torch.from_numpy(videos.labels)
-    votes = {k: float((vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
+    votes = {k: float((predicted_by_vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
                        == queries.labels).mean()) for k in ks}
     return {"linear": linear, "strengths": strengths, "vote": votes, "train": len(train), "test": len(test)}
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .dualvar import shuffle_segments
+from .nearest import vote
 
 
 def kinds_of_features(backbone, clips, n):
@@ -80,8 +81,6 @@ def nearest_of_other_groups(features, labels, groups, k=10):
     if not possible.any():
         return {}
     near = cosines[possible].topk(min(k, len(f) - 1), dim=1)
-    votes = torch.zeros(int(possible.sum()), int(labels.max()) + 1, dtype=f.dtype)
-    votes.scatter_add_(1, labels[near.indices], near.values.add(1).nan_to_num(neginf=0))
-    right = labels[possible]
-    return {"retrieval/R@1": (labels[near.indices[:, 0]] == right).double().mean().item(),
-            "retrieval/vote": (votes.argmax(dim=1) == right).double().mean().item()}
+    right, found = labels[possible], labels[near.indices]
+    return {"retrieval/R@1": (found[:, 0] == right).double().mean().item(),
+            "retrieval/vote": (vote(found, near.values) == right).double().mean().item()}

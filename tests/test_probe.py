@@ -60,7 +60,7 @@ def test_the_strength_is_chosen_on_held_out_recordings_of_the_training_list(tmp_
 def test_votes_are_weighted_by_similarity():
     gallery = torch.tensor([[1.0, 0], [0.9, 0.1], [-1, 0.2], [-0.9, 0], [-1, -0.3]])
     labels = torch.tensor([1, 1, 0, 0, 0])
-    assert probe.vote(torch.tensor([[1.0, 0.05], [-1.0, 0]]), gallery, labels, 5).tolist() == [1, 0]
+    assert probe.predicted_by_vote(torch.tensor([[1.0, 0.05], [-1.0, 0]]), gallery, labels, 5).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("harm", ["no protocol", "cut", "other length", "not finite"])
