@@ -9,19 +9,19 @@ Writes <log_dir>/<prefix>/retrieval/<name>/results.json.
 """
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 import utils
 from dataset.crops import FixedCrops
-from dataset.files import take_lock, whole_file
+from dataset.files import take_lock
 from dataset.lists import DataError, open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
 from models.failures import UsageError, run
+from models.features import read_features, write_features
 from models.gather import rank
 from models.log import plain, versions, write_json
 from models.nearest import nearest
@@ -40,6 +40,8 @@ def flags():
     group = parser.add_argument_group("protocol")
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--save_features", metavar="DIR", help="write <part>_features.npy, _labels.npy, _names.txt")
+    group.add_argument("--per_clip", action="store_true",
+                       help="with --save_features: each clip's features too, <part>_clips.npy, for pictures of them")
     group.add_argument("--load_features", metavar="DIR", help="use features that --save_features wrote")
     utils.add_precision_flag(parser)
     utils.add_run_flags(parser, training=False)
@@ -86,42 +88,16 @@ def build(args):
     return backbone
 
 
-def save_features(args, lists, features):
-    """Write both lists' features; the protocol, without which they are not read, goes first and comes last."""
-    folder = Path(args.save_features)
-    (folder / "protocol.json").unlink(missing_ok=True)
-    for part, videos in lists.items():
-        save_part(folder, part, videos, features[part])
-    with whole_file(folder / "protocol.json") as path:
-        path.write_text(utils.protocol_of(args))
-
-
-def save_part(folder, part, videos, features):
-    for name, values in (("features", features.numpy()), ("labels", videos.labels)):
-        with whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
-            np.save(file, values)
-    with whole_file(folder / f"{part}_names.txt") as path:
-        path.write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
-
-
 def load_features(args, part, videos):
     """Features of a list, (N, D), checked to be of this very list; the flags take over their protocol."""
-    folder = Path(args.load_features)
-    names, features, protocol = folder / f"{part}_names.txt", folder / f"{part}_features.npy", folder / "protocol.json"
-    for path in (names, features, protocol):
-        if not path.is_file():
-            raise DataError(f"--load_features: {path} does not exist: write it with --save_features")
+    values, labels, names, protocol = read_features(args.load_features, part, "--load_features")
     try:
-        values = np.load(features, allow_pickle=False)
-        listed = names.read_text(encoding="utf-8").splitlines()
-        utils.take_protocol(args, protocol.read_text(encoding="utf-8"))
-    except (ValueError, EOFError) as error:
-        raise DataError(f"--load_features: {features}, {names} or {protocol} is damaged: write them "
+        utils.take_protocol(args, protocol)
+    except ValueError as error:
+        raise DataError(f"--load_features: {Path(args.load_features) / 'protocol.json'} is damaged: write the features "
                         "again") from error
-    if listed != videos.names.tolist() or values.shape[:-1] != (len(videos),):
-        raise DataError(f"--load_features: {names} is of another list than this data set's {part} list")
-    if values.dtype != np.float32 or not np.isfinite(values).all():
-        raise DataError(f"--load_features: {features} holds values that are no float32, or not finite")
+    if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
+        raise DataError(f"--load_features: {args.load_features} is of another list than this data set's {part} list")
     return torch.from_numpy(values)
 
 
@@ -135,6 +111,8 @@ def main(argv):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
     if args.save_features and args.load_features:
         raise UsageError("--save_features has nothing to write with --load_features")
+    if args.per_clip and not args.save_features:
+        raise UsageError("--per_clip is what --save_features DIR writes: give both")
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     utils.seed_everything(args.seed)
     backbone = build(args) if args.pretrain else None
@@ -157,15 +135,19 @@ def main(argv):
     lock = take_lock(folder, "run folder") if rank() == 0 else None
     if backbone is not None:
         utils.place(args, backbone, backbone, lists.values(), device)
+    clips = {}
     for part, videos in lists.items():
         if part in features:
             continue
         data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
-        features[part] = utils.over_videos(lambda clips: pooled(backbone, clips), data, args, device, part)
+        features[part] = utils.over_videos(lambda x: pooled(backbone, x), data, args, device, part, not args.per_clip)
+        if args.per_clip:
+            clips[part] = features[part].unflatten(1, (args.clips, -1))
+            features[part] = clips[part].mean(dim=1)
     if rank() != 0:
         return
     if args.save_features:
-        save_features(args, lists, features)
+        write_features(args.save_features, lists, features, clips, utils.protocol_of(args))
     ks = [k for k in KS if k <= len(lists["train"])]
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dataset.lists import DataError, VideoList, hold_out, local_dataset
+from dataset.lists import VideoList, hold_out, local_dataset
 
 from .failures import UsageError, run
+from .features import PARTS, read_features
 from .log import versions, write_json
 from .nearest import nearest, vote
-
-PARTS = ("train", "test")
 
 
 def flags():
@@ -37,22 +36,11 @@ def flags():
 
 def read(folder):
     """-> {part: (features (N, D) float32, VideoList)} of a folder that retrieval.py --save_features wrote."""
-    if not (folder / "protocol.json").is_file():
-        raise DataError(f"--features: {folder} has no whole set of features: write them with retrieval.py "
-                        "--save_features")
     found = {}
     for part in PARTS:
-        try:
-            values = np.load(folder / f"{part}_features.npy", allow_pickle=False)
-            labels = np.load(folder / f"{part}_labels.npy", allow_pickle=False)
-            names = np.array((folder / f"{part}_names.txt").read_text(encoding="utf-8").splitlines())
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"--features: {folder}: {error}: write the features again") from error
-        if values.ndim != 2 or not len(values) == len(labels) == len(names) or not np.isfinite(values).all():
-            raise DataError(f"--features: {folder}: the {part} files do not belong together, or hold values that are "
-                            "not finite: write the features again")
+        values, labels, names, _ = read_features(folder, part, "--features")
         numbers = np.arange(labels.max() + 1).astype(str)  # the names of the classes are not needed
-        found[part] = values.astype(np.float32), VideoList(names, np.ones(len(names), int), labels, numbers)
+        found[part] = values, VideoList(names, np.ones(len(names), int), labels, numbers)
     return found
 
 

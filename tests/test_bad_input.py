@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
+from dataset.lists import read_class_index
 from models import build_backbone, build_classifier, build_pretrainer
 
 TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--name", "p"]
@@ -78,6 +79,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--load_features latin", 1, "is damaged"),
     ("--pretrain backbone.tar --save_features two.tar", 2, "is no folder"), ("--pretrain nan.tar", 1, "not finite"),
     ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain evil.tar", 1, "it could run code"),
+    ("--pretrain backbone.tar --per_clip", 2, "--save_features DIR"),
 ]] + [
     ("models/pretrained.py inspect none.tar", 1, "none.tar does not exist"),
     ("models/pretrained.py inspect evil.tar", 1, "it could run code"),
@@ -138,6 +140,7 @@ def workplace(tmp_path_factory):
         (folder / name).write_bytes(b"\x93NUMPY")
     for part in ("train", "test"):
         (folder / f"features/{part}_names.txt").write_text("")
+        (folder / f"features/{part}_labels.npy").write_bytes(b"")
     (folder / "dangling").symlink_to("nowhere")
     make_features(folder / "empty", protocol="null")
     make_features(folder / "lengths", sizes=(4, 5))
@@ -152,7 +155,9 @@ def make_features(folder, sizes=(4, 4), kind=np.float32, encoding="utf-8", proto
     for part, size in zip(("train", "test"), sizes, strict=True):
         names = [line.partition(",")[0] for line in
                  (folder.parent / f"lists/ucf101/{part}_split01.csv").read_text().splitlines()]
+        classes = read_class_index(folder.parent / "lists/ucf101/ClassInd.txt")
         np.save(folder / f"{part}_features.npy", np.zeros((len(names), size), kind))
+        np.save(folder / f"{part}_labels.npy", np.array([classes[name.partition("/")[0]] for name in names]))
         more = "" if encoding == "utf-8" else "caf\xe9\n"
         (folder / f"{part}_names.txt").write_text("".join(f"{name}\n" for name in names) + more, encoding=encoding)
     kept = {"seq_len": 4, "ds": 2, "img_dim": 24, "resize": [27, 37], "clips": 10}

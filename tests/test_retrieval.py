@@ -1,9 +1,13 @@
 """Nearest neighbours in chunks against the whole matrix of similarities."""
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import NARROW, SMALL, InProcess, make_dataset
 
+from dataset.lists import DataError
 from models.classifier import pooled
+from models.features import read_features
 from models.nearest import nearest
 from retrieval import Thumbnail, topk_accuracy
 
@@ -89,3 +93,19 @@ def test_thumbnails_are_mean_pictures():
     clips = torch.rand(2, 3, 4, 24, 32, generator=torch.Generator().manual_seed(0))
     found = pooled(Thumbnail(), clips).view(2, 3, 12, 16)
     assert torch.allclose(found[1, 2, 5, 7], clips[1, 2, :, 10:12, 14:16].mean())
+
+
+def test_features_of_each_clip_are_kept_and_their_mean_is_what_is_ranked(tmp_path, monkeypatch, capsys):
+    make_dataset(tmp_path)
+    call = InProcess(tmp_path, monkeypatch, capsys)
+    for name, more in (("a", ["--per_clip"]), ("b", [])):
+        code, _, error = call("retrieval.py", *SMALL, *NARROW, "--pretrain", "random", "--clips", 3,
+                              "--log_dir", tmp_path, "--name", name, "--save_features", tmp_path / name, *more)
+        assert code == 0, error
+    clips, _, names, _ = read_features(tmp_path / "a", "test", "--features", "clips")
+    means = [read_features(tmp_path / name, "test", "--features")[0] for name in ("a", "b")]
+    assert clips.shape == (len(names), 3, means[0].shape[1]) and np.std(clips, axis=1).max() > 0
+    np.testing.assert_array_equal(*means)
+    np.testing.assert_allclose(clips.mean(axis=1), means[0], rtol=1e-6)
+    with pytest.raises(DataError, match=r"test_clips.npy does not exist: .* --per_clip"):
+        read_features(tmp_path / "b", "test", "--features", "clips")
