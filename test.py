@@ -19,7 +19,7 @@ from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
-from models import build_classifier
+from models import build_classifier, pictures
 from models.checkpoint import CheckpointError
 from models.classifier import topk
 from models.failures import UsageError, run
@@ -125,32 +125,9 @@ def report(folder, videos, probabilities, protocol):
         table.to_csv(path, index=False)
     with whole_file(folder / "confusion.csv") as path:
         pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
-    with whole_file(folder / "confusion.png") as path:
-        draw_confusion(path, confusion / np.maximum(count, 1)[:, None], videos.classes)
+    pictures.save(pictures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
+                  ["png"])
     return accuracy
-
-
-def draw_confusion(path, rates, classes):
-    """Confusion matrix (C, C), rows summing to 1, as a picture; names are left out where they would not be legible."""
-    import matplotlib
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    size = min(3 + 0.25 * len(classes), 20)
-    figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
-    picture = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
-    if len(classes) <= 120:
-        font = 8 if len(classes) <= 60 else 5
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=font)
-        axes.set_yticks(range(len(classes)), classes, fontsize=font)
-    if len(classes) <= 20:
-        for (i, j), rate in np.ndenumerate(rates):
-            color = "black" if rate > 0.6 else "white"
-            axes.text(j, i, f"{rate:.2f}", ha="center", va="center", fontsize=7, color=color)
-    figure.colorbar(picture, label="share of the class's videos", shrink=0.8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(argv):

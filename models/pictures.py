@@ -1,0 +1,199 @@
+"""The pictures of videos and numbers: arrays in, a matplotlib figure out, `save` writes it.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart; where there are more classes than colours, or a
+picture may be printed in grey, shape or text says the same.
+"""
+import itertools
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dataset.files import whole_file
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+MARKERS = "os^DvPX*<>hpd8"
+DASHES = ("-", "--", "-.", ":")
+RIGHT, WRONG = COLOURS[0], COLOURS[5]
+MOST_IN_LEGEND = 40
+
+
+def save(figure, path, kinds=("png", "pdf", "svg")):
+    """Write `path` with the ending of each kind, 150 dots an inch where a kind has dots -> the paths."""
+    paths = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
+    for target, kind in zip(paths, kinds, strict=True):
+        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # the same bytes for the same data
+        with whole_file(target) as temporary, rc_context({"svg.hashsalt": "dualvar"}):
+            figure.savefig(temporary, format=kind, dpi=150, metadata=undated)
+    return paths
+
+
+def new_figure(width, height):
+    """Inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def style_of(number):
+    """Colour and marker of class `number`: neighbours differ in colour."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+
+
+def scatter(panels, classes):
+    """Points of several representations side by side, coloured by class.
+
+    panels: [(title, points (N, 2), labels (N,))]; classes: (C,) str in label order.
+    """
+    figure = new_figure(3.6 * len(panels), 4.4)
+    shown = sorted(set(itertools.chain.from_iterable(labels.tolist() for _, _, labels in panels)))
+    for axes, (title, points, labels) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number in shown:
+            colour, marker = style_of(shown.index(number))
+            axes.scatter(*points[labels == number].T, s=5, c=colour, marker=marker, linewidths=0, alpha=0.8,
+                         rasterized=True)
+        axes.set_title(title)
+        axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    if len(shown) <= MOST_IN_LEGEND:
+        handles = [Line2D([], [], linestyle="", color=style_of(i)[0], marker=style_of(i)[1], label=classes[number])
+                   for i, number in enumerate(shown)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(shown), 2 * len(panels) + 1),
+                      fontsize=8, frameon=False)
+    return figure
+
+
+def gallery(rows):
+    """Queries with what was found for them, nearest first.
+
+    rows: [(picture, class, [(picture, class, similarity)])], pictures (h, w, 3) uint8 RGB.
+    """
+    columns = 1 + max(len(found) for _, _, found in rows)
+    figure = new_figure(1.75 * columns, 1.75 * len(rows) + 0.2)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (picture, query, found) in zip(grid, rows, strict=True):
+        tile(line[0], picture, f"{query}\nquery", "#777777")
+        for axes, (near, name, similarity) in itertools.zip_longest(line[1:], found, fillvalue=(None, None, None)):
+            if near is None:
+                axes.set_axis_off()
+                continue
+            sign, colour = ("✓", RIGHT) if name == query else ("✗", WRONG)
+            tile(axes, near, f"{name}\n{sign} {similarity:.2f}", colour)
+    return figure
+
+
+def tile(axes, picture, text, colour, width=3):
+    """A picture framed in a colour, with text below it."""
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(text, fontsize=7.5, color="black" if colour == "#777777" else colour)
+    for side in axes.spines.values():
+        side.set(color=colour, linewidth=width)
+
+
+def confusion(rates, classes):
+    """Confusion matrix (C, C), rows summing to 1; names are left out where they would not be legible."""
+    size = min(3 + 0.25 * len(classes), 20)
+    figure = new_figure(size + 1, size)
+    axes = figure.subplots()
+    picture = axes.imshow(rates, cmap="cividis", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 120:
+        font = 8 if len(classes) <= 60 else 5
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=font)
+        axes.set_yticks(range(len(classes)), classes, fontsize=font)
+    if len(classes) <= 20:
+        for (i, j), rate in np.ndenumerate(rates):
+            axes.text(j, i, f"{rate:.2f}", ha="center", va="center", fontsize=7,
+                      color="black" if rate > 0.6 else "white")
+    figure.colorbar(picture, label="share of the class's videos", shrink=0.8)
+    return figure
+
+
+def class_bars(classes, runs):
+    """Accuracy of each class in one run or several, the classes in the order of first less last.
+
+    classes: (C,) str; runs: {name: (C,) in [0, 1], nan where a class has no videos}.
+    """
+    values = np.array(list(runs.values()))
+    order = np.lexsort((values[0], values[0] - values[-1]))
+    thick = 0.8 / len(runs)
+    figure = new_figure(7, 1.2 + len(classes) * (0.12 + 0.14 * len(runs)))
+    axes = figure.subplots()
+    for i, (name, own) in enumerate(runs.items()):
+        places = np.arange(len(classes)) + thick * (len(runs) / 2 - 0.5 - i)
+        axes.barh(places, np.nan_to_num(own[order]), thick, color=COLOURS[i % len(COLOURS)],
+                  hatch=("", "///", "...", "xxx")[i % 4], edgecolor="white", linewidth=0, label=name)
+        axes.axvline(np.nanmean(own), color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % 4], linewidth=1)
+    axes.set_yticks(range(len(classes)), np.asarray(classes)[order], fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(classes) - 0.4), xlabel="accuracy (lines: mean over classes)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=min(len(runs), 3), frameon=False, fontsize=8)
+    return figure
+
+
+def curves(panels, x="epoch"):
+    """Lines of several runs, a panel a measure.
+
+    panels: {measure: [(run, x (N,), y (N,))]}; lines of one name, as the seeds of one experiment, look the same.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name, _, _ in lines))
+    styles = {name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+                     "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5} for i, name in enumerate(names)}
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(max(3.3 * columns, 4.5), 2.5 * rows + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels):]:
+        axes.set_axis_off()
+    for axes, (measure, lines) in zip(grid, panels.items(), strict=False):
+        for name, at, values in lines:
+            axes.plot(at, values, linewidth=1.3, **styles[name], markevery=max(len(at) // 8, 1))
+        axes.set_title(measure, fontsize=9)
+        axes.set_xlabel(x, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.legend(handles=[Line2D([], [], label=name, **style) for name, style in styles.items()],
+                  loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    return figure
+
+
+def sheet(rows):
+    """Strips of frames. rows: [(text, frames [(h, w, 3) uint8 RGB], a frame's colour each)], of equal length."""
+    columns = len(rows[0][1])
+    figure = new_figure(0.95 * columns + 1.3, 1.0 * len(rows))
+    for line, (text, frames, colours) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axes, frame, colour in zip(line, frames, colours, strict=True):
+            tile(axes, frame, "", colour)
+        line[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", color="black")
+    return figure
+
+
+def timeline(panels, frames, starts):
+    """Similarity between the segments of a video, and of each to the first, under the video's frames.
+
+    panels: [(title, (S, S) similarities in [-1, 1])]; frames: [(h, w, 3) uint8 RGB], spread evenly over the video;
+    starts: (S,) frame at which each segment begins, in even steps.
+    """
+    figure = new_figure(max(3.1 * len(panels), 5), 6)
+    strip, maps, lines = figure.subfigures(3, 1, height_ratios=(0.9, 2.6, 1.8))
+    for axes, frame in zip(strip.subplots(1, len(frames), squeeze=False)[0], frames, strict=True):
+        axes.imshow(frame)
+        axes.set_axis_off()
+    half = (starts[1] - starts[0]) / 2
+    low = np.floor(10 * min(similarity.min() for _, similarity in panels)) / 10  # one scale for all panels
+    edges = (starts[0] - half, starts[-1] + half, starts[-1] + half, starts[0] - half)
+    grid = maps.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, similarity) in zip(grid, panels, strict=True):
+        picture = axes.imshow(similarity, cmap="cividis", vmin=low, vmax=1, extent=edges)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+    maps.colorbar(picture, ax=list(grid), label="cosine", shrink=0.9)
+    axes = lines.subplots()
+    for i, (title, similarity) in enumerate(panels):
+        axes.plot(starts, similarity[0], color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)],
+                  marker=MARKERS[i % len(MARKERS)], markersize=3.5, label=title)
+    axes.set(xlabel="frame at which the segment begins", ylabel="cosine to the first")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    return figure

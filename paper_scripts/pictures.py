@@ -1,0 +1,376 @@
+"""Pictures of runs, features and videos, each by a command.
+
+    python -m paper_scripts.pictures tsne --features log/a/features/clip log/a/features/clip-sr-tc --titles clip all
+    python -m paper_scripts.pictures curves --runs log/dualvar/pretrain/*
+    python -m paper_scripts.pictures tsne --help
+
+--out PATH is written as PATH.png, .pdf and .svg, or as the one kind that it ends in.
+"""
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+import utils
+from dataset.augment import MEAN, STD, PretrainDraw, prepare
+from dataset.crops import FixedCrops, RandomCrop
+from dataset.lists import DataError, local_dataset, open_list
+from dataset.reader import FrameReader
+from dataset.sampling import EvenClips, PretrainViews
+from dataset.storage import SOURCES, advice
+from models import build_backbone, evaluation, pictures
+from models.classifier import pooled
+from models.dualvar import shuffle_segments
+from models.failures import UsageError, run
+from models.features import read_features
+from models.nearest import nearest
+
+KINDS = ("png", "pdf", "svg")
+MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
+            "ratio/within_video", "ratio/within_clip", "effective_rank")
+SHOWN = 8  # frames of a clip, or of a video
+SMALL = (96, 128)  # height and width of the pictures of whole frames
+SEED = re.compile(r"_seed\d+$")
+
+
+def parser():
+    top = argparse.ArgumentParser("python -m paper_scripts.pictures", description=__doc__.splitlines()[0],
+                                  allow_abbrev=False)
+    commands = top.add_subparsers(required=True, metavar="PICTURE")
+
+    def command(draw, *more):
+        sentence = draw.__doc__.strip().splitlines()[0]
+        one = commands.add_parser(draw.__name__, help=sentence, description=sentence, allow_abbrev=False,
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        one.add_argument("--out", type=Path, default=Path(draw.__name__), help="where to, with or without an ending")
+        one.set_defaults(draw=draw, width=None, skip_bad_samples=0)
+        for add in more:
+            add(one)
+        return one
+
+    def data(one):
+        utils.add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+        one.add_argument("--seed", type=int, default=0, help="of every random draw")
+
+    def titles(one):
+        one.add_argument("--titles", nargs="+", help="names in the picture; default: of the folders")
+
+    one = command(tsne, titles)
+    one.add_argument("--features", nargs="+", required=True, help="folders of retrieval.py --save_features --per_clip")
+    one.add_argument("--part", choices=["train", "test"], default="train", help="list of videos")
+    one.add_argument("--videos", type=int, default=200, help="of the list, evenly spread")
+    one.add_argument("--seed", type=int, default=0, help="of t-SNE")
+    one = command(gallery, data)
+    one.add_argument("--features", required=True, help="folder of retrieval.py --save_features")
+    one.add_argument("--queries", type=int, default=6, help="test videos, evenly spread over their list")
+    one.add_argument("--found", type=int, default=5, help="nearest training videos of each")
+    one = command(confusion)
+    one.add_argument("--test", type=Path, required=True, help="folder of a test, or of one of its splits")
+    one = command(classes, titles)
+    one.add_argument("--test", type=Path, nargs="+", required=True, help="folders of tests, or of their splits")
+    one = command(curves, titles)
+    one.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of pretraining or fine-tuning runs")
+    one.add_argument("--measures", nargs="+", help=f"of log.jsonl; default: those there are of {', '.join(MEASURES)}")
+    for draw in (views, segments):
+        one = command(draw, data)
+        one.add_argument("--names", nargs="+", metavar="CLASS/VIDEO", help="training videos; default: evenly spread")
+        one.add_argument("--videos", type=int, default=3, help="how many, where none are named")
+        one.add_argument("--epoch", type=int, default=0, help="whose random draws are shown")
+        one.add_argument("--time_reverse", type=float, default=0.5, help="as of train.py")
+        one.add_argument("--n_series", type=int, default=2, help="segments of a clip")
+    one = command(timeline, data, titles)
+    utils.add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
+    one.add_argument("--pretrain", nargs="+", required=True, metavar="PATH|random", help="weights, a panel each")
+    one.add_argument("--video", metavar="CLASS/VIDEO", help="test video; default: the longest")
+    one.add_argument("--n_series", type=int, default=2, help="a segment has seq_len / n_series frames")
+    one.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    return top
+
+
+# --- of features ---------------------------------------------------------------------------------------------
+
+def tsne(args):
+    """t-SNE of the features of single clips, one point a clip, coloured by class, a panel a folder of features.
+
+    Features are centred and L2-normalised as for retrieval, then reduced to 50 dimensions where they have more. The
+    points are written to --out with the ending .csv too.
+    """
+    rows = []
+    for folder, title in zip(args.features, titles_of(args, args.features), strict=True):
+        clips, _, names, _ = read_features(folder, args.part, "--features", "clips")
+        chosen = evenly(len(names), args.videos)
+        points = tsne_of(clips[chosen], args.seed)
+        for name, own in zip(names[chosen], points, strict=True):
+            rows += [(title, name, clip, *point) for clip, point in enumerate(own)]
+    table = pd.DataFrame(rows, columns=["panel", "video", "clip", "x", "y"])
+    target = args.out.with_suffix("") if args.out.suffix[1:] in KINDS else args.out
+    target.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(target.with_name(f"{target.name}.csv"), index=False, float_format="%.2f")
+    return draw_tsne(table)
+
+
+def tsne_of(clips, seed):
+    """Clip features (V, K, D) -> points (V, K, 2)."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    flat = clips.reshape(-1, clips.shape[-1]).astype(np.float64)
+    flat = flat - flat.mean(axis=0)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-12)
+    if min(flat.shape) > 50:
+        flat = PCA(50, random_state=seed).fit_transform(flat)
+    if len(flat) < 4:
+        raise DataError(f"--features: {len(flat)} clips are too few for t-SNE")
+    points = TSNE(init="pca", perplexity=min(30, (len(flat) - 1) / 3), random_state=seed).fit_transform(flat)
+    return points.reshape(*clips.shape[:2], 2)
+
+
+def draw_tsne(table):
+    """Figure of the table that tsne writes."""
+    labels, class_names = pd.factorize(table["video"].str.partition("/")[0], sort=True)
+    return pictures.scatter([(title, rows[["x", "y"]].to_numpy(), labels[rows.index])
+                             for title, rows in table.groupby("panel", sort=False)], class_names)
+
+
+def gallery(args):
+    """Test videos with the training videos nearest to them: class, right or wrong, similarity.
+
+    Similarity is retrieval's: the cosine of features centred by the mean of their list.
+    """
+    utils.check_data_flags(args)
+    utils.positive(args, "queries", "found")
+    (test, _, queries, _), (train, _, names, _) = (read_features(args.features, part, "--features")
+                                                   for part in ("test", "train"))
+    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("test", "train")}
+    for part, own in (("test", queries), ("train", names)):
+        if own.tolist() != lists[part].names.tolist():
+            raise DataError(f"--features: {args.features} is of another list than {args.dataset}'s {part} list of "
+                            f"split {args.split}")
+    query, near = (F.normalize(x - x.mean(dim=0), dim=1) for x in map(torch.from_numpy, (test, train)))
+    chosen = evenly(len(queries), args.queries)
+    found = nearest(query[chosen], near, min(args.found, len(near)))
+    cosines = (query[chosen][:, None] * near[found]).sum(dim=2)
+    reader = frames_at(args, SMALL)
+    return pictures.gallery([
+        (middle(reader, lists["test"], q), class_of(queries[q]),
+         [(middle(reader, lists["train"], g), class_of(names[g]), float(cosine)) for g, cosine in zip(own, line,
+                                                                                                      strict=True)])
+        for q, own, line in zip(chosen, found.numpy(), cosines, strict=True)])
+
+
+# --- of tests and runs ---------------------------------------------------------------------------------------
+
+def confusion(args):
+    """Confusion matrix of a test."""
+    path = split_folder(args.test) / "confusion.csv"
+    table = pd.read_csv(path, index_col=0)
+    counts = table.to_numpy()
+    return pictures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), table.columns)
+
+
+def classes(args):
+    """Accuracy of each class in one test or several, in the order in which the first differs from the last."""
+    tables = {title: pd.read_csv(split_folder(folder) / "classes.csv").set_index("class")["accuracy"]
+              for title, folder in zip(titles_of(args, args.test), args.test, strict=True)}
+    first = next(iter(tables.values()))
+    for title, table in tables.items():
+        if not table.index.equals(first.index):
+            raise DataError(f"--test: {title} has other classes than {next(iter(tables))}")
+    return pictures.class_bars(first.index.to_numpy(), {title: table.to_numpy() for title, table in tables.items()})
+
+
+def curves(args):
+    """Losses, R@1 and other measures of several runs over their epochs; runs called ..._seed<N> look the same."""
+    logs = [(SEED.sub("", title), read_log(folder))
+            for title, folder in zip(titles_of(args, args.runs), args.runs, strict=True)]
+    known = {name for _, rows in logs for row in rows for name in row}
+    measures = args.measures or [name for name in MEASURES if name in known]
+    if missing := [name for name in measures if name not in known]:
+        raise DataError(f"--measures {' '.join(missing)}: in none of the logs; there are {', '.join(sorted(known))}")
+    return pictures.curves({measure: [
+        (title, *np.array([(row["epoch"] + 1, row[measure]) for row in rows if measure in row]).T)
+        for title, rows in logs if any(measure in row for row in rows)] for measure in measures})
+
+
+def read_log(folder):
+    """Rows of a run's log.jsonl."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        raise DataError(f"--runs: {path} does not exist: name folders of train.py's or finetune.py's runs")
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    if not rows:
+        raise DataError(f"--runs: {path} has no epoch yet")
+    return rows
+
+
+def split_folder(folder):
+    """The folder of a test's first split, or the folder itself where it is one."""
+    found = next((path for path in (folder, *sorted(folder.glob("split*"))) if (path / "classes.csv").is_file()), None)
+    if found is None:
+        raise DataError(f"--test: {folder} holds no results of test.py")
+    return found
+
+
+# --- of videos -----------------------------------------------------------------------------------------------
+
+def views(args):
+    """The three augmented views of training videos, exactly as train.py with these flags sees them."""
+    rows = []
+    for name, clips, _ in samples(args):
+        for number, clip in enumerate(clips, 1):
+            rows.append((f"{short(name)}\nview {number}", *frames_and_segments(clip, range(args.n_series))))
+    return pictures.sheet(rows)
+
+
+def segments(args):
+    """View 3 of training videos and its segments as shuffle-rank shuffles them; a segment keeps its colour."""
+    rows = []
+    for name, clips, permutation in samples(args):
+        shuffled = shuffle_segments(clips[2:].transpose(1, 2).contiguous(), permutation[None]).transpose(1, 2)[0]
+        order = permutation.tolist()
+        note = " (the identity, drawn)" if order == sorted(order) else ""
+        rows += [(f"{short(name)}\nview 3", *frames_and_segments(clips[2], range(args.n_series))),
+                 (f"shuffled{note}", *frames_and_segments(shuffled, order))]
+    return pictures.sheet(rows)
+
+
+def samples(args):
+    """Yields (name, views (3, T, 3, H, W) in [0, 1], permutation (n,)) of training videos."""
+    utils.check_data_flags(args)
+    utils.positive(args, "videos", "n_series")
+    if args.seq_len % args.n_series:
+        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+    videos = open_list(args.dataset, "train", args.split, args.storage)
+    if unknown := set(args.names or ()) - set(videos.names.tolist()):
+        raise DataError(f"--names {' '.join(sorted(unknown))}: not in the training list of {args.dataset}, "
+                        f"split {args.split}")
+    chosen = (np.flatnonzero(np.isin(videos.names, args.names)) if args.names else evenly(len(videos), args.videos))
+    data = utils.clip_dataset(args, videos, PretrainViews(args.seq_len, args.ds, args.time_reverse),
+                              RandomCrop(args.img_dim), PretrainDraw(args.n_series, args.img_dim))
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    for index in chosen.tolist():
+        sample = data[args.epoch, index]
+        clips = prepare(sample["clips"][None], sample["augment"][None])[0].transpose(1, 2)
+        yield videos.names[index], (clips * std + mean).clamp(0, 1), sample["permutation"]
+
+
+def frames_and_segments(clip, order):
+    """A clip (T, 3, H, W) whose segments stand in `order` -> (some frames (H, W, 3) uint8, the colour of each)."""
+    chosen = evenly(len(clip), SHOWN)
+    frames = (clip[chosen] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    order = list(order)
+    return list(frames), [pictures.COLOURS[order[i * len(order) // len(clip)]] for i in chosen]
+
+
+def timeline(args):
+    """Similarity over time between the segments of one long video, a panel for each of the weights.
+
+    Segments of seq_len / n_series frames at stride ds follow each other without overlap, each encoded alone; the
+    features are centred by the mean over 64 other videos of the list, similarity is the cosine.
+    """
+    device = utils.start(args)
+    utils.check_data_flags(args)
+    utils.positive(args, "n_series")
+    args.dry_run = False
+    length = args.seq_len // args.n_series
+    videos = open_list(args.dataset, "test", args.split, args.storage)
+    if args.video and args.video not in videos.names:
+        raise DataError(f"--video {args.video} is not in the test list of {args.dataset}, split {args.split}")
+    index = int(np.flatnonzero(videos.names == args.video)[0] if args.video else videos.num_frames.argmax())
+    if videos.num_frames[index] < 3 * length * args.ds:
+        raise DataError(f"--video {videos.names[index]} has {videos.num_frames[index]} frames, fewer than 3 "
+                        f"segments of {length} frames at stride {args.ds}")
+    one, others = videos.subset([index]), videos.subset(np.delete(np.arange(len(videos)), index))
+    others = others.subset(evenly(len(others), 64))
+    panels = []
+    for weights, title in zip(args.pretrain, titles_of(args, args.pretrain), strict=True):
+        backbone = evaluation.placed(backbone_of(args, weights), device)
+
+        def features(some, sampler, average, network=backbone):
+            data = utils.clip_dataset(args, some, sampler, FixedCrops(args.img_dim))
+            return utils.over_videos(lambda clips: pooled(network, clips), data, args, device, "features", average)
+
+        centre = features(others, EvenClips(length, args.ds, 1), True).mean(dim=0)
+        own = features(one, EverySegment(length, args.ds), False).view(-1, len(centre))
+        unit = F.normalize(own - centre, dim=1)
+        panels.append((title, (unit @ unit.T).numpy()))
+    starts = np.arange(len(own)) * length * args.ds
+    shown = frames_at(args, SMALL).read(one.names[0], evenly(int(one.num_frames[0]), SHOWN))[0]
+    figure = pictures.timeline(panels, list(shown), starts)
+    figure.suptitle(one.names[0], fontsize=9)
+    return figure
+
+
+class EverySegment:
+    """All segments of a video, one after the other."""
+
+    def __init__(self, length, ds):
+        self.length, self.ds = length, ds
+
+    def __call__(self, num_frames, rng):
+        """-> (S, length) int64"""
+        step = self.length * self.ds
+        return np.arange(num_frames // step)[:, None] * step + np.arange(self.length) * self.ds
+
+
+def backbone_of(args, weights):
+    """The backbone with these weights."""
+    utils.seed_everything(args.seed)
+    checkpoint = utils.open_weights(args, weights)
+    net, width = utils.net_of(args, checkpoint, weights)
+    backbone = build_backbone(net, width)
+    if checkpoint:
+        utils.load_pretrained(backbone, checkpoint, weights)
+    return backbone
+
+
+# --- what they share -----------------------------------------------------------------------------------------
+
+def evenly(length, count):
+    """At most `count` of 0..length - 1, evenly spread -> (N,) int64"""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(np.int64))
+
+
+def titles_of(args, paths):
+    """--titles, or the names of runs that `paths` are of."""
+    titles = args.titles or [utils.weights_name(path) if Path(path).is_file() else Path(path).name for path in paths]
+    if len(titles) != len(paths):
+        raise UsageError(f"--titles: {len(titles)} for {len(paths)} panels, give one each")
+    return titles
+
+
+def class_of(name):
+    return name.partition("/")[0]
+
+
+def short(name):
+    """Name of a video without its class."""
+    return name.rpartition("/")[2]
+
+
+def frames_at(args, size):
+    return FrameReader(local_dataset(args.dataset).root(args.storage), size, advice(args.storage, args.dataset),
+                       SOURCES[args.storage])
+
+
+def middle(reader, videos, index):
+    """Middle frame of a video (h, w, 3) uint8."""
+    return next(reader.read(videos.names[index], np.array([videos.num_frames[index] // 2]))[0])
+
+
+def main(argv):
+    args = parser().parse_args(argv)
+    figure = args.draw(args)
+    kind = args.out.suffix[1:]
+    written = pictures.save(figure, args.out.with_suffix("") if kind in KINDS else args.out,
+                            [kind] if kind in KINDS else KINDS)
+    print(*written)
+
+
+if __name__ == "__main__":
+    run(main)
