@@ -9,7 +9,7 @@ import pytest
 from helpers import REPOSITORY, environment
 
 import retrieval
-from benchmarks import common, evaluate, scaling
+from benchmarks import common, evaluate, monitors, scaling
 from dataset.local_dataset import DATASETS
 from models.failures import UsageError
 
@@ -62,6 +62,18 @@ def test_evaluate(tmp_path, videos, monkeypatch):
     evaluate.main(["--videos", str(videos), "--count", "2", "--width", "0.0625", "--workers", "0", "--out",
                    str(tmp_path / "out.md")])
     check((tmp_path / "out.md").read_text())
+
+
+def test_monitors(tmp_path, videos, monkeypatch):
+    """The table; and shares of what is trained, the last incomplete batch being left out."""
+    monkeypatch.setitem(DATASETS, "benchmark", None)
+    monkeypatch.setattr(monitors, "alone", lambda function, *arguments: function(*arguments))
+    small = ["--eval_videos", "4", "--batch_size", "2", "--img_dim", "24", "--width", "0.0625", "--workers", "0",
+             "--rounds", "1"]
+    monitors.main(["--videos", str(videos), *small, "--out", str(tmp_path / "out.md")])
+    check((tmp_path / "out.md").read_text())
+    args = monitors.flags().parse_args(["--batch_size", "4", "--eval_every", "10"])
+    assert monitors.share(args, 2.0, 96.0, 443) == pytest.approx(96 / (10 * 6 * 16 * 2))
 
 
 def test_scaling(tmp_path):

@@ -1,0 +1,135 @@
+"""What `train.py --eval_every` costs: a look at the features against the training steps between two looks.
+
+    python benchmarks/monitors.py --out benchmarks/results/monitors.md      about 15 minutes on 2 cores
+
+A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
+is logged. A look is train.look_at_features as a run calls it, workers, decoding and measures included. Weights are
+random; each mode is measured in a process of its own.
+"""
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import train
+import utils
+from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
+from benchmarks.step import Step
+from dataset import local_dataset
+from dataset.augment import PretrainDraw, prepare
+from dataset.crops import RandomCrop
+from dataset.lists import open_list
+from dataset.loader import TrainBatches
+from dataset.sampling import PretrainViews
+from models.dualvar import parse_mode
+from models.failures import UsageError, run
+
+NET, MODES = "r3d", ("clip", "clip-sr-tc")
+LISTS = (443, 9537)  # training videos of five classes of UCF101, and of all its split 1
+USUAL = train.flags().get_default
+BATCH, LIMIT = USUAL("batch_size"), 0.05
+
+
+def flags():
+    parser = new_parser("benchmarks/monitors.py", __doc__, videos=True)
+    parser.add_argument("--eval_every", type=int, default=USUAL("eval_every"), help="epochs between looks")
+    parser.add_argument("--eval_videos", type=int, default=USUAL("eval_videos"), help="videos that are looked at")
+    parser.add_argument("--batch_size", type=int, default=4, help="videos of the step that is measured; train.py's "
+                                                                  f"{BATCH} are taken to last in proportion")
+    parser.add_argument("--img_dim", type=int, default=USUAL("img_dim"), help="side of the clips, pixels")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplies the network's channels")
+    parser.add_argument("--workers", type=int, default=USUAL("workers"), help="loader processes of a look")
+    parser.add_argument("--rounds", type=int, default=2, help="steps, of which the fastest counts")
+    return parser
+
+
+class LoadedStep(Step):
+    """A step of a mode from a batch as the loader gives it; its augmentation is part of the step."""
+
+    def __init__(self, args, mode, videos):
+        super().__init__(args, NET, "--dataset", "benchmark", "--mode", mode, "--width", str(args.width), "--workers",
+                         str(args.workers))
+        utils.check_data_flags(self.args)
+        sampler = PretrainViews(self.args.seq_len, self.args.ds, views=3 if "sr" in parse_mode(mode) else 2)
+        data = utils.clip_dataset(self.args, videos, sampler, RandomCrop(args.img_dim),
+                                  PretrainDraw(self.args.n_series, args.img_dim))
+        self.batch = default_collate([data[0, index % len(data)] for index in range(args.batch_size)])
+
+    def __call__(self):
+        self.views = prepare(self.batch["clips"].to(self.device), self.batch["augment"])
+        self.permutation = self.batch["permutation"].to(self.device)
+        super().__call__()
+
+    def look(self, videos):
+        """Seconds of a look at `videos`."""
+        args = argparse.Namespace(**{**vars(self.args), "batch_size": BATCH})
+        start = time.perf_counter()
+        train.look_at_features(self.model, videos, args, self.device)  # its features come back to the CPU
+        return time.perf_counter() - start
+
+
+def measure(args, mode, root):
+    """-> seconds of a step and of a look, precision of the steps"""
+    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
+    videos = open_list("benchmark", "train", 1)
+    watched = videos.subset(np.arange(args.eval_videos) % len(videos))  # few videos are looked at more than once
+    step = LoadedStep(args, mode, videos)
+    seconds = alternate({"step": step}, args.rounds)["step"]
+    step.optimizer.zero_grad(set_to_none=True)
+    step.look(watched.subset([0, -1]))  # what the first call of all loads
+    return seconds, step.look(watched), step.args.precision
+
+
+def share(args, step, look, videos):
+    """Seconds of a look by those of the steps between two, for a list of `videos` in batches of BATCH."""
+    return look / (args.eval_every * len(TrainBatches(videos, BATCH)) * BATCH / args.batch_size * step)
+
+
+def rows(args, root):
+    """Rows of the table, and the precisions that the steps came to."""
+    lines, precisions = [], set()
+    for mode in MODES:
+        step, look, precision = alone(measure, args, mode, root)
+        shares = [share(args, step, look, videos) for videos in LISTS]
+        shown = [f"{100 * value:.2f} %" + (": **missed**" if value > LIMIT else "") for value in shares]
+        lines.append([f"{mode}, {3 if 'sr' in parse_mode(mode) else 2} views", f"{step:.3g} s", f"{look:.3g} s",
+                      *shown, f"{100 * LIMIT:g} %"])
+        precisions.add(precision)
+        print(*lines[-1], file=sys.stderr, flush=True)
+    return lines, precisions
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    utils.positive(args, "eval_every", "batch_size", "img_dim", "width", "rounds")
+    utils.not_negative(args, "workers")
+    if args.eval_videos < 2:
+        raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        source = choose(args.videos, args.eval_videos, root / "videos")
+        videos = extract(root / "videos", root / "frames", 128)
+        write_lists(root, videos, "train")
+        lines, precisions = rows(args, root)
+    epochs = " and ".join(str(len(TrainBatches(n, BATCH))) for n in LISTS)
+    write(args.out, [
+        *heading("Looks at the features during pretraining",
+                 f"{NET} x {args.width:g}, clips of {USUAL('seq_len')} x {args.img_dim} x {args.img_dim}, "
+                 f"{torch.get_num_threads()} threads; steps in {' and '.join(sorted(precisions))}, the fastest of "
+                 f"{args.rounds}",
+                 f"A look, every {args.eval_every} epochs: {args.eval_videos} videos ({len(videos)} there are, of "
+                 f"{source}, 128 high), two clips each, in float32, {args.workers} workers",
+                 f"A step of {BATCH} videos is taken to last {BATCH / args.batch_size:g} times the one measured; an "
+                 f"epoch is {epochs} of them"),
+        *table(["mode", f"a step of {args.batch_size} videos", "a look",
+                *(f"a look / steps between, {n:,} videos" for n in LISTS), "limit"], lines)])
+
+
+if __name__ == "__main__":
+    run(main)
