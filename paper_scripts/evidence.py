@@ -1,6 +1,6 @@
 """Table of paper_scripts/run/evidence.sh: each mode's measures, mean and deviation over seeds.
 
-    python paper_scripts/evidence.py log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
+    python -m paper_scripts.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
 """
 import argparse
 import json
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from paper_scripts.page import markdown
 
 CELL = re.compile(r"(?P<mode>thumbnail|random|[a-z-]+)_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
 ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")
@@ -36,29 +38,25 @@ def measures(log, name):
 def collect(log):
     """-> a row for each cell there is, as a DataFrame."""
     names = sorted({path.name for path in (log / "retrieval").glob("*") if CELL.fullmatch(path.name)})
-    return pd.DataFrame([{**CELL.fullmatch(name).groupdict(), **measures(log, name)} for name in names])
+    return pd.DataFrame([{"name": name, **CELL.fullmatch(name).groupdict(), **measures(log, name)} for name in names])
 
 
-def table(cells):
-    """Markdown lines of each data set and split: a row for each mode."""
-    lines = []
-    for (dataset, split), rows in cells.groupby(["dataset", "split"]):
-        columns = [name for name in rows.columns if name not in ("mode", "dataset", "split", "seed")
-                   and rows[name].notna().any()]
-        lines += ["", f"{dataset}, split {split}", "", "| mode | seeds | " + " | ".join(columns) + " |",
-                  "|---|" + "---:|" * (len(columns) + 1)]
-        for mode in sorted(rows["mode"].unique(), key=ORDER.index):
-            mine = rows[rows["mode"] == mode]
-            cells_of_mode = [mode, str(len(mine)), *(shown(mine[name].dropna()) for name in columns)]
-            lines.append(f"| {' | '.join(cells_of_mode)} |")
-    return lines[1:]
+def summary(cells):
+    """Of a data set's and split's cells: a row for each mode, mean and deviation over its seeds -> DataFrame."""
+    columns = [name for name in cells.columns if name not in ("name", "mode", "dataset", "split", "seed")
+               and cells[name].notna().any()]
+    rows = []
+    for mode in sorted(cells["mode"].unique(), key=ORDER.index):
+        mine = cells[cells["mode"] == mode]
+        rows.append({"mode": mode, "seeds": len(mine), **{name: over_seeds(mine[name].dropna()) for name in columns}})
+    return pd.DataFrame(rows)
 
 
-def shown(values):
-    """"0.512 +- 0.013" of several seeds, "0.512" of one, "" of none."""
+def over_seeds(values):
+    """"0.512 ± 0.013" of several seeds, "0.512" of one, "" of none."""
     if values.empty:
         return ""
-    return f"{values.mean():.3f}" + (f" +- {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
 def main():
@@ -69,11 +67,12 @@ def main():
     cells = collect(args.log)
     if cells.empty:
         parser.error(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet")
-    text = "\n".join(table(cells)) + "\n"
+    text = "\n".join(f"{dataset}, split {split}\n\n{markdown(summary(rows))}"
+                     for (dataset, split), rows in cells.groupby(["dataset", "split"]))
     print(text)
     if args.out:
         args.out.write_text(text)
-        cells.to_csv(args.out.with_suffix(".csv"), index=False)
+        cells.drop(columns="name").to_csv(args.out.with_suffix(".csv"), index=False)
 
 
 if __name__ == "__main__":

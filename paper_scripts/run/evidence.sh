@@ -32,7 +32,7 @@ cell() {
     local name=$1 weights=$2 seed=$3 runs=$LOG/evidence
     if [ ! -e "$runs/retrieval/$name/results.json" ]; then
         "$PYTHON" retrieval.py "${common[@]}" --seed "$seed" --pretrain "$weights" --name "$name" \
-            --save_features "$runs/features/$name"
+            --save_features "$runs/features/$name" --per_clip
     fi
     if [ ! -e "$runs/features/$name/probe.json" ]; then
         "$PYTHON" -m models.probe --dataset "$DATASET" --features "$runs/features/$name"
@@ -60,4 +60,4 @@ for seed in $SEEDS; do
         cell "$name" "$weights/model/backbone.pth.tar" "$seed"
     done
 done
-"$PYTHON" paper_scripts/evidence.py "$LOG/evidence"
+"$PYTHON" -m paper_scripts.evidence "$LOG/evidence"

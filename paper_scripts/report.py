@@ -1,0 +1,360 @@
+"""One page about what a folder of runs holds: results, the paper's beside them, curves, pictures, flags.
+
+    python -m paper_scripts.report log/dualvar --experiment demo
+    python -m paper_scripts.report log/evidence --dataset ucf101-5class
+
+Writes <log>/report/<experiment, data set or all>/: index.html, which needs no other file and no network; tables/ with
+each table as Markdown, LaTeX and CSV; pictures/ as PNG, PDF and SVG. What is not there is said on the page.
+"""
+import argparse
+import json
+import shlex
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import utils
+from dataset.lists import DataError, open_list
+from models.checkpoint import CheckpointError
+from models.failures import UsageError, explain, run
+from models.session import RunError
+from paper_scripts import evidence, paper, pictures
+from paper_scripts.page import Page, shown
+
+STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}
+TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}
+MODES = {mode: i for i, mode in enumerate(evidence.ORDER)}
+MOST_PANELS = 4  # of pictures side by side
+
+
+def flags():
+    parser = argparse.ArgumentParser("python -m paper_scripts.report", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
+    parser.add_argument("--experiment", help="only what is called so, or so and _ and more")
+    parser.add_argument("--dataset", help="only what was tested, or trained, on this data set")
+    parser.add_argument("--planned", nargs="*", default=[], metavar="STAGE/NAME",
+                        help="what there should be: what is not there is said")
+    parser.add_argument("--out", type=Path, help="folder; default: <log>/report/<experiment, data set or all>")
+    return parser
+
+
+# --- what there is -------------------------------------------------------------------------------------------
+
+class Run:
+    """A folder that a stage wrote: name, stage, flags, the rest of its JSON file, and where it lies."""
+
+    def __init__(self, path, stage):
+        self.folder, self.name, self.stage = path.parent, path.parent.name, stage
+        try:
+            self.facts = json.loads(path.read_text())
+            self.flags = self.facts["flags"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}): remove it, or run its stage again") from error
+
+    def rows(self):
+        """Of log.jsonl, a dictionary an epoch."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def find(log, experiment, dataset):
+    """-> {"pretrain", "last", "ft", "retrieval", "test": [Run]} of a folder, by name."""
+    found = {}
+    for stage, file in [*((stage, "flags.json") for stage in STAGES), ("retrieval", "results.json"),
+                        ("test", "results.json")]:
+        runs = [Run(path, stage) for path in sorted((log / stage).glob(f"*/{file}"))]
+        runs.sort(key=lambda one: (MODES.get(one.name.partition("_")[0], -1), one.name))
+        found[stage] = [one for one in runs
+                        if (experiment is None or one.name == experiment or one.name.startswith(f"{experiment}_"))
+                        and (dataset is None or one.flags["dataset"] == dataset)]
+    return found
+
+
+def origin(one, found):
+    """The pretraining run behind a retrieval, a test or a fine-tuning run, if it is among those found."""
+    if one.stage == "test":
+        trained = {run.name: run for stage in ("ft", "last") for run in found[stage]}
+        one = trained.get(utils.weights_name(one.flags["checkpoint"] or ""), one)
+    name = utils.weights_name(one.flags.get("pretrain") or "")
+    return next((run for run in found["pretrain"] if run.name == name), None)
+
+
+def results(found):
+    """A row for each result -> DataFrame."""
+    rows = []
+    for one in found["retrieval"]:
+        row = {"run": one.name, "what": "retrieval", "data set": where(one), "videos": one.facts["queries"],
+               **{k: v for k, v in one.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
+        probe = Path(one.flags.get("save_features") or "") / "probe.json"
+        if one.flags.get("save_features") and probe.is_file():
+            linear = json.loads(probe.read_text())["linear"]
+            row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
+        rows.append(row)
+    for one in found["test"]:
+        kind = TESTED.get(Path(one.flags["checkpoint"] or "").parent.parent.parent.name, "test")
+        for split, values in one.facts["results"].items():
+            rows.append({"run": one.name, "what": kind, "data set": f"{one.flags['dataset']} {split}",
+                         "videos": int(values["videos"]), "top-1": values["top1"], "top-5": values["top5"],
+                         "mean class": values["mean_class"]})
+    return pd.DataFrame(rows)
+
+
+def where(one):
+    return f"{one.flags['dataset']} split{int(one.flags['split']):02d}"
+
+
+def beside_the_paper(found):
+    """A row for the first seed of each retrieval and test, with the paper's figures of that kind -> DataFrame."""
+    rows = []
+    for one in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
+        before = origin(one, found)
+        if before is None:
+            continue
+        if one.stage == "retrieval":
+            theirs, dataset, measures = paper.RETRIEVAL["DualVar"], "UCF101", [f"R@{k}" for k in (1, 5, 10)]
+            figures = [(one.facts["results"].get(name), theirs[int(name[2:])]) for name in measures]
+        else:
+            method = "DualVar (MoCo)" if before.flags["framework"] == "moco" else "DualVar (SimCLR)"
+            pretrained, dataset = (("K400" if before.flags["dataset"] == "k400" else "UCF101"),
+                                   "HMDB51" if one.flags["dataset"] == "hmdb51" else "UCF101")
+            theirs = {row[:2]: dict(zip(("UCF101", "HMDB51"), row[2:], strict=True)) for row in paper.FINETUNED}
+            if (method, pretrained) not in theirs:
+                continue
+            measures = ["top-1"]
+            figures = [(list(one.facts["results"].values())[-1]["top1"], theirs[method, pretrained][dataset])]
+        rows.append({"run": one.name, "measure": ", ".join(measures),
+                     "ours": ", ".join("-" if own is None else f"{100 * own:.1f}" for own, _ in figures),
+                     "paper's": ", ".join(f"{value:.1f}" for _, value in figures), "on": dataset,
+                     "what differs (ours for paper's)": differences(one, before, dataset)})
+    return pd.DataFrame(rows)
+
+
+def differences(one, before, dataset):
+    """Text: flags of a result, and of the pretraining behind it, that differ from the paper's."""
+    found = [] if one.flags["dataset"] == dataset.lower() else [f"data set {one.flags['dataset']} for {dataset}"]
+    for mine, stage in ((one, one.stage), (before, "pretrain")):
+        for flag, theirs in paper.PROTOCOL[stage].items():
+            own = mine.flags.get(flag, theirs)
+            text = f"{flag} {own} for {theirs}"
+            if own is not None and own != theirs and text not in found:
+                found.append(text)
+    return ", ".join(found) or "nothing that is a flag"
+
+
+def runs_table(found):
+    rows = []
+    for stage, text in STAGES.items():
+        for one in found[stage]:
+            log, own = one.rows(), one.flags
+            steps = int(one.facts["videos"]) // one.facts["effective_batch"]
+            seconds = sum(row.get("time/step", 0) for row in log) * steps
+            rows.append({
+                "run": one.name, "stage": text, "data": f"{where(one)}, {one.facts['videos']} videos",
+                "mode": own.get("mode", own.get("train_what")), "network": f"{own['net']} × {own['width']:g}",
+                "clip": f"{own['seq_len']} at stride {own['ds']}, {own['img_dim']} px",
+                "epochs": f"{len(log)}/{own['epochs']}", "batch": one.facts["effective_batch"], "lr": own["lr"],
+                "seed": own["seed"], "training": f"{seconds / 60:.1f} min", "on": one.facts["gpu"] or "CPU",
+                "processes": one.facts["processes"], "commit": one.facts["commit"]})
+    return pd.DataFrame(rows)
+
+
+def data_table(found):
+    """Videos, classes and frames of each list that was used -> DataFrame, sentences about those that are not here."""
+    rows, missing = [], []
+    for dataset, split, storage in sorted({(one.flags["dataset"], int(one.flags["split"]), one.flags["storage"])
+                                           for runs in found.values() for one in runs if one.flags["split"] != "all"}):
+        for part in ("train", "test"):
+            try:
+                videos = open_list(dataset, part, split, storage)
+            except DataError as error:
+                missing.append(str(error))
+                continue
+            low, middle, high = np.percentile(videos.num_frames, [0, 50, 100]).astype(int)
+            per_class = np.bincount(videos.labels, minlength=len(videos.classes))
+            rows.append({"data set": dataset, "split": str(split), "list": part, "videos": len(videos),
+                         "classes": len(videos.classes), "videos a class": f"{per_class.min()} - {per_class.max()}",
+                         "frames: least": low, "median": middle, "most": high})
+    return pd.DataFrame(rows), missing
+
+
+def not_run(found, planned):
+    """Sentences about what there should be and is not, or is not finished."""
+    done = {f"{stage}/{one.name}" for stage, runs in found.items() for one in runs}
+    lines = [f"{name}: not run" for name in planned if name not in done]
+    for stage in STAGES:
+        for one in found[stage]:
+            epochs = len(one.rows())
+            if epochs < one.flags["epochs"]:
+                lines.append(f"{stage}/{one.name}: {epochs} of {one.flags['epochs']} epochs, not its end")
+    everything = [one for runs in found.values() for one in runs]
+    if not any(one.facts["gpu"] for one in everything):
+        lines.append("no GPU: everything here ran on CPUs")
+    return lines
+
+
+# --- pictures ------------------------------------------------------------------------------------------------
+
+def first_seeds(runs):
+    """Of runs that differ in their seed alone the first."""
+    first = {}
+    for one in runs:
+        first.setdefault(pictures.SEED.sub("", one.name), one)
+    return list(first.values())
+
+
+def representatives(runs):
+    """What stands side by side: first seeds, without the thumbnail floor; random weights where little else is there."""
+    chosen = [one for one in first_seeds(runs) if one.flags.get("pretrain") != "thumbnail"]
+    trained = [one for one in chosen if one.flags.get("pretrain") != "random"]
+    return (trained if len(trained) > 2 else chosen)[:MOST_PANELS]
+
+
+def title(one):
+    """Short name for a panel: the mode of an evidence cell, or the run's name."""
+    match = evidence.CELL.fullmatch(one.name)
+    return match["mode"] if match else one.name
+
+
+def wanted(found, datasets):
+    """Pictures to draw: (file, caption, arguments of paper_scripts.pictures)."""
+    for stage, text in STAGES.items():
+        if found[stage]:
+            note = " (R@1 among training videos of other recordings)" if stage == "pretrain" else ""
+            yield (f"curves_{stage}", f"{text.capitalize()}: what was measured over the epochs{note}.",
+                   ["curves", "--runs", *(str(one.folder) for one in found[stage])])
+    for dataset in datasets:
+        searched = representatives([one for one in found["retrieval"] if one.flags["dataset"] == dataset
+                                    and one.flags.get("save_features")])
+        if searched:
+            folders = [one.flags["save_features"] for one in searched]
+            yield (f"tsne_{dataset}", f"{dataset}: t-SNE of training features, one point a clip, coloured by class. "
+                   "Clips of one video that fall on one point have lost their differences.",
+                   ["tsne", "--features", *folders, "--titles", *map(title, searched)])
+            last = searched[-1]
+            yield (f"gallery_{dataset}", f"{dataset}, {last.name}: test videos and the five nearest training videos, "
+                   "with cosines; ✓ same class, ✗ another.", ["gallery", "--features", folders[-1], *data_flags(last)])
+        tests = representatives([one for one in found["test"] if one.flags["dataset"] == dataset])
+        if tests:
+            pair = [tests[0], tests[-1]] if len(tests) > 1 else tests
+            yield (f"classes_{dataset}", f"{dataset}: accuracy of each class, in the order in which the runs differ.",
+                   ["classes", "--test", *(str(one.folder) for one in pair), "--titles", *map(title, pair)])
+            yield (f"confusion_{dataset}", f"{dataset}, {tests[-1].name}: confusion of the test.",
+                   ["confusion", "--test", str(tests[-1].folder)])
+        trained = representatives([one for one in found["pretrain"] if one.flags["dataset"] == dataset])
+        if trained:
+            own = data_flags(trained[-1]) + ["--n_series", str(trained[-1].flags["n_series"])]
+            seen = own + ["--time_reverse", str(trained[-1].flags["time_reverse"])]
+            yield f"views_{dataset}", f"{dataset}: augmented views of training videos, as in epoch 0.", ["views", *seen]
+            yield (f"segments_{dataset}", f"{dataset}: view 3 and its segments as shuffle-rank shuffles them.",
+                   ["segments", *seen])
+            weights = [one for one in trained if (one.folder / "model" / "backbone.pth.tar").is_file()]
+            if weights:
+                yield (f"timeline_{dataset}", f"{dataset}: cosine between the segments of the longest test video, each "
+                       "encoded alone, centred by the mean of other videos.",
+                       ["timeline", *own, "--pretrain",
+                        *(str(one.folder / "model" / "backbone.pth.tar") for one in weights),
+                        "--titles", *map(title, weights)])
+
+
+def data_flags(one):
+    """How a run read its videos, as flags."""
+    found = []
+    for name in ("dataset", "split", "storage", "seq_len", "ds", "img_dim", "seed"):
+        found += [f"--{name}", str(one.flags[name])]
+    return found + ["--resize", "x".join(map(str, one.flags["resize"]))]
+
+
+def draw(page, found, datasets):
+    """Draw all pictures into the page -> sentences about those that could not be drawn."""
+    failed = []
+    for name, caption, argv in wanted(found, datasets):
+        argv += ["--out", str(page.folder / "pictures" / name)]
+        try:
+            pictures.main(argv)
+        except (DataError, UsageError, CheckpointError, RunError, OSError) as error:
+            failed.append(f"picture {name}: {explain(error) or error}")
+            continue
+        page.picture(page.folder / "pictures" / f"{name}.png", caption,
+                     "python -m paper_scripts.pictures " + shlex.join(argv))
+    return failed
+
+
+# --- the page ------------------------------------------------------------------------------------------------
+
+def write_results(page, found, cells):
+    page.section("Results")
+    for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
+        page.table(f"evidence_{dataset}_split{split}", evidence.summary(rows),
+                   f"{dataset}, split {split}: means over seeds, ± standard deviation where there are several.")
+    table = results(found)
+    if len(table):
+        page.table("results", table, "Every result there is. R@k, top-k: shares of the test videos.")
+    else:
+        page.text("No retrieval and no test yet.")
+
+
+def write_comparison(page, found):
+    page.section("Beside the paper")
+    page.text("The paper's figures are its own, not measured here. What differs in protocol stands beside each; where "
+              "the data set differs, the two numbers are not comparable.")
+    table = beside_the_paper(found)
+    if len(table):
+        page.table("beside_the_paper", table, "Per cent; of runs that differ in the seed alone, the first.")
+    columns = ["method", "pretrained on", "UCF101", "HMDB51"]
+    finetuned = pd.DataFrame(paper.FINETUNED, columns=columns).astype({"UCF101": str, "HMDB51": str})
+    page.table("paper_finetuned", finetuned,
+               "The paper's table of fine-tuned accuracy, split 1, per cent.")
+    searched = [{"method": method, **{f"R@{k}": str(value) for k, value in row.items()}}
+                for method, row in paper.RETRIEVAL.items()]
+    page.table("paper_retrieval", pd.DataFrame(searched),
+               "The paper's table of retrieval on UCF101, per cent; its abstract says 46.1 for DualVar's R@1.")
+
+
+def write_runs(page, found):
+    page.section("Runs")
+    table = runs_table(found)
+    if len(table):
+        page.table("runs", table, "Training runs; lr is the highest; training: steps times their mean duration.")
+    page.section("Data")
+    table, missing = data_table(found)
+    if len(table):
+        page.table("data", table, "Lists as they are now.")
+    page.items(missing)
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    found = find(args.log, args.experiment, args.dataset)
+    everything = [one for runs in found.values() for one in runs]
+    if not everything:
+        raise UsageError(f"{args.log} holds no runs" + (f" of {args.experiment}" if args.experiment else "")
+                         + (f" on {args.dataset}" if args.dataset else "")
+                         + ": name <log_dir>/<prefix>, or run a stage first")
+    name = args.experiment or args.dataset or "all"
+    page = Page(f"DualVar: {name}", args.out or args.log / "report" / name)
+    versions = sorted({f"torch {one.facts['torch']}, OpenCV {one.facts['opencv']}, Python {one.facts['python']}, "
+                       f"commit {one.facts['commit']}" for one in everything})
+    page.text(f"Made {time.strftime('%Y-%m-%d %H:%M')} from {args.log}. {'; '.join(versions)}.", quiet=True)
+    cells = evidence.collect(args.log)
+    if len(cells):
+        names = {one.name for one in found["retrieval"]}
+        cells = cells[[name in names for name in cells["name"]]]
+    write_results(page, found, cells)
+    write_comparison(page, found)
+    page.section("Pictures")
+    failed = draw(page, found, sorted({one.flags["dataset"] for one in everything}))
+    write_runs(page, found)
+    page.section("Not run")
+    page.items(not_run(found, args.planned) + failed)
+    page.section("Flags")
+    for one in everything:
+        page.folded(f"{one.stage}/{one.name}", "\n".join(f"--{k} {shown(v)}" for k, v in sorted(one.flags.items())))
+    print(f"report: {page.write()}")
+
+
+if __name__ == "__main__":
+    run(main)
