@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -15,12 +16,14 @@ from dataset.files import whole_file
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 MARKERS = "os^DvPX*<>hpd8"
 DASHES = ("-", "--", "-.", ":")
-RIGHT, WRONG = COLOURS[0], COLOURS[5]
+RIGHT, WRONG, QUERY = COLOURS[0], COLOURS[5], "#777777"
 MOST_IN_LEGEND = 40
 
 
 def save(figure, path, kinds=("png", "pdf", "svg")):
     """Write `path` with the ending of each kind, 150 dots an inch where a kind has dots -> the paths."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all kinds
     paths = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
     for target, kind in zip(paths, kinds, strict=True):
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # the same bytes for the same data
@@ -64,29 +67,49 @@ def scatter(panels, classes):
 def gallery(rows):
     """Queries with what was found for them, nearest first.
 
-    rows: [(picture, class, [(picture, class, similarity)])], pictures (h, w, 3) uint8 RGB.
+    rows: [(picture, class, [(picture, class, similarity)])], pictures (h, w, 3) uint8 RGB of one size.
     """
     columns = 1 + max(len(found) for _, _, found in rows)
-    figure = new_figure(1.75 * columns, 1.75 * len(rows) + 0.2)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (picture, query, found) in zip(grid, rows, strict=True):
-        tile(line[0], picture, f"{query}\nquery", "#777777")
-        for axes, (near, name, similarity) in itertools.zip_longest(line[1:], found, fillvalue=(None, None, None)):
-            if near is None:
-                axes.set_axis_off()
-                continue
+    grid, texts = [], []
+    for picture, query, found in rows:
+        tiles, words = [(picture, QUERY)], [(f"{query}\nquery", "black")]
+        for near, name, similarity in found:
             sign, colour = ("✓", RIGHT) if name == query else ("✗", WRONG)
-            tile(axes, near, f"{name}\n{sign} {similarity:.2f}", colour)
+            tiles.append((near, colour))
+            words.append((f"{name}\n{sign} {similarity:.2f}", colour))
+        grid.append(tiles)
+        texts.append(words)
+    figure = new_figure(1.75 * columns, 1.7 * len(rows) + 0.1)
+    axes = figure.subplots()
+    across, down = mosaic(axes, grid, below=0.36)
+    for y, words in zip(down, texts, strict=True):
+        for x, (text, colour) in zip(across, words, strict=False):
+            axes.text(x, y, text, fontsize=7.5, color=colour, ha="center", va="top")
     return figure
 
 
-def tile(axes, picture, text, colour, width=3):
-    """A picture framed in a colour, with text below it."""
-    axes.imshow(picture)
+def mosaic(axes, grid, below=0.06, border=0.035):
+    """Pictures in rows, each framed in its colour, drawn as one image.
+
+    grid: [[(picture (h, w, 3) uint8, colour)]], all of one size; below: white under each row, a share of the height.
+    -> (the middle of each column, the lower edge of each row), in the coordinates of `axes`
+    """
+    height, width = grid[0][0][0].shape[:2]
+    times = max(1, round(100 / height))  # small frames are enlarged, so that their border can be thin
+    height, width = times * height, times * width
+    edge = round(border * height)
+    step_y, step_x = height + 2 * edge + round(below * height), width + 3 * edge
+    canvas = np.full((step_y * len(grid), step_x * max(map(len, grid)), 3), 255, np.uint8)
+    for i, tiles in enumerate(grid):
+        for j, (picture, colour) in enumerate(tiles):
+            y, x = i * step_y, j * step_x
+            canvas[y:y + height + 2 * edge, x:x + width + 2 * edge] = np.array(to_rgb(colour)) * 255
+            canvas[y + edge:y + edge + height, x + edge:x + edge + width] = picture.repeat(times, 0).repeat(times, 1)
+    axes.imshow(canvas, interpolation="nearest" if times > 1 else None)
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, fontsize=7.5, color="black" if colour == "#777777" else colour)
-    for side in axes.spines.values():
-        side.set(color=colour, linewidth=width)
+    axes.spines[:].set_visible(False)
+    columns = np.arange(max(map(len, grid))) * step_x + width / 2 + edge
+    return columns, np.arange(len(grid)) * step_y + height + 2.5 * edge
 
 
 def confusion(rates, classes):
@@ -159,12 +182,11 @@ def curves(panels, x="epoch"):
 
 def sheet(rows):
     """Strips of frames. rows: [(text, frames [(h, w, 3) uint8 RGB], a frame's colour each)], of equal length."""
-    columns = len(rows[0][1])
-    figure = new_figure(0.95 * columns + 1.3, 1.0 * len(rows))
-    for line, (text, frames, colours) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-        for axes, frame, colour in zip(line, frames, colours, strict=True):
-            tile(axes, frame, "", colour)
-        line[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", color="black")
+    figure = new_figure(0.95 * len(rows[0][1]) + 1.3, 1.0 * len(rows))
+    axes = figure.subplots()
+    _, down = mosaic(axes, [list(zip(frames, colours, strict=True)) for _, frames, colours in rows])
+    axes.set_yticks(down - down[0] / 2, [text for text, _, _ in rows], fontsize=8)
+    axes.tick_params(length=0)
     return figure
 
 

@@ -2,7 +2,8 @@
 # One stage of one experiment:  bash paper_scripts/<mode>/<experiment>.sh [flags of the stage's script]
 # Every such script is a link to this one (`bash paper_scripts/launch.sh <mode> <experiment>` is the same).
 #
-# modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order
+# modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order;
+#              report: a page of what there is of them, and what is not
 # experiments  recipes.sh explains their names and holds their flags; flags given here come last and win
 # environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU), NNODES,
 #              NODE_RANK, MASTER_ADDR, MASTER_PORT; LOG_DIR, PREFIX (results are in LOG_DIR/PREFIX, log/dualvar);
@@ -129,7 +130,22 @@ retrieve() {
     local weights=$1 name=$2
     shift 2
     launch retrieval.py "${NETWORK[@]}" "${RETRIEVAL[@]}" --dataset "${TARGETS%% *}" --split "$SPLIT" \
-        --pretrain "$weights" "${WHERE[@]}" --name "$name" "$@"
+        --pretrain "$weights" "${WHERE[@]}" --name "$name" --save_features "$LOG/features/$name" --per_clip "$@"
+}
+
+# report FLAGS...: of everything that `run` would make
+report() {
+    local set planned=("pretrain/$pretrained_as" "retrieval/$pretrained_as")
+    if [ "$experiment" = demo ]; then
+        planned+=(retrieval/demo_random)
+    else
+        planned+=("last/${experiment}_on_${TARGETS%% *}_split$SPLIT"
+                  "test/${experiment}_last_on_${TARGETS%% *}_split$SPLIT")
+    fi
+    for set in $TARGETS; do
+        planned+=("ft/${experiment}_on_${set}_split$SPLIT" "test/${experiment}_ft_on_${set}_split$SPLIT")
+    done
+    "$PYTHON" -m paper_scripts.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
 }
 
 # of the flags given, those that every stage has -> array COMMON, for the stages after training
@@ -198,5 +214,6 @@ case "$mode" in
     test_hmdb51) evaluate ft hmdb51 "$@" ;;
     retrieval) retrieve "$(pretrained)" "$pretrained_as" "$@" ;;
     run) run_all "$@" ;;
-    *) die "$mode is not a mode: pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run" ;;
+    report) report "$@" ;;
+    *) die "$mode is not a mode: pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run report" ;;
 esac

@@ -75,7 +75,7 @@ def find(log, experiment, dataset):
 
 
 def origin(one, found):
-    """The pretraining run behind a retrieval, a test or a fine-tuning run, if it is among those found."""
+    """The pretraining run behind any run, if it is among those found."""
     if one.stage == "test":
         trained = {run.name: run for stage in ("ft", "last") for run in found[stage]}
         one = trained.get(utils.weights_name(one.flags["checkpoint"] or ""), one)
@@ -150,11 +150,14 @@ def runs_table(found):
     for stage, text in STAGES.items():
         for one in found[stage]:
             log, own = one.rows(), one.flags
+            before = origin(one, found)  # says what a classifier takes from its checkpoint
+            net, width = (own[name] if own[name] is not None or before is None else before.flags[name]
+                          for name in ("net", "width"))
             steps = int(one.facts["videos"]) // one.facts["effective_batch"]
             seconds = sum(row.get("time/step", 0) for row in log) * steps
             rows.append({
                 "run": one.name, "stage": text, "data": f"{where(one)}, {one.facts['videos']} videos",
-                "mode": own.get("mode", own.get("train_what")), "network": f"{own['net']} × {own['width']:g}",
+                "mode": own.get("mode", own.get("train_what")), "network": f"{net} × {width or 1:g}",
                 "clip": f"{own['seq_len']} at stride {own['ds']}, {own['img_dim']} px",
                 "epochs": f"{len(log)}/{own['epochs']}", "batch": one.facts["effective_batch"], "lr": own["lr"],
                 "seed": own["seed"], "training": f"{seconds / 60:.1f} min", "on": one.facts["gpu"] or "CPU",

@@ -15,7 +15,8 @@ import train
 from models import build_pretrainer
 
 SCRIPTS = REPOSITORY / "paper_scripts"
-MODES = ("pretrain", "finetune", "finetune_hmdb51", "linear_probe", "test", "test_hmdb51", "retrieval", "run")
+MODES = ("pretrain", "finetune", "finetune_hmdb51", "linear_probe", "test", "test_hmdb51", "retrieval", "run",
+         "report")
 PAPER = [f"{framework}_{net}_{mode}_ucf101" for framework in ("simclr", "moco")
          for net in ("r21d", "r3d", "s3dg", "c3d") for mode in ("clip", "clip-sr", "clip-sr-tc")]
 PAPER += ["simclr_r3d_sr-tc_ucf101", "simclr_r3d_tc_ucf101", "simclr_r21d_clip-sr-tc_k400"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Does it work? Modes x seeds on real video, all with the same budget, beside random weights and the thumbnail floor.
-# What is done is passed over, what was stopped goes on; ends in a table of what there is.
+# What is done is passed over, what was stopped goes on; ends in a table and a report of what there is.
 #
 #   bash paper_scripts/run/evidence.sh                    R3D at a quarter of its width, 56 px: for CPUs
 #   DATASET (ucf101-5class or demo), SPLIT, MODES, SEEDS, EPOCHS: which cells, and the budget of each
@@ -46,7 +46,10 @@ cell() {
     fi
 }
 
-suffix=${DATASET}_split$SPLIT
+suffix=${DATASET}_split$SPLIT planned=()
+for mode in clip clip-sr clip-sr-tc tc sr-tc; do
+    for seed in 0 1 2; do planned+=("pretrain/${mode}_${suffix}_seed$seed"); done
+done
 cell "thumbnail_$suffix" thumbnail 0
 for seed in $SEEDS; do
     cell "random_${suffix}_seed$seed" random "$seed"
@@ -61,3 +64,4 @@ for seed in $SEEDS; do
     done
 done
 "$PYTHON" -m paper_scripts.evidence "$LOG/evidence"
+"$PYTHON" -m paper_scripts.report "$LOG/evidence" --dataset "$DATASET" --planned "${planned[@]}"

@@ -1,0 +1,220 @@
+"""Pictures: what is drawn, from what, and that the files are pictures."""
+import json
+import re
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import NARROW, SMALL, InProcess, make_dataset
+from matplotlib.colors import to_hex
+
+from dataset.augment import PretrainDraw, prepare
+from dataset.lists import DataError, open_list
+from models import pictures
+from models.features import write_features
+from models.nearest import nearest
+from paper_scripts import pictures as commands
+
+DATA = [*SMALL[:6], "--dataset", "ucf101", "--workers", "0"]
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Runs a command of paper_scripts.pictures on a small data set, in tmp_path."""
+    make_dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    process = InProcess(tmp_path, monkeypatch, capsys)
+    return lambda *arguments: process("paper_scripts.pictures", *arguments)
+
+
+def features(folder, size=6, clips=3, seed=0):
+    """Saved features of the small data set: random, the classes apart."""
+    rng = np.random.default_rng(seed)
+    lists = {part: open_list("ucf101", part, 1) for part in ("train", "test")}
+    values = {part: torch.from_numpy(rng.normal(size=(len(v), clips, size)).astype(np.float32)
+                                     + 4 * np.eye(size, dtype=np.float32)[v.labels][:, None])
+              for part, v in lists.items()}
+    write_features(folder, lists, {part: x.mean(dim=1) for part, x in values.items()}, values, "{}")
+    return lists, {part: x.mean(dim=1) for part, x in values.items()}
+
+
+def drawn(path):
+    picture = cv2.imread(str(path))
+    assert picture is not None and min(picture.shape[:2]) > 100 and picture.std() > 5
+    return picture
+
+
+def test_tsne_has_a_point_for_each_clip_of_the_videos_asked_for(call, tmp_path):
+    lists, _ = features(tmp_path / "a")
+    features(tmp_path / "b", seed=1)
+    code, out, error = call("tsne", "--features", "a", "b", "--titles", "one", "two", "--videos", 5, "--out", "p/t")
+    assert code == 0, error
+    assert out.split() == ["p/t.png", "p/t.pdf", "p/t.svg"]
+    drawn("p/t.png")
+    assert (tmp_path / "p/t.pdf").read_bytes().startswith(b"%PDF") and "<svg" in (tmp_path / "p/t.svg").read_text()
+    table = pd.read_csv("p/t.csv")
+    assert table.groupby(["panel", "video"]).size().eq(3).all() and len(table) == 2 * 5 * 3
+    assert set(table["video"]) <= set(lists["train"].names)
+    figure = commands.draw_tsne(table)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["Run", "air drumming"]
+
+
+def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, monkeypatch):
+    lists, means = features(tmp_path / "a")
+    seen = []
+    monkeypatch.setattr(pictures, "gallery", lambda rows, draw=pictures.gallery: seen.extend(rows) or draw(rows))
+    code, _, error = call("gallery", *DATA, "--features", "a", "--queries", 3, "--found", 4, "--out", "g.png")
+    assert code == 0, error
+    units = [torch.nn.functional.normalize(means[part] - means[part].mean(dim=0), dim=1) for part in ("test", "train")]
+    expected = nearest(units[0], units[1], 4)
+    for query, (picture, name, found) in zip(commands.evenly(len(units[0]), 3), seen, strict=True):
+        assert picture.shape == (96, 128, 3) and lists["test"].names[query].startswith(f"{name}/")
+        assert [row[1] for row in found] == [lists["train"].names[i].partition("/")[0] for i in expected[query]]
+        assert [row[2] for row in found] == pytest.approx((units[0][query] @ units[1][expected[query]].T).tolist())
+    (axes,) = pictures.gallery(seen).axes
+    for text, (_, name, _) in zip(axes.texts[1:5], seen[0][2], strict=True):
+        right = name == seen[0][1]
+        assert text.get_text().startswith(f"{name}\n{'✓' if right else '✗'} ")
+        assert to_hex(text.get_color()) == (pictures.RIGHT if right else pictures.WRONG)
+    drawn("g.png")
+
+
+def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
+    rows = []
+    monkeypatch.setattr(pictures, "sheet", lambda own, draw=pictures.sheet: rows.append(own) or draw(own))
+    name = open_list("ucf101", "train", 1).names[3]
+    flags = [*DATA, "--names", name, "--seed", 5, "--epoch", 2]
+    for command in ("views", "segments"):
+        code, _, error = call(command, *flags, "--out", f"{command}.png")
+        assert code == 0, error
+        drawn(f"{command}.png")
+    args = commands.parser().parse_args(["views", *flags[:-4], "--seed", "5", "--epoch", "2"])
+    ((_, clips, permutation),) = commands.samples(args)
+
+    import train
+    from dataset.crops import RandomCrop
+    from dataset.sampling import PretrainViews
+    data = train.utils.clip_dataset(args, open_list("ucf101", "train", 1), PretrainViews(4, 2), RandomCrop(24),
+                                    PretrainDraw(2, 24))
+    sample = data[2, 3]
+    views = prepare(sample["clips"][None], sample["augment"][None])[0]
+    shown = train.sheet(views[None], every=1)  # a row a view, frames side by side
+    for view, (_, frames, _) in enumerate(rows[0]):
+        expected = shown[:, 24 * view:24 * (view + 1)].unflatten(2, (4, 24)).permute(2, 1, 3, 0)
+        np.testing.assert_allclose(np.stack(frames) / 255, expected.numpy(), atol=0.003)
+    order = permutation.tolist()
+    (_, plain, colours), (_, shuffled, moved) = rows[1]
+    assert colours == [pictures.COLOURS[i] for i in (0, 0, 1, 1)]
+    assert moved == [pictures.COLOURS[i] for i in (order[0], order[0], order[1], order[1])]
+    halves = np.stack(plain).reshape(2, 2, 24, 24, 3)
+    np.testing.assert_array_equal(np.stack(shuffled), halves[order].reshape(4, 24, 24, 3))
+
+
+def test_the_timeline_follows_a_video_segment_by_segment(call, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pictures, "timeline", lambda *own, draw=pictures.timeline: seen.append(own) or draw(*own))
+    flags = [*DATA[2:], "--img_dim", 24, *NARROW, "--pretrain", "random", "--out", "line.png", "--ds", 1]
+    code, _, error = call("timeline", *flags)
+    assert code == 0, error
+    drawn("line.png")
+    ((panels, frames, starts),) = seen
+    assert starts.tolist() == [0, 2, 4, 6] and len(frames) == 8 and panels[0][1].shape == (4, 4)
+    np.testing.assert_allclose(np.diag(panels[0][1]), 1, rtol=1e-5)
+    assert panels[0][1].min() < 0.9999
+    assert commands.EverySegment(2, 2)(9, None).tolist() == [[0, 2], [4, 6]]
+    code, _, error = call("timeline", *flags[:-1], 2)
+    assert code == 1 and "fewer than 3 segments of 2 frames at stride 2" in error
+
+
+def log_of(folder, **measures):
+    folder.mkdir(parents=True)
+    rows = [{"epoch": i, **{name: values[i] for name, values in measures.items() if values[i] is not None}}
+            for i in range(3)]
+    cut_off_by_a_kill = '{"epoch": 3, "loss/cl'
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + cut_off_by_a_kill)
+    return folder
+
+
+def test_curves_of_seeds_look_alike(call, tmp_path):
+    runs = [log_of(tmp_path / "clip_seed0", **{"loss/clip": [3, 2, 1], "retrieval/R@1": [None, 0.5, None]}),
+            log_of(tmp_path / "clip_seed1", **{"loss/clip": [4, 3, 2]}),
+            log_of(tmp_path / "tc", **{"loss/tc": [5, 4, 3]})]
+    code, _, error = call("curves", "--runs", *runs, "--out", "c")
+    assert code == 0, error
+    drawn("c.png")
+    figure = commands.curves(commands.parser().parse_args(["curves", "--runs", *map(str, runs)]))
+    assert [axes.get_title() for axes in figure.axes] == ["loss/clip", "loss/tc", "retrieval/R@1"]
+    first, second = figure.axes[0].lines
+    assert first.get_color() == second.get_color() != figure.axes[1].lines[0].get_color()
+    assert first.get_ydata().tolist() == [3, 2, 1] and figure.axes[2].lines[0].get_xdata().tolist() == [2]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["clip", "tc"]
+    code, _, error = call("curves", "--runs", runs[0], "--measures", "loss/x")
+    assert code == 1 and "--measures loss/x: in none of the logs; there are epoch, loss/clip" in error
+    assert not list(tmp_path.glob("curves*"))
+
+
+def test_bars_are_ordered_by_difference(call, tmp_path):
+    for name, values in (("a", [0.5, 1.0, 0.2]), ("b", [0.6, 0.1, None])):
+        (tmp_path / name / "split01").mkdir(parents=True)
+        pd.DataFrame({"class": ["x", "y", "z"], "accuracy": values}).to_csv(tmp_path / name / "split01/classes.csv",
+                                                                          index=False)
+    code, _, error = call("classes", "--test", "a", "b", "--out", "bars.svg")
+    assert code == 0 and not (tmp_path / "bars.png").exists() and "<svg" in (tmp_path / "bars.svg").read_text(), error
+    figure = pictures.class_bars(np.array(["x", "y"]), {"a": np.array([0.5, 1.0]), "b": np.array([0.6, 0.1])})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 1.0, 0.6, 0.1]
+    assert call("classes", "--test", tmp_path)[0] == 1
+
+
+def test_a_mosaic_holds_the_pictures_and_their_borders():
+    rng = np.random.default_rng(0)
+    pair, lonely = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8), np.zeros((20, 30, 3), np.uint8)
+    figure = pictures.new_figure(3, 3)
+    axes = figure.subplots()
+    across, down = pictures.mosaic(axes, [[(pair[0], "#ff0000"), (pair[1], "#00ff00")], [(lonely, "#0000ff")]])
+    canvas = np.asarray(axes.images[0].get_array())
+    edge, height, width = 4, 100, 150  # five times as large
+    np.testing.assert_array_equal(canvas[edge:edge + height:5, edge:edge + width:5], pair[0])
+    assert canvas[0, 0].tolist() == [255, 0, 0] and canvas[int(down[0]), 5].tolist() == [255] * 3
+    assert canvas[0, int(across[1])].tolist() == [0, 255, 0] and canvas[-1].min() == 255
+    assert canvas[edge + height, 10].tolist() == [255, 0, 0] and len(down) == 2
+
+
+@pytest.mark.parametrize("classes", [2, 30, 101])
+def test_as_many_classes_as_data_sets_have(classes):
+    names = np.array([f"class {i}" for i in range(classes)])
+    rng = np.random.default_rng(0)
+    for figure in (pictures.scatter([("a", rng.normal(size=(500, 2)), rng.integers(classes, size=500))], names),
+                   pictures.confusion(np.eye(classes), names), pictures.class_bars(names, {"a": rng.random(classes)})):
+        figure.draw_without_rendering()
+    assert len({pictures.style_of(i) for i in range(101)}) == 101
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["tsne", "--features", "nowhere"], r"nowhere/protocol.json does not exist: .*--save_features nowhere"),
+    (["tsne", "--features", "a", "--titles", "x", "y"], "--titles: 2 for 1 panels"),
+    (["gallery", *DATA, "--features", "short"], "short is of another list than ucf101's test list"),
+    (["views", *DATA, "--names", "Run/none"], "--names Run/none: not in the training list"),
+    (["views", *DATA, "--n_series", "3"], "--seq_len 4 is not divisible by --n_series 3"),
+    (["timeline", *DATA, "--ds", "1", "--pretrain", "none.tar"], "none.tar does not exist"),
+    (["timeline", *DATA, "--pretrain", "random", *NARROW, "--video", "x/y"], "--video x/y is not in the test list"),
+    (["curves", "--runs", "nowhere"], "nowhere/log.jsonl does not exist"),
+    (["confusion", "--test", "nowhere"], "nowhere holds no results of test.py"),
+])
+def test_wrong_input_gets_a_sentence(call, tmp_path, arguments, message):
+    lists, _ = features(tmp_path / "a")
+    some = {part: videos.subset([0, 1]) for part, videos in lists.items()}
+    write_features(tmp_path / "short", some, {part: torch.zeros(2, 3) for part in some}, {}, "{}")
+    code, _, error = call(*arguments, "--out", "out")
+    assert code in (1, 2) and re.search(message, error) and error.count("\n") == 1, error
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_features_without_clips_say_how_to_get_them(call, tmp_path):
+    lists, means = features(tmp_path / "a")
+    write_features(tmp_path / "a", lists, means, {}, "{}")
+    with pytest.raises(DataError, match=r"train_clips.npy does not exist: .*--save_features a --per_clip"):
+        commands.main(["tsne", "--features", "a"])
