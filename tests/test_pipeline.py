@@ -12,24 +12,28 @@ REAL = SHARED / "data" / "ucf101-5class"
 
 
 def test_demo(tmp_path):
-    """Render, extract, lists, retrieval, pretraining, fine-tuning and test, ending in the table."""
+    """Render, extract, lists, retrieval, pretraining, fine-tuning and test, ending in the table; then the report."""
     folder = copy_checkout(tmp_path / "clone")
     one_epoch = {"PRETRAIN_FLAGS": "--epochs 1 --batch_size 8", "FINETUNE_FLAGS": "--epochs 1",
                  "RENDER_FLAGS": "--groups 3 --test_groups 1 --frames 12 --size 24x32"}
     env = {k: v for k, v in os.environ.items() if not k.startswith("DUALVAR")}
 
-    def run():
-        done = subprocess.run(["bash", "paper_scripts/run/demo.sh", "--workers", "0", "--device", "cpu"], cwd=folder,
+    def run(mode, *flags):
+        done = subprocess.run(["bash", f"paper_scripts/{mode}/demo.sh", *flags], cwd=folder,
                               env={**env, "PYTHON": sys.executable, **one_epoch}, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    table = run().splitlines()[-3:]
+    small = ["--workers", "0", "--device", "cpu"]
+    table = run("run", *small).splitlines()[-3:]
     for row, start in zip(table, ("retrieval, random weights", "retrieval, pretrained", "fine-tuned, 10-clip test"),
                           strict=True):
         assert row.startswith(start) and " demo " in row and " 8 " in row and " 0.125 " in row
-    again = run()  # all is found done
-    assert again.splitlines()[-3:] == table and "epoch 0 step" not in again
+    again = run("pretrain", *small, *one_epoch["PRETRAIN_FLAGS"].split())
+    assert "Pretrained:" in again and "epoch 0 step" not in again  # it is found done
+    page = folder / run("report").splitlines()[-1].removeprefix("report: ")
+    assert page.name == "index.html" and ": not run</li>" not in page.read_text()
+    assert len(list((page.parent / "pictures").glob("*.png"))) == 8  # all but that over time: the videos are too short
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not at {REAL}")
