@@ -3,8 +3,8 @@
     python asset/draw.py
 
 overview.png is drawn by draw_overview.py. finetune_acc.png and retrieval_acc.png show the paper's figures
-(paper_scripts/paper.py) and nothing of ours. Lengths are inches, sizes of type points; a README shows a picture half
-as wide as it is.
+(paper_scripts/paper.py) and nothing of ours, feat_dist.png our own runs of asset/evidence/. Lengths are inches, sizes
+of type points; a README shows a picture half as wide as it is.
 """
 import io
 import sys
@@ -12,16 +12,20 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from asset import draw_overview
 from asset.draw_overview import DPI, GREY, INK, PALE
+from models.pictures import COLOURS
 from paper_scripts.paper import FINETUNED, RETRIEVAL
 
 ASSET = Path(__file__).resolve().parent
 WIDTH = 8
+EVIDENCE = {"demo": 3.92, "ucf101-5class": 0.9}  # data set: where its row of panels is
 OURS = "#0072b2"  # DualVar's colour
 # of the other methods, with a marker each: told apart by the colour-blind and in grey print too
 OTHERS = {"RSPNet": ("#d55e00", "s"), "TempTrans": ("#009e73", "^"), "Pace": ("#e69f00", "D"), "PRP": ("#cc79a7", "v")}
@@ -105,13 +109,36 @@ def draw_retrieval_acc(folder):
     save(figure, folder / "retrieval_acc.png")
 
 
+def draw_feat_dist(folder):
+    """Our t-SNE of training features, one point a clip: a row a data set, a panel a mode."""
+    note = ("t-SNE of training features, one point a clip, coloured by class: ours, of the small runs in "
+            "asset/evidence/, seed 0. Clips of one video that fall on one point have lost their differences.")
+    figure = new_picture(6.75, "What is left of the differences within a video", note)
+    for name, bottom in EVIDENCE.items():
+        table = pd.read_csv(ASSET / f"evidence/{name}/pictures/tsne_{name}.csv")
+        labels, classes = pd.factorize(table["video"].str.partition("/")[0], sort=True)
+        for column, (mode, own) in enumerate(table.groupby("panel", sort=False)):
+            axes = add_axes(figure, 0.14 + 2.62 * column, bottom, 2.5, 2.3)
+            for number, colour in enumerate(COLOURS[:len(classes)]):
+                points = own.loc[labels[own.index] == number, ["x", "y"]].to_numpy()
+                axes.scatter(*points.T, s=2.5, linewidths=0, c=colour)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{name}: {mode}", size=9, color=INK)
+            axes.spines[:].set(visible=True, color=PALE)
+        handles = [Line2D([], [], linestyle="", marker="o", markersize=4, color=colour, label=label)
+                   for colour, label in zip(COLOURS, classes, strict=False)]
+        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, (bottom - 0.02) / 6.75),
+                      ncols=4 if len(classes) > 6 else 5, fontsize=8.5, frameon=False, handletextpad=0)
+    save(figure, folder / "feat_dist.png")
+
+
 def main():
     draw_overview.main()
 
     draw_finetune_acc(ASSET)
     draw_retrieval_acc(ASSET)
 
-    # from here on our own measurements, of asset/evidence/
+    draw_feat_dist(ASSET)
 
 
 if __name__ == "__main__":
