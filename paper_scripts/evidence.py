@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dataset.files import whole_file
+from dataset.lists import DataError
+from models.failures import UsageError, run
 from paper_scripts.page import markdown
 
 CELL = re.compile(r"(?P<mode>thumbnail|random|[a-z-]+)_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
@@ -19,20 +22,35 @@ MONITORS = {"variance/between_video": "between videos", "variance/within_video":
             "top1_permuted/sr_view1": "SR top-1, permuted"}
 
 
+def read_json(path):
+    """Raises DataError where a result's file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
+
+
+def log_rows(folder):
+    """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
+    path = folder / "log.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("}")]
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
+
+
 def measures(log, name):
     """What there is of a cell -> {column: value}."""
     found = {}
     if (path := log / "retrieval" / name / "results.json").exists():
-        found |= {k: v for k, v in json.loads(path.read_text())["results"].items() if k in ("R@1", "R@5", "R@10")}
+        found |= {k: v for k, v in read_json(path)["results"].items() if k in ("R@1", "R@5", "R@10")}
     if (path := log / "features" / name / "probe.json").exists():
-        found["linear probe"] = float(np.mean(json.loads(path.read_text())["linear"]))
+        found["linear probe"] = float(np.mean(read_json(path)["linear"]))
     if (path := log / "test" / name / "results.json").exists():
-        found["fine-tuned"] = list(json.loads(path.read_text())["results"].values())[-1]["top1"]
-    if (path := log / "pretrain" / name / "log.jsonl").exists():
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        looked = [row for row in rows if "variance/within_video" in row]
-        found |= {text: looked[-1][key] for key, text in MONITORS.items() if looked and key in looked[-1]}
-    return found
+        found["fine-tuned"] = list(read_json(path)["results"].values())[-1]["top1"]
+    looked = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
+    return found | {text: looked[-1][key] for key, text in MONITORS.items() if looked and key in looked[-1]}
 
 
 def collect(log):
@@ -59,21 +77,24 @@ def over_seeds(values):
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("log", type=Path)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+def main(argv):
+    parser = argparse.ArgumentParser("python -m paper_scripts.evidence", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False)
+    parser.add_argument("log", type=Path, help="<log_dir>/evidence")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")
+    args = parser.parse_args(argv)
     cells = collect(args.log)
     if cells.empty:
-        parser.error(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet")
+        raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet")
     text = "\n".join(f"{dataset}, split {split}\n\n{markdown(summary(rows))}"
                      for (dataset, split), rows in cells.groupby(["dataset", "split"]))
     print(text)
     if args.out:
-        args.out.write_text(text)
-        cells.drop(columns="name").to_csv(args.out.with_suffix(".csv"), index=False)
+        with whole_file(args.out) as path:
+            path.write_text(text)
+        with whole_file(args.out.with_suffix(".csv")) as path:
+            cells.drop(columns="name").to_csv(path, index=False)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

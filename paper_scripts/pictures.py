@@ -7,7 +7,6 @@
 --out PATH is written as PATH.png, .pdf and .svg, or as the one kind that it ends in.
 """
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from models.dualvar import shuffle_segments
 from models.failures import UsageError, run
 from models.features import read_features
 from models.nearest import nearest
+from paper_scripts.evidence import log_rows
 
 KINDS = ("png", "pdf", "svg")
 MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
@@ -198,13 +198,13 @@ def curves(args):
 
 
 def read_log(folder):
-    """Rows of a run's log.jsonl."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        raise DataError(f"--runs: {path} does not exist: name folders of train.py's or finetune.py's runs")
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    """Rows of a run's log.jsonl, at least one."""
+    if not (folder / "log.jsonl").is_file():
+        raise DataError(f"--runs: {folder / 'log.jsonl'} does not exist: name folders of train.py's or finetune.py's "
+                        "runs")
+    rows = log_rows(folder)
     if not rows:
-        raise DataError(f"--runs: {path} has no epoch yet")
+        raise DataError(f"--runs: {folder / 'log.jsonl'} has no epoch yet")
     return rows
 
 

@@ -7,7 +7,6 @@ Writes <log>/report/<experiment, data set or all>/: index.html, which needs no o
 each table as Markdown, LaTeX and CSV; pictures/ as PNG, PDF and SVG. What is not there is said on the page.
 """
 import argparse
-import json
 import shlex
 import time
 from pathlib import Path
@@ -48,17 +47,17 @@ class Run:
 
     def __init__(self, path, stage):
         self.folder, self.name, self.stage = path.parent, path.parent.name, stage
-        try:
-            self.facts = json.loads(path.read_text())
-            self.flags = self.facts["flags"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}): remove it, or run its stage again") from error
+        self.facts = evidence.read_json(path)
+        self.flags = self.facts["flags"]
 
     def rows(self):
-        """Of log.jsonl, a dictionary an epoch."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return evidence.log_rows(self.folder)
+
+    def features(self):
+        """Folder of the features that a retrieval saved, also where all was moved; None where there is none."""
+        saved = Path(self.flags.get("save_features") or "")
+        beside = self.folder.parents[1] / "features" / self.name
+        return next((path for path in (saved, beside) if (path / "protocol.json").is_file()), None)
 
 
 def find(log, experiment, dataset):
@@ -89,9 +88,8 @@ def results(found):
     for one in found["retrieval"]:
         row = {"run": one.name, "what": "retrieval", "data set": where(one), "videos": one.facts["queries"],
                **{k: v for k, v in one.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
-        probe = Path(one.flags.get("save_features") or "") / "probe.json"
-        if one.flags.get("save_features") and probe.is_file():
-            linear = json.loads(probe.read_text())["linear"]
+        if (folder := one.features()) and (folder / "probe.json").is_file():
+            linear = evidence.read_json(folder / "probe.json")["linear"]
             row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
         rows.append(row)
     for one in found["test"]:
@@ -231,9 +229,9 @@ def wanted(found, datasets):
                    ["curves", "--runs", *(str(one.folder) for one in found[stage])])
     for dataset in datasets:
         searched = representatives([one for one in found["retrieval"] if one.flags["dataset"] == dataset
-                                    and one.flags.get("save_features")])
+                                    and one.features()])
         if searched:
-            folders = [one.flags["save_features"] for one in searched]
+            folders = [str(one.features()) for one in searched]
             yield (f"tsne_{dataset}", f"{dataset}: t-SNE of training features, one point a clip, coloured by class. "
                    "Clips of one video that fall on one point have lost their differences.",
                    ["tsne", "--features", *folders, "--titles", *map(title, searched)])

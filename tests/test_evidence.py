@@ -4,6 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from dataset.lists import DataError
+from models.failures import UsageError
 from paper_scripts import evidence
 
 
@@ -18,7 +20,7 @@ def write(log, name, r1, linear, within=None):
         (log / "pretrain" / name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, monkeypatch, capsys):
+def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
     write(tmp_path, "thumbnail_ucf101-5class_split1", 0.3, [0.4])
     write(tmp_path, "clip-sr_ucf101-5class_split1_seed0", 0.5, [0.6, 0.8], within=0.25)
     write(tmp_path, "clip-sr_ucf101-5class_split1_seed1", 0.7, [0.7, 0.9], within=0.35)
@@ -30,16 +32,23 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, monkeypatch
     assert table.loc["thumbnail"].tolist() == [1, "0.300", "0.400", ""]
     assert table.loc["clip-sr"].tolist() == [2, f"0.600 ± {np.std([0.5, 0.7], ddof=1):.3f}", "0.750 ± 0.071",
                                              "0.300 ± 0.071"]
-    monkeypatch.setattr("sys.argv", ["evidence", str(tmp_path), "--out", str(tmp_path / "table.md")])
-    evidence.main()
+    evidence.main([str(tmp_path), "--out", str(tmp_path / "table.md")])
     printed = capsys.readouterr().out
     assert printed.startswith("demo, split 1\n\n| mode | seeds | R@1 | linear probe |\n")
     assert "| clip | 1 | 0.200 | 0.200 |\n" in printed and (tmp_path / "table.md").read_text() in printed
     assert (tmp_path / "table.csv").read_text().startswith("mode,dataset,split,seed,R@1")
 
 
-def test_no_results_are_an_error(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["evidence", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        evidence.main()
-    assert "no results" in capsys.readouterr().err
+def test_no_results_and_damaged_ones_are_errors(tmp_path):
+    with pytest.raises(UsageError, match="no results"):
+        evidence.main([str(tmp_path)])
+    write(tmp_path, "clip_demo_split1_seed0", 0.2, [0.2], within=0.1)
+    log = tmp_path / "pretrain/clip_demo_split1_seed0/log.jsonl"
+    log.write_text(log.read_text() + '{"epoch": 3, "loss')  # cut off by a kill
+    assert evidence.collect(tmp_path).loc[0, "within a video"] == 0.1
+    log.write_text("{nonsense}\n" + log.read_text())
+    with pytest.raises(DataError, match="log.jsonl is damaged"):
+        evidence.main([str(tmp_path)])
+    (tmp_path / "features/clip_demo_split1_seed0/probe.json").write_text("{")
+    with pytest.raises(DataError, match="probe.json is damaged"):
+        evidence.main([str(tmp_path)])
