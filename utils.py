@@ -125,7 +125,8 @@ LARGEST = torch.finfo(torch.float32).max
 def positive(args, *names):
     for name in names:
         if not 0 < getattr(args, name) < LARGEST:
-            raise UsageError(f"--{name} must be above 0 and a float32, got {getattr(args, name)}")
+            kind = " and a float32" if isinstance(getattr(args, name), float) else ""
+            raise UsageError(f"--{name} must be above 0{kind}, got {getattr(args, name)}")
 
 
 def not_negative(args, *names):
@@ -304,7 +305,7 @@ def check_folder(folder):
     """-> the deepest folder there is on the way to `folder`; UsageError where nothing could be written there."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{folder} cannot be written (--log_dir, --name, --save_features): {there} is "
+        raise UsageError(f"{folder} cannot be written (--log_dir, --name, --save_features, --out): {there} is "
                          + ("not writable" if there.is_dir() else "no folder"))
     return there
 

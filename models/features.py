@@ -55,6 +55,7 @@ def read_features(folder, part, flag, kind="features"):
     array = found[0]
     if array.dtype != np.float32 or not np.isfinite(array).all():
         raise DataError(f"{flag}: {values} holds values that are no float32, or not finite: write the features again")
-    if array.ndim != (3 if kind == "clips" else 2) or not len(array) == len(found[1]) == len(found[2]) > 0:
+    whole = len(array) == len(found[1]) == len(found[2]) and 0 not in array.shape
+    if array.ndim != (3 if kind == "clips" else 2) or not whole:
         raise DataError(f"{flag}: the {part} files in {folder} do not belong together: write the features again")
     return found

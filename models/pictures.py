@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from dataset.files import whole_file
 
@@ -28,7 +29,7 @@ def save(figure, path, kinds=("png", "pdf", "svg")):
     for target, kind in zip(paths, kinds, strict=True):
         undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # the same bytes for the same data
         with whole_file(target) as temporary, rc_context({"svg.hashsalt": "dualvar"}):
-            figure.savefig(temporary, format=kind, dpi=150, metadata=undated)
+            figure.savefig(temporary, format=kind, dpi=150, metadata=undated, bbox_inches="tight", pad_inches=0.05)
     return paths
 
 
@@ -47,7 +48,8 @@ def scatter(panels, classes):
 
     panels: [(title, points (N, 2), labels (N,))]; classes: (C,) str in label order.
     """
-    figure = new_figure(3.6 * len(panels), 4.4)
+    width = max(3.6 * len(panels), 4.5)
+    figure = new_figure(width, 4.4)
     shown = sorted(set(itertools.chain.from_iterable(labels.tolist() for _, _, labels in panels)))
     for axes, (title, points, labels) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number in shown:
@@ -59,7 +61,8 @@ def scatter(panels, classes):
     if len(shown) <= MOST_IN_LEGEND:
         handles = [Line2D([], [], linestyle="", color=style_of(i)[0], marker=style_of(i)[1], label=classes[number])
                    for i, number in enumerate(shown)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(shown), 2 * len(panels) + 1),
+        column = 0.5 + 0.075 * max(len(classes[number]) for number in shown)  # inches that a name takes
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(shown), max(1, int(width / column))),
                       fontsize=8, frameon=False)
     return figure
 
@@ -137,7 +140,10 @@ def class_bars(classes, runs):
     classes: (C,) str; runs: {name: (C,) in [0, 1], nan where a class has no videos}.
     """
     values = np.array(list(runs.values()))
-    order = np.lexsort((values[0], values[0] - values[-1]))
+    known = np.nan_to_num(values)
+    order = np.lexsort((known[0], known[0] - known[-1]))
+    names = [f"{name} (no videos)" if np.isnan(own).all() else name
+             for name, own in zip(classes, values.T, strict=True)]
     thick = 0.8 / len(runs)
     figure = new_figure(7, 1.2 + len(classes) * (0.12 + 0.14 * len(runs)))
     axes = figure.subplots()
@@ -145,8 +151,9 @@ def class_bars(classes, runs):
         places = np.arange(len(classes)) + thick * (len(runs) / 2 - 0.5 - i)
         axes.barh(places, np.nan_to_num(own[order]), thick, color=COLOURS[i % len(COLOURS)],
                   hatch=("", "///", "...", "xxx")[i % 4], edgecolor="white", linewidth=0, label=name)
-        axes.axvline(np.nanmean(own), color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % 4], linewidth=1)
-    axes.set_yticks(range(len(classes)), np.asarray(classes)[order], fontsize=8)
+        if np.isfinite(own).any():
+            axes.axvline(np.nanmean(own), color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % 4], linewidth=1)
+    axes.set_yticks(range(len(classes)), np.array(names)[order], fontsize=8)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(classes) - 0.4), xlabel="accuracy (lines: mean over classes)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(len(runs), 3), frameon=False, fontsize=8)
@@ -172,6 +179,7 @@ def curves(panels, x="epoch"):
             axes.plot(at, values, linewidth=1.3, **styles[name], markevery=max(len(at) // 8, 1))
         axes.set_title(measure, fontsize=9)
         axes.set_xlabel(x, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dataset.lists import VideoList, hold_out, local_dataset
+from dataset.lists import DataError, VideoList, hold_out, local_dataset
 
 from .failures import UsageError, run
 from .features import PARTS, read_features
@@ -40,6 +40,9 @@ def read(folder):
     for part in PARTS:
         values, labels, names, _ = read_features(folder, part, "--features")
         numbers = np.arange(labels.max() + 1).astype(str)  # the names of the classes are not needed
+        if part == "train" and len(np.unique(labels)) < 2:
+            raise DataError(f"--features: {folder}: all training videos are of one class, which leaves nothing to "
+                            "learn: give features of two or more")
         found[part] = values, VideoList(names, np.ones(len(names), int), labels, numbers)
     return found
 
@@ -85,7 +88,7 @@ def measure(folder, args):
 
 def main(argv):
     args = flags().parse_args(argv)
-    if args.seeds < 1 or min(args.k) < 1 or min(args.strengths) <= 0:
+    if args.seeds < 1 or min(args.k) < 1 or not all(0 < strength < np.inf for strength in args.strengths):
         raise UsageError("--seeds, --k and --strengths must be above 0")
     rows = {folder: measure(folder, args) for folder in args.features}
     for folder, row in rows.items():

@@ -31,7 +31,7 @@ def measures(features, n):
     variance/between_video  variance over v of the mean of f over k, less within_video / K, which clips that differ
                             add to it (as in analysis of variance; where videos do not differ it is 0, or just below)
     variance/within_clip    mean over v and k of the variance of g over the n segments
-    ratio/...               the last and the first by between_video
+    ratio/...               the last and the first by between_video, where that is above 0
     alignment               mean squared distance of two clips of a video (Wang & Isola 2020), 2 within_video
     uniformity              log of the mean of exp(-2 d^2) over clips of two videos (ibid.); lower is more even
     order/shuffled          mean distance 1 - cos of a clip and its shuffled self, by that of clips of two videos:
@@ -59,7 +59,8 @@ def measures(features, n):
     share = singular / singular.sum()
     distance = (1 - apart).mean()
     found = {"variance/within_video": within, "variance/between_video": between, "variance/within_clip": within_clip,
-             "ratio/within_video": within / between, "ratio/within_clip": within_clip / between,
+             **({"ratio/within_video": within / between, "ratio/within_clip": within_clip / between}
+                if between > 0 else {}),
              "alignment": 2 * within, "uniformity": torch.exp(-2 * (2 - 2 * apart)).mean().log(),
              "order/shuffled": order[0] / distance, "order/reversed": order[1] / distance,
              "effective_rank": torch.exp(-torch.special.xlogy(share, share).sum())}

@@ -15,28 +15,32 @@ from dataset.lists import DataError
 from models.failures import UsageError, run
 from paper_scripts.page import markdown
 
-CELL = re.compile(r"(?P<mode>thumbnail|random|[a-z-]+)_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
 ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")
+CELL = re.compile(rf"(?P<mode>{'|'.join(ORDER)})_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
 MONITORS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
             "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank",
             "top1_permuted/sr_view1": "SR top-1, permuted"}
 
 
-def read_json(path):
-    """Raises DataError where a result's file is damaged."""
+def read_json(path, *keys):
+    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in found]:
+            raise ValueError(f"no {', '.join(missing)}")
+        return found
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
 
 
 def log_rows(folder):
     """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
     path = folder / "log.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
     try:
-        return [json.loads(line) for line in lines if line.endswith("}")]
-    except ValueError as error:
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        return [{name: float(value) for name, value in row.items()} for row in rows if row["epoch"] >= 0]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
 
 
@@ -44,11 +48,11 @@ def measures(log, name):
     """What there is of a cell -> {column: value}."""
     found = {}
     if (path := log / "retrieval" / name / "results.json").exists():
-        found |= {k: v for k, v in read_json(path)["results"].items() if k in ("R@1", "R@5", "R@10")}
+        found |= {k: v for k, v in read_json(path, "results")["results"].items() if k in ("R@1", "R@5", "R@10")}
     if (path := log / "features" / name / "probe.json").exists():
-        found["linear probe"] = float(np.mean(read_json(path)["linear"]))
+        found["linear probe"] = float(np.mean(read_json(path, "linear")["linear"]))
     if (path := log / "test" / name / "results.json").exists():
-        found["fine-tuned"] = list(read_json(path)["results"].values())[-1]["top1"]
+        found["fine-tuned"] = list(read_json(path, "results")["results"].values())[-1]["top1"]
     looked = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
     return found | {text: looked[-1][key] for key, text in MONITORS.items() if looked and key in looked[-1]}
 

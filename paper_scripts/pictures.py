@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 import utils
 from dataset.augment import MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
+from dataset.files import whole_file
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
@@ -31,9 +33,11 @@ from models.nearest import nearest
 from paper_scripts.evidence import log_rows
 
 KINDS = ("png", "pdf", "svg")
+OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(KINDS)
 MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
             "ratio/within_video", "ratio/within_clip", "effective_rank")
 SHOWN = 8  # frames of a clip, or of a video
+MOST_TILES = 50  # of a gallery, either way
 SMALL = (96, 128)  # height and width of the pictures of whole frames
 SEED = re.compile(r"_seed\d+$")
 
@@ -100,6 +104,7 @@ def tsne(args):
     Features are centred and L2-normalised as for retrieval, then reduced to 50 dimensions where they have more. The
     points are written to --out with the ending .csv too.
     """
+    utils.positive(args, "videos")
     rows = []
     for folder, title in zip(args.features, titles_of(args, args.features), strict=True):
         clips, _, names, _ = read_features(folder, args.part, "--features", "clips")
@@ -108,9 +113,7 @@ def tsne(args):
         for name, own in zip(names[chosen], points, strict=True):
             rows += [(title, name, clip, *point) for clip, point in enumerate(own)]
     table = pd.DataFrame(rows, columns=["panel", "video", "clip", "x", "y"])
-    target = args.out.with_suffix("") if args.out.suffix[1:] in KINDS else args.out
-    target.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(target.with_name(f"{target.name}.csv"), index=False, float_format="%.2f")
+    args.table = table
     return draw_tsne(table)
 
 
@@ -144,6 +147,8 @@ def gallery(args):
     """
     utils.check_data_flags(args)
     utils.positive(args, "queries", "found")
+    if max(args.queries, args.found) > MOST_TILES:
+        raise UsageError(f"--queries {args.queries}, --found {args.found}: more than {MOST_TILES} are no picture")
     (test, _, queries, _), (train, _, names, _) = (read_features(args.features, part, "--features")
                                                    for part in ("test", "train"))
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("test", "train")}
@@ -151,6 +156,8 @@ def gallery(args):
         if own.tolist() != lists[part].names.tolist():
             raise DataError(f"--features: {args.features} is of another list than {args.dataset}'s {part} list of "
                             f"split {args.split}")
+    if test.shape[1] != train.shape[1]:
+        raise DataError(f"--features: {args.features}: the two lists' features differ in length: write them again")
     query, near = (F.normalize(x - x.mean(dim=0), dim=1) for x in map(torch.from_numpy, (test, train)))
     chosen = evenly(len(queries), args.queries)
     found = nearest(query[chosen], near, min(args.found, len(near)))
@@ -167,15 +174,16 @@ def gallery(args):
 
 def confusion(args):
     """Confusion matrix of a test."""
-    path = split_folder(args.test) / "confusion.csv"
-    table = pd.read_csv(path, index_col=0)
+    table = read_table(split_folder(args.test) / "confusion.csv")
+    if len(table) != len(table.columns):
+        raise DataError(f"--test: {args.test}: confusion.csv is not square: test again")
     counts = table.to_numpy()
     return pictures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), table.columns)
 
 
 def classes(args):
     """Accuracy of each class in one test or several, in the order in which the first differs from the last."""
-    tables = {title: pd.read_csv(split_folder(folder) / "classes.csv").set_index("class")["accuracy"]
+    tables = {title: read_table(split_folder(folder) / "classes.csv", "accuracy")["accuracy"]
               for title, folder in zip(titles_of(args, args.test), args.test, strict=True)}
     first = next(iter(tables.values()))
     for title, table in tables.items():
@@ -190,11 +198,26 @@ def curves(args):
             for title, folder in zip(titles_of(args, args.runs), args.runs, strict=True)]
     known = {name for _, rows in logs for row in rows for name in row}
     measures = args.measures or [name for name in MEASURES if name in known]
-    if missing := [name for name in measures if name not in known]:
-        raise DataError(f"--measures {' '.join(missing)}: in none of the logs; there are {', '.join(sorted(known))}")
+    missing = [name for name in measures if name not in known]
+    if missing or not measures:
+        raise DataError(f"--measures {' '.join(missing or MEASURES)}: in none of the logs; there are "
+                        f"{', '.join(sorted(known))}")
     return pictures.curves({measure: [
         (title, *np.array([(row["epoch"] + 1, row[measure]) for row in rows if measure in row]).T)
         for title, rows in logs if any(measure in row for row in rows)] for measure in measures})
+
+
+def read_table(path, *columns):
+    """A CSV file of test.py -> DataFrame of numbers, its first column as index; DataError where it is damaged."""
+    try:
+        table = pd.read_csv(path, index_col=0).astype(float)
+        if missing := [name for name in columns if name not in table]:
+            raise ValueError(f"no column {', '.join(missing)}")
+        if table.empty:
+            raise ValueError("no rows")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"--test: {path} is damaged ({str(error).strip()}): test again") from error
+    return table
 
 
 def read_log(folder):
@@ -242,9 +265,11 @@ def segments(args):
 def samples(args):
     """Yields (name, views (3, T, 3, H, W) in [0, 1], permutation (n,)) of training videos."""
     utils.check_data_flags(args)
-    utils.positive(args, "videos", "n_series")
-    if args.seq_len % args.n_series:
-        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+    utils.positive(args, "videos")
+    utils.not_negative(args, "epoch")
+    check_segments(args)
+    if not 0 <= args.time_reverse <= 1:
+        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
     videos = open_list(args.dataset, "train", args.split, args.storage)
     if unknown := set(args.names or ()) - set(videos.names.tolist()):
         raise DataError(f"--names {' '.join(sorted(unknown))}: not in the training list of {args.dataset}, "
@@ -264,27 +289,31 @@ def frames_and_segments(clip, order):
     chosen = evenly(len(clip), SHOWN)
     frames = (clip[chosen] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     order = list(order)
-    return list(frames), [pictures.COLOURS[order[i * len(order) // len(clip)]] for i in chosen]
+    return list(frames), [pictures.COLOURS[order[i * len(order) // len(clip)] % len(pictures.COLOURS)]
+                          for i in chosen]
 
 
 def timeline(args):
     """Similarity over time between the segments of one long video, a panel for each of the weights.
 
-    Segments of seq_len / n_series frames at stride ds follow each other without overlap, each encoded alone; the
-    features are centred by the mean over 64 other videos of the list, similarity is the cosine.
+    Segments of seq_len / n_series frames at stride ds follow each other, and overlap where the video has fewer than
+    eight; each is encoded alone, features are centred by the mean over 64 other videos of the list, similarity is the
+    cosine.
     """
     device = utils.start(args)
     utils.check_data_flags(args)
-    utils.positive(args, "n_series")
+    check_segments(args)
     args.dry_run = False
     length = args.seq_len // args.n_series
     videos = open_list(args.dataset, "test", args.split, args.storage)
     if args.video and args.video not in videos.names:
         raise DataError(f"--video {args.video} is not in the test list of {args.dataset}, split {args.split}")
     index = int(np.flatnonzero(videos.names == args.video)[0] if args.video else videos.num_frames.argmax())
-    if videos.num_frames[index] < 3 * length * args.ds:
-        raise DataError(f"--video {videos.names[index]} has {videos.num_frames[index]} frames, fewer than 3 "
-                        f"segments of {length} frames at stride {args.ds}")
+    segments_of_video = EverySegment(length, args.ds)
+    starts = segments_of_video(int(videos.num_frames[index]), None)[:, 0]
+    if len(starts) < 3:
+        raise DataError(f"--video {videos.names[index]} has {videos.num_frames[index]} frames, too few for segments of "
+                        f"{length} frames at stride {args.ds}")
     one, others = videos.subset([index]), videos.subset(np.delete(np.arange(len(videos)), index))
     others = others.subset(evenly(len(others), 64))
     panels = []
@@ -296,10 +325,9 @@ def timeline(args):
             return utils.over_videos(lambda clips: pooled(network, clips), data, args, device, "features", average)
 
         centre = features(others, EvenClips(length, args.ds, 1), True).mean(dim=0)
-        own = features(one, EverySegment(length, args.ds), False).view(-1, len(centre))
+        own = features(one, segments_of_video, False).view(-1, len(centre))
         unit = F.normalize(own - centre, dim=1)
         panels.append((title, (unit @ unit.T).numpy()))
-    starts = np.arange(len(own)) * length * args.ds
     shown = frames_at(args, SMALL).read(one.names[0], evenly(int(one.num_frames[0]), SHOWN))[0]
     figure = pictures.timeline(panels, list(shown), starts)
     figure.suptitle(one.names[0], fontsize=9)
@@ -307,15 +335,22 @@ def timeline(args):
 
 
 class EverySegment:
-    """All segments of a video, one after the other."""
+    """All segments of a video, one after the other, or overlapping where these would be fewer than 8."""
 
     def __init__(self, length, ds):
         self.length, self.ds = length, ds
 
     def __call__(self, num_frames, rng):
         """-> (S, length) int64"""
-        step = self.length * self.ds
-        return np.arange(num_frames // step)[:, None] * step + np.arange(self.length) * self.ds
+        last = num_frames - (self.length - 1) * self.ds - 1
+        step = min(self.length * self.ds, max(last // 7, 1))
+        return np.arange(0, last + 1, step)[:, None] + np.arange(self.length) * self.ds
+
+
+def check_segments(args):
+    utils.positive(args, "n_series")
+    if args.seq_len % args.n_series:
+        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
 
 
 def backbone_of(args, weights):
@@ -337,10 +372,16 @@ def evenly(length, count):
 
 
 def titles_of(args, paths):
-    """--titles, or the names of runs that `paths` are of."""
-    titles = args.titles or [utils.weights_name(path) if Path(path).is_file() else Path(path).name for path in paths]
-    if len(titles) != len(paths):
-        raise UsageError(f"--titles: {len(titles)} for {len(paths)} panels, give one each")
+    """--titles, or the names of runs that `paths` are of, with as many folders before them as tell them apart."""
+    if args.titles is None:
+        weights = [Path(utils.weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
+        for depth in range(1, max(len(path.parts) for path in weights) + 1):
+            titles = ["/".join(path.parts[-depth:]) for path in weights]
+            if len(set(titles)) == len(titles):
+                return titles
+    titles = args.titles or list(map(str, paths))
+    if len(titles) != len(paths) or len(set(titles)) < len(titles):
+        raise UsageError(f"--titles: {len(set(titles))} different ones for {len(paths)} panels, give one each")
     return titles
 
 
@@ -365,10 +406,20 @@ def middle(reader, videos, index):
 
 def main(argv):
     args = parser().parse_args(argv)
+    kind = args.out.suffix[1:].lower()
+    if not args.out.name or kind in OTHER_KINDS or args.out.is_dir():
+        raise UsageError(f"--out {args.out}: name a file to write; it may end in .png, .pdf or .svg")
+    target = args.out.with_suffix("") if kind in KINDS else args.out
+    if "seed" in args:
+        utils.not_negative(args, "seed")
+    utils.check_folder(target.parent)
+    args.table = None
     figure = args.draw(args)
-    kind = args.out.suffix[1:]
-    written = pictures.save(figure, args.out.with_suffix("") if kind in KINDS else args.out,
-                            [kind] if kind in KINDS else KINDS)
+    written = pictures.save(figure, target, [kind] if kind in KINDS else KINDS)
+    if args.table is not None:
+        written.append(target.with_name(f"{target.name}.csv"))
+        with whole_file(written[-1]) as path:
+            args.table.to_csv(path, index=False, float_format="%.2f")
     print(*written)
 
 

@@ -20,7 +20,7 @@ from models.checkpoint import CheckpointError
 from models.failures import UsageError, explain, run
 from models.session import RunError
 from paper_scripts import evidence, paper, pictures
-from paper_scripts.page import Page, shown
+from paper_scripts.page import Page
 
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}
 TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}
@@ -36,6 +36,7 @@ def flags():
     parser.add_argument("--dataset", help="only what was tested, or trained, on this data set")
     parser.add_argument("--planned", nargs="*", default=[], metavar="STAGE/NAME",
                         help="what there should be: what is not there is said")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be in it, write nothing")
     parser.add_argument("--out", type=Path, help="folder; default: <log>/report/<experiment, data set or all>")
     return parser
 
@@ -47,7 +48,7 @@ class Run:
 
     def __init__(self, path, stage):
         self.folder, self.name, self.stage = path.parent, path.parent.name, stage
-        self.facts = evidence.read_json(path)
+        self.facts = evidence.read_json(path, "flags", "torch", "opencv", "python", "commit", "gpu", "processes")
         self.flags = self.facts["flags"]
 
     def rows(self):
@@ -73,13 +74,19 @@ def find(log, experiment, dataset):
     return found
 
 
-def origin(one, found):
-    """The pretraining run behind any run, if it is among those found."""
+def chain(one, found):
+    """The runs behind a test or a retrieval: (fine-tuning or probe or None, pretraining or None), if they are found."""
+    trained = None
     if one.stage == "test":
-        trained = {run.name: run for stage in ("ft", "last") for run in found[stage]}
-        one = trained.get(utils.weights_name(one.flags["checkpoint"] or ""), one)
-    name = utils.weights_name(one.flags.get("pretrain") or "")
-    return next((run for run in found["pretrain"] if run.name == name), None)
+        name = utils.weights_name((one.flags["checkpoint"] or "").replace("{split}", str(first_split(one))))
+        trained = next((run for stage in ("ft", "last") for run in found[stage] if run.name == name), None)
+    weights = (trained or one).flags.get("pretrain") or ""
+    return trained, next((run for run in found["pretrain"] if run.name == utils.weights_name(weights)), None)
+
+
+def first_split(one):
+    """Number of the first split that a test was of."""
+    return int(min(name for name in one.facts["results"] if name.startswith("split"))[5:])
 
 
 def results(found):
@@ -87,17 +94,18 @@ def results(found):
     rows = []
     for one in found["retrieval"]:
         row = {"run": one.name, "what": "retrieval", "data set": where(one), "videos": one.facts["queries"],
+               "chance": 1 / one.facts["classes"],
                **{k: v for k, v in one.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
         if (folder := one.features()) and (folder / "probe.json").is_file():
-            linear = evidence.read_json(folder / "probe.json")["linear"]
+            linear = evidence.read_json(folder / "probe.json", "linear")["linear"]
             row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
         rows.append(row)
     for one in found["test"]:
         kind = TESTED.get(Path(one.flags["checkpoint"] or "").parent.parent.parent.name, "test")
         for split, values in one.facts["results"].items():
             rows.append({"run": one.name, "what": kind, "data set": f"{one.flags['dataset']} {split}",
-                         "videos": int(values["videos"]), "top-1": values["top1"], "top-5": values["top5"],
-                         "mean class": values["mean_class"]})
+                         "videos": int(values["videos"]), "chance": 1 / one.facts["classes"], "top-1": values["top1"],
+                         "top-5": values["top5"], "mean class": values["mean_class"]})
     return pd.DataFrame(rows)
 
 
@@ -106,14 +114,15 @@ def where(one):
 
 
 def beside_the_paper(found):
-    """A row for the first seed of each retrieval and test, with the paper's figures of that kind -> DataFrame."""
+    """A row for the first seed of each retrieval and fine-tuned test, with the paper's figures -> DataFrame."""
     rows = []
     for one in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
-        before = origin(one, found)
-        if before is None:
+        trained, before = chain(one, found)
+        if before is None or trained is not None and trained.stage == "last":  # of linear probes the paper has none
             continue
         if one.stage == "retrieval":
-            theirs, dataset, measures = paper.RETRIEVAL["DualVar"], "UCF101", [f"R@{k}" for k in (1, 5, 10)]
+            theirs, dataset, pretrained = paper.RETRIEVAL["DualVar"], "UCF101", "UCF101"
+            measures = [f"R@{k}" for k in (1, 5, 10)]
             figures = [(one.facts["results"].get(name), theirs[int(name[2:])]) for name in measures]
         else:
             method = "DualVar (MoCo)" if before.flags["framework"] == "moco" else "DualVar (SimCLR)"
@@ -122,24 +131,35 @@ def beside_the_paper(found):
             theirs = {row[:2]: dict(zip(("UCF101", "HMDB51"), row[2:], strict=True)) for row in paper.FINETUNED}
             if (method, pretrained) not in theirs:
                 continue
-            measures = ["top-1"]
-            figures = [(list(one.facts["results"].values())[-1]["top1"], theirs[method, pretrained][dataset])]
+            measures = ["fine-tuned top-1"]
+            own = one.facts["results"][f"split{first_split(one):02d}"]["top1"]
+            figures = [(own, theirs[method, pretrained][dataset])]
         rows.append({"run": one.name, "measure": ", ".join(measures),
                      "ours": ", ".join("-" if own is None else f"{100 * own:.1f}" for own, _ in figures),
                      "paper's": ", ".join(f"{value:.1f}" for _, value in figures), "on": dataset,
-                     "what differs (ours for paper's)": differences(one, before, dataset)})
+                     "what differs (ours for paper's)": differences(one, trained, before, dataset, pretrained)})
     return pd.DataFrame(rows)
 
 
-def differences(one, before, dataset):
-    """Text: flags of a result, and of the pretraining behind it, that differ from the paper's."""
-    found = [] if one.flags["dataset"] == dataset.lower() else [f"data set {one.flags['dataset']} for {dataset}"]
-    for mine, stage in ((one, one.stage), (before, "pretrain")):
-        for flag, theirs in paper.PROTOCOL[stage].items():
-            own = mine.flags.get(flag, theirs)
+def differences(one, trained, before, dataset, pretrained):
+    """Text: data sets and flags of a result, and of the runs behind it, that differ from the paper's."""
+    weights = {"clip_weight": 0.125 if before.flags["framework"] == "simclr" else 1.0}
+    found = [f"{kind} {own} for {theirs}" for kind, own, theirs in (
+        ("data set", one.flags["dataset"], dataset), ("pretrained on", before.flags["dataset"], pretrained))
+        if own != theirs.lower()]
+    stages = [("", one, paper.PROTOCOL[one.stage]), ("pretraining ", before, {**paper.PROTOCOL["pretrain"], **weights})]
+    if trained is not None:
+        after = "finetune_k400" if pretrained == "K400" else "finetune"
+        stages.insert(1, ("fine-tuning ", trained, paper.PROTOCOL[after]))
+    said = set()
+    for stage, run_of_stage, protocol in stages:
+        for flag, theirs in protocol.items():
+            own = run_of_stage.flags.get(flag)
             text = f"{flag} {own} for {theirs}"
-            if own is not None and own != theirs and text not in found:
-                found.append(text)
+            if own is None or own == theirs or text in said or flag == "split" and own == "all":
+                continue
+            said.add(text)
+            found.append(stage + text)
     return ", ".join(found) or "nothing that is a flag"
 
 
@@ -148,7 +168,7 @@ def runs_table(found):
     for stage, text in STAGES.items():
         for one in found[stage]:
             log, own = one.rows(), one.flags
-            before = origin(one, found)  # says what a classifier takes from its checkpoint
+            before = chain(one, found)[1]  # says what a classifier takes from its checkpoint
             net, width = (own[name] if own[name] is not None or before is None else before.flags[name]
                           for name in ("net", "width"))
             steps = int(one.facts["videos"]) // one.facts["effective_batch"]
@@ -157,7 +177,8 @@ def runs_table(found):
                 "run": one.name, "stage": text, "data": f"{where(one)}, {one.facts['videos']} videos",
                 "mode": own.get("mode", own.get("train_what")), "network": f"{net} × {width or 1:g}",
                 "clip": f"{own['seq_len']} at stride {own['ds']}, {own['img_dim']} px",
-                "epochs": f"{len(log)}/{own['epochs']}", "batch": one.facts["effective_batch"], "lr": own["lr"],
+                "epochs": f"{len(log)}/{own['epochs']}", "batch": one.facts["effective_batch"],
+                "lr": f"{own['lr']:g}",
                 "seed": own["seed"], "training": f"{seconds / 60:.1f} min", "on": one.facts["gpu"] or "CPU",
                 "processes": one.facts["processes"], "commit": one.facts["commit"]})
     return pd.DataFrame(rows)
@@ -185,16 +206,25 @@ def data_table(found):
 def not_run(found, planned):
     """Sentences about what there should be and is not, or is not finished."""
     done = {f"{stage}/{one.name}" for stage, runs in found.items() for one in runs}
-    lines = [f"{name}: not run" for name in planned if name not in done]
+    missing = {}
+    for name in planned:
+        if name not in done:
+            missing.setdefault(name.partition("/")[2], []).append(name.partition("/")[0])
+    lines = [f"{name}: not run ({', '.join(stages)})" for name, stages in missing.items()]
     for stage in STAGES:
         for one in found[stage]:
             epochs = len(one.rows())
             if epochs < one.flags["epochs"]:
                 lines.append(f"{stage}/{one.name}: {epochs} of {one.flags['epochs']} epochs, not its end")
-    everything = [one for runs in found.values() for one in runs]
-    if not any(one.facts["gpu"] for one in everything):
+    lines += [f"retrieval/{one.name}: features without those of single clips (--per_clip), so not among the t-SNE"
+              for one in found["retrieval"] if one.features() and not has_clips(one)]
+    if not any(one.facts["gpu"] for runs in found.values() for one in runs):
         lines.append("no GPU: everything here ran on CPUs")
     return lines
+
+
+def has_clips(one):
+    return (one.features() / "train_clips.npy").is_file()
 
 
 # --- pictures ------------------------------------------------------------------------------------------------
@@ -214,51 +244,58 @@ def representatives(runs):
     return (trained if len(trained) > 2 else chosen)[:MOST_PANELS]
 
 
-def title(one):
-    """Short name for a panel: the mode of an evidence cell, or the run's name."""
-    match = evidence.CELL.fullmatch(one.name)
-    return match["mode"] if match else one.name
+def titles(runs):
+    """Short names for panels: the modes of evidence cells, or the runs' names where those say more."""
+    matches = [evidence.CELL.fullmatch(one.name) for one in runs]
+    modes = [match["mode"] if match else None for match in matches]
+    return modes if None not in modes and len(set(modes)) == len(modes) else [one.name for one in runs]
 
 
 def wanted(found, datasets):
     """Pictures to draw: (file, caption, arguments of paper_scripts.pictures)."""
     for stage, text in STAGES.items():
-        if found[stage]:
+        if begun := [one for one in found[stage] if one.rows()]:
             note = " (R@1 among training videos of other recordings)" if stage == "pretrain" else ""
             yield (f"curves_{stage}", f"{text.capitalize()}: what was measured over the epochs{note}.",
-                   ["curves", "--runs", *(str(one.folder) for one in found[stage])])
+                   ["curves", "--runs", *(str(one.folder) for one in begun)])
     for dataset in datasets:
-        searched = representatives([one for one in found["retrieval"] if one.flags["dataset"] == dataset
-                                    and one.features()])
-        if searched:
-            folders = [str(one.features()) for one in searched]
-            yield (f"tsne_{dataset}", f"{dataset}: t-SNE of training features, one point a clip, coloured by class. "
-                   "Clips of one video that fall on one point have lost their differences.",
-                   ["tsne", "--features", *folders, "--titles", *map(title, searched)])
-            last = searched[-1]
-            yield (f"gallery_{dataset}", f"{dataset}, {last.name}: test videos and the five nearest training videos, "
-                   "with cosines; ✓ same class, ✗ another.", ["gallery", "--features", folders[-1], *data_flags(last)])
-        tests = representatives([one for one in found["test"] if one.flags["dataset"] == dataset])
-        if tests:
+        of_set = {stage: [one for one in runs if one.flags["dataset"] == dataset] for stage, runs in found.items()}
+        yield from of_features(dataset, [one for one in of_set["retrieval"] if one.features()])
+        if tests := representatives(of_set["test"]):
             pair = [tests[0], tests[-1]] if len(tests) > 1 else tests
             yield (f"classes_{dataset}", f"{dataset}: accuracy of each class, in the order in which the runs differ.",
-                   ["classes", "--test", *(str(one.folder) for one in pair), "--titles", *map(title, pair)])
+                   ["classes", "--test", *(str(one.folder) for one in pair), "--titles", *titles(pair)])
             yield (f"confusion_{dataset}", f"{dataset}, {tests[-1].name}: confusion of the test.",
                    ["confusion", "--test", str(tests[-1].folder)])
-        trained = representatives([one for one in found["pretrain"] if one.flags["dataset"] == dataset])
-        if trained:
-            own = data_flags(trained[-1]) + ["--n_series", str(trained[-1].flags["n_series"])]
-            seen = own + ["--time_reverse", str(trained[-1].flags["time_reverse"])]
-            yield f"views_{dataset}", f"{dataset}: augmented views of training videos, as in epoch 0.", ["views", *seen]
-            yield (f"segments_{dataset}", f"{dataset}: view 3 and its segments as shuffle-rank shuffles them.",
-                   ["segments", *seen])
-            weights = [one for one in trained if (one.folder / "model" / "backbone.pth.tar").is_file()]
-            if weights:
-                yield (f"timeline_{dataset}", f"{dataset}: cosine between the segments of the longest test video, each "
-                       "encoded alone, centred by the mean of other videos.",
-                       ["timeline", *own, "--pretrain",
-                        *(str(one.folder / "model" / "backbone.pth.tar") for one in weights),
-                        "--titles", *map(title, weights)])
+        if trained := representatives(of_set["pretrain"]):
+            yield from of_videos(dataset, trained)
+
+
+def of_features(dataset, searched):
+    """The pictures of a data set's features, for `wanted`."""
+    if clips := representatives([one for one in searched if has_clips(one)]):
+        yield (f"tsne_{dataset}", f"{dataset}: t-SNE of training features, one point a clip, coloured by class. Clips "
+               "of one video that fall on one point have lost their differences.",
+               ["tsne", "--features", *(str(one.features()) for one in clips), "--titles", *titles(clips)])
+    if some := representatives(searched):
+        last = some[-1]
+        yield (f"gallery_{dataset}", f"{dataset}, {last.name}: test videos and the five nearest training videos, with "
+               "cosines; ✓ same class, ✗ another.",
+               ["gallery", "--features", str(last.features()), *data_flags(last)])
+
+
+def of_videos(dataset, trained):
+    """The pictures of a data set's videos as pretraining sees them, for `wanted`."""
+    own = data_flags(trained[-1]) + ["--n_series", str(trained[-1].flags["n_series"])]
+    seen = own + ["--time_reverse", str(trained[-1].flags["time_reverse"])]
+    yield f"views_{dataset}", f"{dataset}: augmented views of training videos, as in epoch 0.", ["views", *seen]
+    yield (f"segments_{dataset}", f"{dataset}: view 3 and its segments as shuffle-rank shuffles them.",
+           ["segments", *seen])
+    weights = {one: one.folder / "model" / "backbone.pth.tar" for one in trained}
+    if there := [one for one, path in weights.items() if path.is_file()]:
+        yield (f"timeline_{dataset}", f"{dataset}: cosine between the segments of the longest test video, each encoded "
+               "alone, centred by the mean of other videos.",
+               ["timeline", *own, "--pretrain", *(str(weights[one]) for one in there), "--titles", *titles(there)])
 
 
 def data_flags(one):
@@ -290,10 +327,11 @@ def write_results(page, found, cells):
     page.section("Results")
     for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
         page.table(f"evidence_{dataset}_split{split}", evidence.summary(rows),
-                   f"{dataset}, split {split}: means over seeds, ± standard deviation where there are several.")
+                   f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
     table = results(found)
     if len(table):
-        page.table("results", table, "Every result there is. R@k, top-k: shares of the test videos.")
+        page.table("results", table, "Every result there is. R@k, top-k: shares of the test videos. Linear probe of "
+                   "features: mean and deviation over draws of held-out recordings, the features being the same.")
     else:
         page.text("No retrieval and no test yet.")
 
@@ -335,6 +373,11 @@ def main(argv):
         raise UsageError(f"{args.log} holds no runs" + (f" of {args.experiment}" if args.experiment else "")
                          + (f" on {args.dataset}" if args.dataset else "")
                          + ": name <log_dir>/<prefix>, or run a stage first")
+    datasets = sorted({one.flags["dataset"] for one in everything})
+    if args.dry_run:
+        print("Report of " + ", ".join(f"{stage}/{one.name}" for stage, runs in found.items() for one in runs))
+        print("pictures: " + ", ".join(name for name, _, _ in wanted(found, datasets)))
+        return
     name = args.experiment or args.dataset or "all"
     page = Page(f"DualVar: {name}", args.out or args.log / "report" / name)
     versions = sorted({f"torch {one.facts['torch']}, OpenCV {one.facts['opencv']}, Python {one.facts['python']}, "
@@ -347,13 +390,13 @@ def main(argv):
     write_results(page, found, cells)
     write_comparison(page, found)
     page.section("Pictures")
-    failed = draw(page, found, sorted({one.flags["dataset"] for one in everything}))
+    failed = draw(page, found, datasets)
     write_runs(page, found)
     page.section("Not run")
     page.items(not_run(found, args.planned) + failed)
     page.section("Flags")
     for one in everything:
-        page.folded(f"{one.stage}/{one.name}", "\n".join(f"--{k} {shown(v)}" for k, v in sorted(one.flags.items())))
+        page.folded(f"{one.stage}/{one.name}", "\n".join(f"--{k} {v}" for k, v in sorted(one.flags.items())))
     print(f"report: {page.write()}")
 
 

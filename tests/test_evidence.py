@@ -25,7 +25,7 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
     write(tmp_path, "clip-sr_ucf101-5class_split1_seed0", 0.5, [0.6, 0.8], within=0.25)
     write(tmp_path, "clip-sr_ucf101-5class_split1_seed1", 0.7, [0.7, 0.9], within=0.35)
     write(tmp_path, "clip_demo_split1_seed0", 0.2, [0.2])
-    (tmp_path / "retrieval" / "something_else").mkdir()
+    (tmp_path / "retrieval" / "simclr_r3d_clip_ucf101_split2").mkdir()  # of a launcher
     cells = evidence.collect(tmp_path)
     table = evidence.summary(cells[cells["dataset"] == "ucf101-5class"]).set_index("mode")
     assert table.columns.tolist() == ["seeds", "R@1", "linear probe", "within a video"]

@@ -51,7 +51,7 @@ def test_tsne_has_a_point_for_each_clip_of_the_videos_asked_for(call, tmp_path):
     features(tmp_path / "b", seed=1)
     code, out, error = call("tsne", "--features", "a", "b", "--titles", "one", "two", "--videos", 5, "--out", "p/t")
     assert code == 0, error
-    assert out.split() == ["p/t.png", "p/t.pdf", "p/t.svg"]
+    assert out.split() == ["p/t.png", "p/t.pdf", "p/t.svg", "p/t.csv"]
     drawn("p/t.png")
     assert (tmp_path / "p/t.pdf").read_bytes().startswith(b"%PDF") and "<svg" in (tmp_path / "p/t.svg").read_text()
     table = pd.read_csv("p/t.csv")
@@ -121,12 +121,14 @@ def test_the_timeline_follows_a_video_segment_by_segment(call, tmp_path, monkeyp
     assert code == 0, error
     drawn("line.png")
     ((panels, frames, starts),) = seen
-    assert starts.tolist() == [0, 2, 4, 6] and len(frames) == 8 and panels[0][1].shape == (4, 4)
+    assert starts.tolist() == list(range(8)) and len(frames) == 8 and panels[0][1].shape == (8, 8)
     np.testing.assert_allclose(np.diag(panels[0][1]), 1, rtol=1e-5)
     assert panels[0][1].min() < 0.9999
-    assert commands.EverySegment(2, 2)(9, None).tolist() == [[0, 2], [4, 6]]
-    code, _, error = call("timeline", *flags[:-1], 2)
-    assert code == 1 and "fewer than 3 segments of 2 frames at stride 2" in error
+    assert commands.EverySegment(2, 2)(50, None)[:3].tolist() == [[0, 2], [4, 6], [8, 10]]
+    assert commands.EverySegment(2, 2)(50, None).max() == 46
+    assert commands.EverySegment(2, 2)(9, None).tolist() == [[i, i + 2] for i in range(7)]  # they overlap
+    code, _, error = call("timeline", *flags[:-1], 7)
+    assert code == 1 and "9 frames, too few for segments of 2 frames at stride 7" in error
 
 
 def log_of(folder, **measures):
@@ -195,7 +197,22 @@ def test_as_many_classes_as_data_sets_have(classes):
 
 @pytest.mark.parametrize("arguments,message", [
     (["tsne", "--features", "nowhere"], r"nowhere/protocol.json does not exist: .*--save_features nowhere"),
-    (["tsne", "--features", "a", "--titles", "x", "y"], "--titles: 2 for 1 panels"),
+    (["tsne", "--features", "a", "--titles", "x", "y"], "--titles: 2 different ones for 1 panels"),
+    (["tsne", "--features", "a", "a", "--titles", "x", "x"], "--titles: 1 different ones for 2 panels"),
+    (["tsne", "--features", "a", "a"], "--titles: 1 different ones for 2 panels"),
+    (["tsne", "--features", "a", "--videos", "0"], "--videos must be above 0, got 0"),
+    (["tsne", "--features", "a", "--seed", "-1"], "--seed must be 0 or more"),
+    (["gallery", *DATA, "--features", "a", "--found", "1000"], "--found 1000: more than 50 are no picture"),
+    (["gallery", *DATA, "--features", "lengths"], "lengths: the two lists' features differ in length"),
+    (["gallery", *DATA, "--features", "empty"], "do not belong together"),
+    (["views", *DATA, "--epoch", "-1"], "--epoch must be 0 or more"),
+    (["views", *DATA, "--time_reverse", "nan"], "--time_reverse nan is no probability"),
+    (["timeline", *DATA, "--n_series", "3", "--pretrain", "random"], "--seq_len 4 is not divisible by --n_series 3"),
+    (["classes", "--test", "damaged"], "classes.csv is damaged .no column accuracy.: test again"),
+    (["confusion", "--test", "damaged"], "confusion.csv is damaged .could not convert .*: test again"),
+    (["confusion", "--test", "oblong"], "confusion.csv is not square: test again"),
+    (["curves", "--runs", "broken"], "log.jsonl is damaged"), (["curves", "--runs", "bare"], "in none of the logs"),
+    (["curves", "--runs", "binary"], "log.jsonl is damaged"),
     (["gallery", *DATA, "--features", "short"], "short is of another list than ucf101's test list"),
     (["views", *DATA, "--names", "Run/none"], "--names Run/none: not in the training list"),
     (["views", *DATA, "--n_series", "3"], "--seq_len 4 is not divisible by --n_series 3"),
@@ -208,9 +225,32 @@ def test_wrong_input_gets_a_sentence(call, tmp_path, arguments, message):
     lists, _ = features(tmp_path / "a")
     some = {part: videos.subset([0, 1]) for part, videos in lists.items()}
     write_features(tmp_path / "short", some, {part: torch.zeros(2, 3) for part in some}, {}, "{}")
+    for name, sizes in (("lengths", {"train": 3, "test": 4}), ("empty", {"train": 0, "test": 0})):
+        write_features(tmp_path / name, lists, {p: torch.ones(len(v), sizes[p]) for p, v in lists.items()}, {}, "{}")
+    for name, content in (("damaged", "class,x\nRun,a\n"), ("oblong", "class,x,y\nRun,1,2\n")):
+        (tmp_path / name).mkdir()
+        for file in ("classes", "confusion"):
+            (tmp_path / f"{name}/{file}.csv").write_text(content.replace("a", "1") if file == "classes" else content)
+    for name, content in (("broken", b"{broken}\n"), ("bare", b'{"epoch": 0}\n'), ("binary", b"\xff\xfe}\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}/log.jsonl").write_bytes(content)
     code, _, error = call(*arguments, "--out", "out")
     assert code in (1, 2) and re.search(message, error) and error.count("\n") == 1, error
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("out", ["", "x.jpg", "there"])
+def test_where_to_is_looked_at_first(call, tmp_path, out):
+    (tmp_path / "there").mkdir()
+    code, _, error = call("curves", "--runs", "nowhere", "--out", out)
+    assert code == 2 and re.search(r"--out .*: name a file to write; it may end in .png, .pdf or .svg", error)
+
+
+def test_panels_are_told_apart_by_as_many_folders_as_it_takes():
+    args = commands.parser().parse_args(["curves", "--runs", "x"])
+    assert commands.titles_of(args, ["log/a/features/clip", "log/b/features/clip"]) == [
+        "a/features/clip", "b/features/clip"]
+    assert commands.titles_of(args, ["log/a/clip", "log/a/tc"]) == ["clip", "tc"]
 
 
 def test_features_without_clips_say_how_to_get_them(call, tmp_path):

@@ -46,7 +46,8 @@ def runs(tmp_path_factory):
                     "x_all_ft_on", "--clips", 2)[0] == 0
         assert call("models/probe.py", "--dataset", "ucf101", "--features", "log/small/features/x_all", "--seeds", 2,
                     "--k", 1)[0] == 0
-        assert call("paper_scripts/report.py", "log/small", "--planned", "pretrain/x_all", "test/x_other")[0] == 0
+        assert call("paper_scripts/report.py", "log/small", "--planned", "pretrain/x_all", "test/x_other",
+                    "pretrain/x_other")[0] == 0
     return folder / "log/small"
 
 
@@ -98,7 +99,9 @@ def test_results_stand_beside_the_papers_with_what_differs(runs):
     assert beside.loc["x_all_ft_on", "paper's"] == "79.0" and beside.loc["x_all_ft_on", "on"] == "UCF101"
     assert beside.loc["x_all", "paper's"] == "46.7, 63.1, 69.7" and "x_clip_seed1" not in beside.index
     differs = beside["what differs (ours for paper's)"]
-    assert "img_dim 24 for 112, ds 2 for 4, clips 2 for 10, net r3d for r21d" in differs["x_all"]
+    assert "fine-tuning batch_size 4 for 16, fine-tuning epochs 1 for 100" in differs["x_all_ft_on"]
+    assert "pretraining clip_weight 1.0 for 0.125" in differs["x_all"]
+    assert "img_dim 24 for 112, ds 2 for 4, clips 2 for 10, pretraining net r3d for r21d" in differs["x_all"]
     assert "mode clip for" in differs["x_clip_seed0"] and "mode" not in differs["x_all"]
     assert "data set" not in differs["x_all"]
     for kind in ("md", "tex"):
@@ -108,9 +111,10 @@ def test_results_stand_beside_the_papers_with_what_differs(runs):
 
 def test_what_was_not_run_is_said(runs):
     text = Reader((runs / "report/all/index.html").read_text()).text
-    assert "test/x_other: not run" in text and "pretrain/x_all: not run" not in text
+    assert "x_other: not run (test, pretrain)" in text and "x_all: not run" not in text
     assert "no GPU: everything here ran on CPUs" in text
-    assert "--batch_size 4" in text and "python -m paper_scripts.pictures tsne --features" in text
+    assert "--batch_size 4" in text and "--width 0.0625" in text and "--wd 0.0001" in text
+    assert "python -m paper_scripts.pictures tsne --features" in text
 
 
 def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
@@ -132,16 +136,20 @@ def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
         report.main([str(stopped)])
 
 
-def test_a_picture_that_cannot_be_drawn_is_named(runs, tmp_path, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_is_named_and_what_has_not_begun_left_out(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(runs.parent.parent)
     shutil.copytree(runs, tmp_path / "log")
-    found = report.find(tmp_path / "log", None, None)
-    own = page.Page("t", tmp_path / "out")
-    failed = report.draw(own, found, [])  # curves alone
-    assert failed == [] and len(own.parts) == 4
     (tmp_path / "log/pretrain/x_all/log.jsonl").write_text("")
-    failed = report.draw(page.Page("t", tmp_path / "out"), found, [])
-    assert len(failed) == 1 and re.match(r"picture curves_pretrain: .*x_all/log.jsonl has no epoch yet", failed[0])
+    (tmp_path / "log/features/x_all/train_clips.npy").unlink()
+    found = report.find(tmp_path / "log", None, None)
+    drawn = {name: argv for name, _, argv in report.wanted(found, ["ucf101"])}
+    assert len(drawn) == 9 and not [text for text in drawn["curves_pretrain"] if "x_all" in text]
+    lines = report.not_run(found, [])
+    assert "pretrain/x_all: 0 of 2 epochs, not its end" in lines
+    monkeypatch.setattr(report, "wanted", lambda *_: [("p", "", drawn["views_ucf101"]), ("q", "", drawn["curves_ft"])])
+    own = page.Page("t", tmp_path / "out")
+    (failed,) = report.draw(own, found, [])  # the data set of the fixture is gone
+    assert re.match(r"picture p: frames of ucf101 are not at ", failed) and len(own.parts) == 2
 
 
 def test_tables_are_escaped():

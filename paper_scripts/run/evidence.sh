@@ -48,7 +48,9 @@ cell() {
 
 suffix=${DATASET}_split$SPLIT planned=()
 for mode in clip clip-sr clip-sr-tc tc sr-tc; do
-    for seed in 0 1 2; do planned+=("pretrain/${mode}_${suffix}_seed$seed"); done
+    for seed in 0 1 2; do
+        for stage in pretrain retrieval test; do planned+=("$stage/${mode}_${suffix}_seed$seed"); done
+    done
 done
 cell "thumbnail_$suffix" thumbnail 0
 for seed in $SEEDS; do
