@@ -114,8 +114,11 @@ def where(one):
 
 
 def beside_the_paper(found):
-    """A row for the first seed of each retrieval and fine-tuned test, with the paper's figures -> DataFrame."""
-    rows = []
+    """A row for the first seed of each retrieval and fine-tuned test, with the paper's figures.
+
+    -> (DataFrame, what differs in all rows: [text])
+    """
+    rows, differ = [], []
     for one in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
         trained, before = chain(one, found)
         if before is None or trained is not None and trained.stage == "last":  # of linear probes the paper has none
@@ -136,31 +139,31 @@ def beside_the_paper(found):
             figures = [(own, theirs[method, pretrained][dataset])]
         rows.append({"run": one.name, "measure": ", ".join(measures),
                      "ours": ", ".join("-" if own is None else f"{100 * own:.1f}" for own, _ in figures),
-                     "paper's": ", ".join(f"{value:.1f}" for _, value in figures), "on": dataset,
-                     "what differs (ours for paper's)": differences(one, trained, before, dataset, pretrained)})
-    return pd.DataFrame(rows)
+                     "paper's": ", ".join(f"{value:.1f}" for _, value in figures), "on": dataset})
+        differ.append(differences(one, trained, before, dataset, pretrained))
+    common = [text for text in differ[0] if all(text in own for own in differ)] if differ else []
+    for row, own in zip(rows, differ, strict=True):
+        row["differs also in"] = ", ".join(text for text in own if text not in common)
+    return pd.DataFrame(rows), common
 
 
 def differences(one, trained, before, dataset, pretrained):
-    """Text: data sets and flags of a result, and of the runs behind it, that differ from the paper's."""
+    """Data sets and flags of a result, and of the runs behind it, that differ from the paper's -> [text]"""
     weights = {"clip_weight": 0.125 if before.flags["framework"] == "simclr" else 1.0}
     found = [f"{kind} {own} for {theirs}" for kind, own, theirs in (
         ("data set", one.flags["dataset"], dataset), ("pretrained on", before.flags["dataset"], pretrained))
         if own != theirs.lower()]
-    stages = [("", one, paper.PROTOCOL[one.stage]), ("pretraining ", before, {**paper.PROTOCOL["pretrain"], **weights})]
+    stages = [("evaluation ", one, paper.PROTOCOL[one.stage]),
+              ("pretraining ", before, {**paper.PROTOCOL["pretrain"], **weights})]
     if trained is not None:
         after = "finetune_k400" if pretrained == "K400" else "finetune"
         stages.insert(1, ("fine-tuning ", trained, paper.PROTOCOL[after]))
-    said = set()
     for stage, run_of_stage, protocol in stages:
         for flag, theirs in protocol.items():
             own = run_of_stage.flags.get(flag)
-            text = f"{flag} {own} for {theirs}"
-            if own is None or own == theirs or text in said or flag == "split" and own == "all":
-                continue
-            said.add(text)
-            found.append(stage + text)
-    return ", ".join(found) or "nothing that is a flag"
+            if own is not None and own != theirs and not (flag == "split" and own == "all"):
+                found.append(f"{stage}{flag} {own} for {theirs}")
+    return found
 
 
 def runs_table(found):
@@ -338,11 +341,12 @@ def write_results(page, found, cells):
 
 def write_comparison(page, found):
     page.section("Beside the paper")
-    page.text("The paper's figures are its own, not measured here. What differs in protocol stands beside each; where "
+    page.text("The paper's figures are its own, not measured here. What differs in protocol stands beside them; where "
               "the data set differs, the two numbers are not comparable.")
-    table = beside_the_paper(found)
+    table, common = beside_the_paper(found)
     if len(table):
         page.table("beside_the_paper", table, "Per cent; of runs that differ in the seed alone, the first.")
+        page.text("Ours for the paper's, in all rows: " + (", ".join(common) or "no flag differs") + ".")
     columns = ["method", "pretrained on", "UCF101", "HMDB51"]
     finetuned = pd.DataFrame(paper.FINETUNED, columns=columns).astype({"UCF101": str, "HMDB51": str})
     page.table("paper_finetuned", finetuned,
