@@ -116,9 +116,9 @@ def where(one):
 def beside_the_paper(found):
     """A row for the first seed of each retrieval and fine-tuned test, with the paper's figures.
 
-    -> (DataFrame, what differs in all rows: [text])
+    -> (DataFrame, {kind of row: what differs in all of them, [text]})
     """
-    rows, differ = [], []
+    rows, differ = [], {"retrieval": [], "test": []}
     for one in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
         trained, before = chain(one, found)
         if before is None or trained is not None and trained.stage == "last":  # of linear probes the paper has none
@@ -140,10 +140,11 @@ def beside_the_paper(found):
         rows.append({"run": one.name, "measure": ", ".join(measures),
                      "ours": ", ".join("-" if own is None else f"{100 * own:.1f}" for own, _ in figures),
                      "paper's": ", ".join(f"{value:.1f}" for _, value in figures), "on": dataset})
-        differ.append(differences(one, trained, before, dataset, pretrained))
-    common = [text for text in differ[0] if all(text in own for own in differ)] if differ else []
-    for row, own in zip(rows, differ, strict=True):
-        row["differs also in"] = ", ".join(text for text in own if text not in common)
+        differ[one.stage].append(differences(one, trained, before, dataset, pretrained))
+    common = {stage: [text for text in texts[0] if all(text in own for own in texts)]
+              for stage, texts in differ.items() if texts}
+    for row, (stage, own) in zip(rows, ((stage, own) for stage, texts in differ.items() for own in texts), strict=True):
+        row["differs also in"] = ", ".join(text for text in own if text not in common[stage])
     return pd.DataFrame(rows), common
 
 
@@ -346,7 +347,8 @@ def write_comparison(page, found):
     table, common = beside_the_paper(found)
     if len(table):
         page.table("beside_the_paper", table, "Per cent; of runs that differ in the seed alone, the first.")
-        page.text("Ours for the paper's, in all rows: " + (", ".join(common) or "no flag differs") + ".")
+        for stage, texts in common.items():
+            page.text(f"Ours for the paper's, in every {stage}: {', '.join(texts) or 'no flag differs'}.")
     columns = ["method", "pretrained on", "UCF101", "HMDB51"]
     finetuned = pd.DataFrame(paper.FINETUNED, columns=columns).astype({"UCF101": str, "HMDB51": str})
     page.table("paper_finetuned", finetuned,
