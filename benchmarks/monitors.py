@@ -1,6 +1,6 @@
 """What `train.py --eval_every` costs: a look at the features against the training steps between two looks.
 
-    python benchmarks/monitors.py --out benchmarks/results/monitors.md      about 15 minutes on 2 cores
+    python benchmarks/monitors.py --out benchmarks/results/monitors.md      minutes, or with smaller --img_dim and --width one
 
 A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
 is logged. A look is train.look_at_features as a run calls it, workers, decoding and measures included. Weights are
