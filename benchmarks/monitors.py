@@ -1,6 +1,8 @@
 """What `train.py --eval_every` costs: a look at the features against the training steps between two looks.
 
-    python benchmarks/monitors.py --out benchmarks/results/monitors.md      minutes, or with smaller --img_dim and --width one
+    python benchmarks/monitors.py --img_dim 56 --width 0.25 --batch_size 16 --out benchmarks/results/monitors.md
+
+A minute on 2 cores; at full size, without the three flags, longer.
 
 A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
 is logged. A look is train.look_at_features as a run calls it, workers, decoding and measures included. Weights are
