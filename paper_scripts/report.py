@@ -116,7 +116,7 @@ def where(one):
 def beside_the_paper(found):
     """A row for the first seed of each retrieval and fine-tuned test, with the paper's figures.
 
-    -> (DataFrame, {kind of row: what differs in all of them, [text]})
+    -> (DataFrame, {kind of row: what differs in all of them, as `differences` gives it})
     """
     rows, differ = [], {"retrieval": [], "test": []}
     for one in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
@@ -144,27 +144,38 @@ def beside_the_paper(found):
     common = {stage: [text for text in texts[0] if all(text in own for own in texts)]
               for stage, texts in differ.items() if texts}
     for row, (stage, own) in zip(rows, ((stage, own) for stage, texts in differ.items() for own in texts), strict=True):
-        row["differs also in"] = ", ".join(text for text in own if text not in common[stage])
+        row["differs also in"] = grouped([text for text in own if text not in common[stage]])
     return pd.DataFrame(rows), common
 
 
 def differences(one, trained, before, dataset, pretrained):
-    """Data sets and flags of a result, and of the runs behind it, that differ from the paper's -> [text]"""
+    """Data sets and flags of a result, and of the runs behind it, that differ from the paper's.
+
+    -> [(stage, "flag ours for theirs")]
+    """
     weights = {"clip_weight": 0.125 if before.flags["framework"] == "simclr" else 1.0}
-    found = [f"{kind} {own} for {theirs}" for kind, own, theirs in (
-        ("data set", one.flags["dataset"], dataset), ("pretrained on", before.flags["dataset"], pretrained))
+    found = [(stage, f"data set {own} for {theirs}") for stage, own, theirs in (
+        ("evaluation", one.flags["dataset"], dataset), ("pretraining", before.flags["dataset"], pretrained))
         if own != theirs.lower()]
-    stages = [("evaluation ", one, paper.PROTOCOL[one.stage]),
-              ("pretraining ", before, {**paper.PROTOCOL["pretrain"], **weights})]
+    stages = [("evaluation", one, paper.PROTOCOL[one.stage]),
+              ("pretraining", before, {**paper.PROTOCOL["pretrain"], **weights})]
     if trained is not None:
         after = "finetune_k400" if pretrained == "K400" else "finetune"
-        stages.insert(1, ("fine-tuning ", trained, paper.PROTOCOL[after]))
+        stages.insert(1, ("fine-tuning", trained, paper.PROTOCOL[after]))
     for stage, run_of_stage, protocol in stages:
         for flag, theirs in protocol.items():
             own = run_of_stage.flags.get(flag)
             if own is not None and own != theirs and not (flag == "split" and own == "all"):
-                found.append(f"{stage}{flag} {own} for {theirs}")
+                found.append((stage, f"{flag} {own} for {theirs}"))
     return found
+
+
+def grouped(differing):
+    """[(stage, text)] -> "stage: text, text; stage: text" """
+    stages = {}
+    for stage, text in differing:
+        stages.setdefault(stage, []).append(text)
+    return "; ".join(f"{stage}: {', '.join(texts)}" for stage, texts in stages.items())
 
 
 def runs_table(found):
@@ -348,7 +359,7 @@ def write_comparison(page, found):
     if len(table):
         page.table("beside_the_paper", table, "Per cent; of runs that differ in the seed alone, the first.")
         for stage, texts in common.items():
-            page.text(f"Ours for the paper's, in every {stage}: {', '.join(texts) or 'no flag differs'}.")
+            page.text(f"Ours for the paper's, in every {stage}: {grouped(texts) or 'no flag differs'}.")
     columns = ["method", "pretrained on", "UCF101", "HMDB51"]
     finetuned = pd.DataFrame(paper.FINETUNED, columns=columns).astype({"UCF101": str, "HMDB51": str})
     page.table("paper_finetuned", finetuned,

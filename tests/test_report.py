@@ -102,11 +102,12 @@ def test_results_stand_beside_the_papers_with_what_differs(runs):
     page_text = (runs / "report/all/index.html").read_text()
     common, common_of_tests = (re.search(rf"Ours for the paper&#x27;s, in every {stage}: ([^<]*)</p>", page_text)[1]
                                for stage in ("retrieval", "test"))
-    assert "fine-tuning batch_size 4 for 16, fine-tuning epochs 1 for 100" in common_of_tests
-    assert "evaluation img_dim 24 for 112" in common and "pretraining net r3d for r21d" in common
-    assert "pretraining clip_weight 1.0 for 0.125" in common and "data set" not in common and "mode" not in common
-    assert differs["x_clip_seed0"] == "pretraining mode clip for clip-sr-tc" and pd.isna(differs["x_all"])
-    assert "evaluation ds 2 for 4" in common and "evaluation ds" not in common_of_tests
+    assert re.search(r"fine-tuning: .*batch_size 4 for 16, epochs 1 for 100.*; pretraining: ", common_of_tests)
+    assert common.startswith("evaluation: seq_len 4 for 16, img_dim 24 for 112, ds 2 for 4, clips 2 for 10; "
+                             "pretraining: net r3d for r21d, width 0.0625 for 1.0, ")
+    assert "clip_weight 1.0 for 0.125" in common and "data set" not in common and "mode" not in common
+    assert differs["x_clip_seed0"] == "pretraining: mode clip for clip-sr-tc" and pd.isna(differs["x_all"])
+    assert common_of_tests.startswith("evaluation: seq_len 4 for 16, img_dim 24 for 112, clips 2 for 10; fine-tuning: ")
     for kind in ("md", "tex"):
         assert "x\\_all" in (folder / "results.tex").read_text() and f"{100 * tested['top1']:.1f}" in (
             folder / f"beside_the_paper.{kind}").read_text()
