@@ -79,26 +79,37 @@ def build(args):
     if args.pretrain == "thumbnail":
         args.precision = "fp32"
         return Thumbnail()
-    checkpoint = utils.open_weights(args, args.pretrain)
-    net, width = utils.net_of(args, checkpoint, args.pretrain)
+    return open_backbone(args, args.pretrain)
+
+
+def open_backbone(args, weights):
+    """Backbone with the weights of a checkpoint, or random ones."""
+    checkpoint = utils.open_weights(args, weights)
+    net, width = utils.net_of(args, checkpoint, weights)
     utils.check_shapes(args, net)
     backbone = build_backbone(net, width)
     if checkpoint:
-        utils.load_pretrained(backbone, checkpoint, args.pretrain)
+        utils.load_pretrained(backbone, checkpoint, weights)
     return backbone
+
+
+def features_of_list(args, folder, part, videos, flag):
+    """Saved features of a list, checked to be of this very list -> ((N, D), their protocol as text)"""
+    values, labels, names, protocol = read_features(folder, part, flag)
+    if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
+        raise DataError(f"{flag}: {folder} is of another list than {args.dataset}'s {part} list of split {args.split}")
+    return torch.from_numpy(values), protocol
 
 
 def load_features(args, part, videos):
     """Features of a list, (N, D), checked to be of this very list; the flags take over their protocol."""
-    values, labels, names, protocol = read_features(args.load_features, part, "--load_features")
+    values, protocol = features_of_list(args, args.load_features, part, videos, "--load_features")
     try:
         utils.take_protocol(args, protocol)
     except ValueError as error:
         raise DataError(f"--load_features: {Path(args.load_features) / 'protocol.json'} is damaged: write the features "
                         "again") from error
-    if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
-        raise DataError(f"--load_features: {args.load_features} is of another list than this data set's {part} list")
-    return torch.from_numpy(values)
+    return values
 
 
 def main(argv):

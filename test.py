@@ -19,7 +19,7 @@ from dataset.crops import FixedCrops
 from dataset.files import take_lock, whole_file
 from dataset.lists import DataError, local_dataset, open_list
 from dataset.sampling import EvenClips
-from models import build_classifier, pictures
+from models import build_classifier
 from models.checkpoint import CheckpointError
 from models.classifier import topk
 from models.failures import UsageError, run
@@ -125,6 +125,7 @@ def report(folder, videos, probabilities, protocol):
         table.to_csv(path, index=False)
     with whole_file(folder / "confusion.csv") as path:
         pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
+    from models import pictures  # matplotlib, for which a dry run has no use
     pictures.save(pictures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
                   ["png"])
     return accuracy

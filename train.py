@@ -66,7 +66,7 @@ def flags():
 def check(args, videos):
     """Everything that can be known before the first video is opened."""
     utils.check_training_flags(args, videos)
-    utils.positive(args, "n_series", "series_dim", "dim", "temperature", "theta", "bn_splits")
+    utils.positive(args, "series_dim", "dim", "temperature", "theta", "bn_splits")
     utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight", "eval_every")
     if args.eval_videos < 2:
         raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
@@ -81,16 +81,14 @@ def check(args, videos):
     positive_queue = args.moco_k > 0 and args.moco_k % args.batch_size == 0
     if args.framework == "moco" and not positive_queue:
         raise UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
-    if args.seq_len % args.n_series:
-        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+    utils.check_segments(args)
     if args.bn == "shuffle" and args.framework != "moco":
         raise UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
     part = args.batch_size // world_size() // args.accumulate
     if part % args.bn_splits:
         raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {part} samples of a process"
                          + (" and part (--accumulate)" if args.accumulate > 1 else ""))
-    if not 0 <= args.time_reverse <= 1:
-        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
+    utils.check_time_reverse(args)
 
 
 def clamp_flag(text):

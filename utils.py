@@ -144,6 +144,17 @@ def check_data_flags(args):
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
 
 
+def check_segments(args):
+    positive(args, "n_series")
+    if args.seq_len % args.n_series:
+        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+
+
+def check_time_reverse(args):
+    if not 0 <= args.time_reverse <= 1:
+        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
+
+
 def check_shapes(args, net, clips=None):
     """Pass a clip of this size through the network, made thin: some need a minimum of frames or pixels.
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from dataset.files import whole_file
+from dataset.lists import DataError
 
 from .gather import rank, world_size
 
@@ -91,6 +92,28 @@ def versions():
 def write_json(path, content):
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path, *keys):
+    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
+    try:
+        found = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in found]:
+            raise ValueError(f"no {', '.join(missing)}")
+        return found
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
+
+
+def log_rows(folder):
+    """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
+    path = folder / "log.jsonl"
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        return [{name: float(value) for name, value in row.items()} for row in rows if row["epoch"] >= 0]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
 
 
 def bar(iterable, description, **options):

@@ -19,9 +19,10 @@ MARKERS = "os^DvPX*<>hpd8"
 DASHES = ("-", "--", "-.", ":")
 RIGHT, WRONG, QUERY = COLOURS[0], COLOURS[5], "#777777"
 MOST_IN_LEGEND = 40
+KINDS = ("png", "pdf", "svg")
 
 
-def save(figure, path, kinds=("png", "pdf", "svg")):
+def save(figure, path, kinds=KINDS):
     """Write `path` with the ending of each kind, 150 dots an inch where a kind has dots -> the paths."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for all kinds
@@ -160,10 +161,11 @@ def class_bars(classes, runs):
     return figure
 
 
-def curves(panels, x="epoch"):
+def curves(panels):
     """Lines of several runs, a panel a measure.
 
-    panels: {measure: [(run, x (N,), y (N,))]}; lines of one name, as the seeds of one experiment, look the same.
+    panels: {measure: [(run, epochs (N,), values (N,))]}; lines of one name, as the seeds of one experiment, look the
+    same.
     """
     names = list(dict.fromkeys(name for lines in panels.values() for name, _, _ in lines))
     styles = {name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
@@ -178,7 +180,7 @@ def curves(panels, x="epoch"):
         for name, at, values in lines:
             axes.plot(at, values, linewidth=1.3, **styles[name], markevery=max(len(at) // 8, 1))
         axes.set_title(measure, fontsize=9)
-        axes.set_xlabel(x, fontsize=8)
+        axes.set_xlabel("epoch", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)

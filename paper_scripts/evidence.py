@@ -3,7 +3,6 @@
     python -m paper_scripts.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
 """
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dataset.files import whole_file
-from dataset.lists import DataError
 from models.failures import UsageError, run
+from models.log import log_rows, read_json
 from paper_scripts.page import markdown
 
 ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")
@@ -20,28 +19,6 @@ CELL = re.compile(rf"(?P<mode>{'|'.join(ORDER)})_(?P<dataset>.+)_split(?P<split>
 MONITORS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
             "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank",
             "top1_permuted/sr_view1": "SR top-1, permuted"}
-
-
-def read_json(path, *keys):
-    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
-    try:
-        found = json.loads(path.read_text())
-        if missing := [key for key in keys if key not in found]:
-            raise ValueError(f"no {', '.join(missing)}")
-        return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
-
-
-def log_rows(folder):
-    """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
-    path = folder / "log.jsonl"
-    try:
-        lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        return [{name: float(value) for name, value in row.items()} for row in rows if row["epoch"] >= 0]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
 
 
 def measures(log, name):

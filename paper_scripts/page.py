@@ -12,7 +12,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 64rem;
        padding: 0 1rem 4rem; }
 h1 { font-size: 1.6rem; margin: 1.5rem 0 .3rem; } h2 { font-size: 1.25rem; margin: 2.2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; } nav a { margin-right: 1rem; white-space: nowrap; }
+nav a { margin-right: 1rem; white-space: nowrap; }
 a { color: #005a8f; } p, li { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; } figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; }
 figcaption, .quiet { color: #555; font-size: .87rem; }
@@ -71,9 +71,6 @@ class Page:
     def section(self, title):
         self.sections.append(title)
         self.parts.append(f'<h2 id="s{len(self.sections)}">{html.escape(title)}</h2>')
-
-    def heading(self, text):
-        self.parts.append(f"<h3>{html.escape(text)}</h3>")
 
     def text(self, text, quiet=False):
         self.parts.append(f"<p{' class=quiet' if quiet else ''}>{html.escape(text)}</p>")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
+import retrieval
 import utils
 from dataset.augment import MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
@@ -24,16 +25,15 @@ from dataset.lists import DataError, local_dataset, open_list
 from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
 from dataset.storage import SOURCES, advice
-from models import build_backbone, evaluation, pictures
+from models import evaluation, pictures
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
 from models.failures import UsageError, run
 from models.features import read_features
+from models.log import log_rows
 from models.nearest import nearest
-from paper_scripts.evidence import log_rows
 
-KINDS = ("png", "pdf", "svg")
-OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(KINDS)
+OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(pictures.KINDS)
 MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
             "ratio/within_video", "ratio/within_clip", "effective_rank")
 SHOWN = 8  # frames of a clip, or of a video
@@ -149,24 +149,19 @@ def gallery(args):
     utils.positive(args, "queries", "found")
     if max(args.queries, args.found) > MOST_TILES:
         raise UsageError(f"--queries {args.queries}, --found {args.found}: more than {MOST_TILES} are no picture")
-    (test, _, queries, _), (train, _, names, _) = (read_features(args.features, part, "--features")
-                                                   for part in ("test", "train"))
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("test", "train")}
-    for part, own in (("test", queries), ("train", names)):
-        if own.tolist() != lists[part].names.tolist():
-            raise DataError(f"--features: {args.features} is of another list than {args.dataset}'s {part} list of "
-                            f"split {args.split}")
+    test, train = (retrieval.features_of_list(args, args.features, part, videos, "--features")[0]
+                   for part, videos in lists.items())
     if test.shape[1] != train.shape[1]:
         raise DataError(f"--features: {args.features}: the two lists' features differ in length: write them again")
-    query, near = (F.normalize(x - x.mean(dim=0), dim=1) for x in map(torch.from_numpy, (test, train)))
-    chosen = evenly(len(queries), args.queries)
+    query, near = (F.normalize(x - x.mean(dim=0), dim=1) for x in (test, train))
+    chosen = evenly(len(test), args.queries)
     found = nearest(query[chosen], near, min(args.found, len(near)))
     cosines = (query[chosen][:, None] * near[found]).sum(dim=2)
-    reader = frames_at(args, SMALL)
+    reader = small_frames(args)
     return pictures.gallery([
-        (middle(reader, lists["test"], q), class_of(queries[q]),
-         [(middle(reader, lists["train"], g), class_of(names[g]), float(cosine)) for g, cosine in zip(own, line,
-                                                                                                      strict=True)])
+        (*middle(reader, lists["test"], q),
+         [(*middle(reader, lists["train"], g), float(cosine)) for g, cosine in zip(own, line, strict=True)])
         for q, own, line in zip(chosen, found.numpy(), cosines, strict=True)])
 
 
@@ -267,9 +262,8 @@ def samples(args):
     utils.check_data_flags(args)
     utils.positive(args, "videos")
     utils.not_negative(args, "epoch")
-    check_segments(args)
-    if not 0 <= args.time_reverse <= 1:
-        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
+    utils.check_segments(args)
+    utils.check_time_reverse(args)
     videos = open_list(args.dataset, "train", args.split, args.storage)
     if unknown := set(args.names or ()) - set(videos.names.tolist()):
         raise DataError(f"--names {' '.join(sorted(unknown))}: not in the training list of {args.dataset}, "
@@ -302,7 +296,7 @@ def timeline(args):
     """
     device = utils.start(args)
     utils.check_data_flags(args)
-    check_segments(args)
+    utils.check_segments(args)
     args.dry_run = False
     length = args.seq_len // args.n_series
     videos = open_list(args.dataset, "test", args.split, args.storage)
@@ -318,7 +312,8 @@ def timeline(args):
     others = others.subset(evenly(len(others), 64))
     panels = []
     for weights, title in zip(args.pretrain, titles_of(args, args.pretrain), strict=True):
-        backbone = evaluation.placed(backbone_of(args, weights), device)
+        utils.seed_everything(args.seed)
+        backbone = evaluation.placed(retrieval.open_backbone(args, weights), device)
 
         def features(some, sampler, average, network=backbone):
             data = utils.clip_dataset(args, some, sampler, FixedCrops(args.img_dim))
@@ -328,7 +323,7 @@ def timeline(args):
         own = features(one, segments_of_video, False).view(-1, len(centre))
         unit = F.normalize(own - centre, dim=1)
         panels.append((title, (unit @ unit.T).numpy()))
-    shown = frames_at(args, SMALL).read(one.names[0], evenly(int(one.num_frames[0]), SHOWN))[0]
+    shown = small_frames(args).read(one.names[0], evenly(int(one.num_frames[0]), SHOWN))[0]
     figure = pictures.timeline(panels, list(shown), starts)
     figure.suptitle(one.names[0], fontsize=9)
     return figure
@@ -347,23 +342,6 @@ class EverySegment:
         return np.arange(0, last + 1, step)[:, None] + np.arange(self.length) * self.ds
 
 
-def check_segments(args):
-    utils.positive(args, "n_series")
-    if args.seq_len % args.n_series:
-        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
-
-
-def backbone_of(args, weights):
-    """The backbone with these weights."""
-    utils.seed_everything(args.seed)
-    checkpoint = utils.open_weights(args, weights)
-    net, width = utils.net_of(args, checkpoint, weights)
-    backbone = build_backbone(net, width)
-    if checkpoint:
-        utils.load_pretrained(backbone, checkpoint, weights)
-    return backbone
-
-
 # --- what they share -----------------------------------------------------------------------------------------
 
 def evenly(length, count):
@@ -374,9 +352,9 @@ def evenly(length, count):
 def titles_of(args, paths):
     """--titles, or the names of runs that `paths` are of, with as many folders before them as tell them apart."""
     if args.titles is None:
-        weights = [Path(utils.weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
-        for depth in range(1, max(len(path.parts) for path in weights) + 1):
-            titles = ["/".join(path.parts[-depth:]) for path in weights]
+        named = [Path(utils.weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
+        for depth in range(1, max(len(path.parts) for path in named) + 1):
+            titles = ["/".join(path.parts[-depth:]) for path in named]
             if len(set(titles)) == len(titles):
                 return titles
     titles = args.titles or list(map(str, paths))
@@ -385,23 +363,20 @@ def titles_of(args, paths):
     return titles
 
 
-def class_of(name):
-    return name.partition("/")[0]
-
-
 def short(name):
     """Name of a video without its class."""
     return name.rpartition("/")[2]
 
 
-def frames_at(args, size):
-    return FrameReader(local_dataset(args.dataset).root(args.storage), size, advice(args.storage, args.dataset),
+def small_frames(args):
+    return FrameReader(local_dataset(args.dataset).root(args.storage), SMALL, advice(args.storage, args.dataset),
                        SOURCES[args.storage])
 
 
 def middle(reader, videos, index):
-    """Middle frame of a video (h, w, 3) uint8."""
-    return next(reader.read(videos.names[index], np.array([videos.num_frames[index] // 2]))[0])
+    """-> (middle frame of a video (h, w, 3) uint8, its class)"""
+    frame = next(reader.read(videos.names[index], np.array([videos.num_frames[index] // 2]))[0])
+    return frame, videos.classes[videos.labels[index]]
 
 
 def main(argv):
@@ -409,13 +384,13 @@ def main(argv):
     kind = args.out.suffix[1:].lower()
     if not args.out.name or kind in OTHER_KINDS or args.out.is_dir():
         raise UsageError(f"--out {args.out}: name a file to write; it may end in .png, .pdf or .svg")
-    target = args.out.with_suffix("") if kind in KINDS else args.out
+    target = args.out.with_suffix("") if kind in pictures.KINDS else args.out
     if "seed" in args:
         utils.not_negative(args, "seed")
     utils.check_folder(target.parent)
     args.table = None
     figure = args.draw(args)
-    written = pictures.save(figure, target, [kind] if kind in KINDS else KINDS)
+    written = pictures.save(figure, target, [kind] if kind in pictures.KINDS else pictures.KINDS)
     if args.table is not None:
         written.append(target.with_name(f"{target.name}.csv"))
         with whole_file(written[-1]) as path:

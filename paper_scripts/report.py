@@ -7,6 +7,7 @@ Writes <log>/report/<experiment, data set or all>/: index.html, which needs no o
 each table as Markdown, LaTeX and CSV; pictures/ as PNG, PDF and SVG. What is not there is said on the page.
 """
 import argparse
+import functools
 import shlex
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import utils
 from dataset.lists import DataError, open_list
 from models.checkpoint import CheckpointError
 from models.failures import UsageError, explain, run
+from models.log import log_rows, read_json
 from models.session import RunError
 from paper_scripts import evidence, paper, pictures
 from paper_scripts.page import Page
@@ -48,11 +50,13 @@ class Run:
 
     def __init__(self, path, stage):
         self.folder, self.name, self.stage = path.parent, path.parent.name, stage
-        self.facts = evidence.read_json(path, "flags", "torch", "opencv", "python", "commit", "gpu", "processes")
+        self.facts = read_json(path, "flags", "torch", "opencv", "python", "commit", "gpu", "processes")
         self.flags = self.facts["flags"]
 
+    @functools.cached_property
     def rows(self):
-        return evidence.log_rows(self.folder)
+        """Of log.jsonl, a dictionary an epoch."""
+        return log_rows(self.folder)
 
     def features(self):
         """Folder of the features that a retrieval saved, also where all was moved; None where there is none."""
@@ -97,7 +101,7 @@ def results(found):
                "chance": 1 / one.facts["classes"],
                **{k: v for k, v in one.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
         if (folder := one.features()) and (folder / "probe.json").is_file():
-            linear = evidence.read_json(folder / "probe.json", "linear")["linear"]
+            linear = read_json(folder / "probe.json", "linear")["linear"]
             row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
         rows.append(row)
     for one in found["test"]:
@@ -182,7 +186,7 @@ def runs_table(found):
     rows = []
     for stage, text in STAGES.items():
         for one in found[stage]:
-            log, own = one.rows(), one.flags
+            log, own = one.rows, one.flags
             before = chain(one, found)[1]  # says what a classifier takes from its checkpoint
             net, width = (own[name] if own[name] is not None or before is None else before.flags[name]
                           for name in ("net", "width"))
@@ -228,7 +232,7 @@ def not_run(found, planned):
     lines = [f"{name}: not run ({', '.join(stages)})" for name, stages in missing.items()]
     for stage in STAGES:
         for one in found[stage]:
-            epochs = len(one.rows())
+            epochs = len(one.rows)
             if epochs < one.flags["epochs"]:
                 lines.append(f"{stage}/{one.name}: {epochs} of {one.flags['epochs']} epochs, not its end")
     lines += [f"retrieval/{one.name}: features without those of single clips (--per_clip), so not among the t-SNE"
@@ -269,7 +273,7 @@ def titles(runs):
 def wanted(found, datasets):
     """Pictures to draw: (file, caption, arguments of paper_scripts.pictures)."""
     for stage, text in STAGES.items():
-        if begun := [one for one in found[stage] if one.rows()]:
+        if begun := [one for one in found[stage] if one.rows]:
             note = " (R@1 among training videos of other recordings)" if stage == "pretrain" else ""
             yield (f"curves_{stage}", f"{text.capitalize()}: what was measured over the epochs{note}.",
                    ["curves", "--runs", *(str(one.folder) for one in begun)])

@@ -11,7 +11,8 @@ here=$(dirname "$(readlink -f "$0")")/..
 # shellcheck source=env.sh
 source "$here/env.sh" requirements.txt
 DATASET=${DATASET:-ucf101-5class} SPLIT=${SPLIT:-1} LOG=${LOG_DIR:-log}
-MODES=${MODES:-clip clip-sr clip-sr-tc tc sr-tc} SEEDS=${SEEDS:-0 1 2}
+all_modes="clip clip-sr clip-sr-tc tc sr-tc" all_seeds="0 1 2"
+MODES=${MODES:-$all_modes} SEEDS=${SEEDS:-$all_seeds}
 case "$DATASET" in
     demo)
         common=(--net r3d --width 0.125 --img_dim 16 --seq_len 8 --ds 4)
@@ -47,8 +48,8 @@ cell() {
 }
 
 suffix=${DATASET}_split$SPLIT planned=()
-for mode in clip clip-sr clip-sr-tc tc sr-tc; do
-    for seed in 0 1 2; do
+for mode in $all_modes; do
+    for seed in $all_seeds; do
         for stage in pretrain retrieval test; do planned+=("$stage/${mode}_${suffix}_seed$seed"); done
     done
 done
