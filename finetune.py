@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import utils
+from core.dist import rank, world_size
+from core.errors import UsageError
 from dataset.augment import FinetuneDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
@@ -20,8 +22,7 @@ from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
 from models import build_classifier, evaluation
 from models.classifier import topk
-from models.failures import UsageError, run
-from models.gather import rank, world_size
+from models.failures import run
 from models.resume import find_resume, fingerprints, resume_text
 
 

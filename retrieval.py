@@ -14,16 +14,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import utils
+from core.dist import rank
+from core.errors import DataError, UsageError
+from core.files import take_lock, write_json
 from dataset.crops import FixedCrops
-from dataset.files import take_lock
-from dataset.lists import DataError, open_list
+from dataset.lists import open_list
 from dataset.sampling import EvenClips
 from models import build_backbone
 from models.classifier import pooled
-from models.failures import UsageError, run
+from models.failures import run
 from models.features import read_features, write_features
-from models.gather import rank
-from models.log import plain, versions, write_json
+from models.log import plain, versions
 from models.nearest import nearest
 from models.precision import check_precision
 

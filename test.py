@@ -15,16 +15,16 @@ import pandas as pd
 import torch
 
 import utils
+from core.dist import rank
+from core.errors import CheckpointError, DataError, UsageError
+from core.files import take_lock, whole_file, write_json
 from dataset.crops import FixedCrops
-from dataset.files import take_lock, whole_file
-from dataset.lists import DataError, local_dataset, open_list
+from dataset.lists import local_dataset, open_list
 from dataset.sampling import EvenClips
 from models import build_classifier
-from models.checkpoint import CheckpointError
 from models.classifier import topk
-from models.failures import UsageError, run
-from models.gather import rank
-from models.log import plain, versions, write_json
+from models.failures import run
+from models.log import plain, versions
 from models.precision import check_precision
 from models.pretrained import load_classifier
 

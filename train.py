@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 import utils
+from core.dist import rank, world_size
+from core.errors import UsageError
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import local_dataset, open_list, video_groups
@@ -21,8 +23,7 @@ from dataset.sampling import EvenClips, PretrainViews
 from models import FRAMEWORKS, build_pretrainer, evaluation
 from models.checkpoint import write_checkpoint
 from models.dualvar import parse_mode
-from models.failures import UsageError, run
-from models.gather import rank, world_size
+from models.failures import run
 from models.gradcache import GradCache
 from models.monitor import CollapseWatch, embedding_monitors
 from models.resume import find_resume, fingerprints, resume_text

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
+from core.dist import rank, world_size
+from core.errors import UsageError
 from dataset.clips import VideoClips
 from dataset.crops import resize_for
 from dataset.lists import local_dataset
@@ -23,8 +25,6 @@ from dataset.storage import SOURCES, advice
 from models import evaluation
 from models.backbones import BACKBONES
 from models.checkpoint import read_checkpoint
-from models.failures import UsageError
-from models.gather import rank, world_size
 from models.log import plain
 from models.precision import PRECISIONS, check_precision, set_precision
 from models.pretrained import load_backbone, stated

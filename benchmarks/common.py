@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 import utils
-from dataset.files import whole_file
+from core.errors import UsageError
+from core.files import whole_file
 from dataset.lists import VideoList
 from dataset.loader import return_memory
 from dataset.local_dataset import DATA, REPOSITORY
-from models.failures import UsageError
 from models.log import versions
 from process_data.src.common import find_videos
 

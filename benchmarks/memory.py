@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
 from benchmarks.common import MIB, alone, heading, new_parser, write
+from core.errors import RunError, UsageError
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.crops import RandomCrop
@@ -30,8 +31,7 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
-from models.failures import UsageError, run
-from models.session import RunError
+from models.failures import run
 
 BATCH = 64  # as train.py's
 JPEGS = 16  # frames of a video on disk

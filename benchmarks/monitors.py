@@ -23,6 +23,7 @@ import train
 import utils
 from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
 from benchmarks.step import Step
+from core.errors import UsageError
 from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
 from dataset.crops import RandomCrop
@@ -30,7 +31,7 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import PretrainViews
 from models.dualvar import parse_mode
-from models.failures import UsageError, run
+from models.failures import run
 
 NET, MODES = "r3d", ("clip", "clip-sr-tc")
 LISTS = (443, 9537)  # training videos of five classes of UCF101, and of all its split 1

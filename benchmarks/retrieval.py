@@ -16,7 +16,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
 from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
-from models.failures import UsageError, run
+from core.errors import UsageError
+from models.failures import run
 from retrieval import KS, topk_accuracy
 
 QUERIES, CHUNK = 2048, 4096  # as models.nearest's

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 import utils
 from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
+from core.dist import world_size
 from models.failures import run
-from models.gather import world_size
 from models.gradcache import GradCache
 from models.monitor import embedding_monitors
 

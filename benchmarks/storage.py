@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import alternate, heading, table, write
-from dataset.lists import DataError, local_dataset, open_list
+from core.errors import DataError
+from dataset.lists import local_dataset, open_list
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import PackedFrames, VideoFiles

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .lists import DataError
+from core.errors import DataError
 
 ATTEMPTS = 10  # at replacing an unreadable sample
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.errors import DataError
+
 from .local_dataset import DATASETS
 
 CLASS = re.compile(r"0*(?P<number>[0-9]+)[ \t]+(?P<name>.+)")
@@ -15,10 +17,6 @@ FRAMES = re.compile(r"[ \t]*[0-9]{1,9}[ \t]*")  # as \d, digits of all scripts w
 FOLDER = re.compile(r"(?!\.\.?\Z)[^/\0\r\n]+")  # line breaks, though legal, are what a lost quote leaves in a list
 LONGEST_NAME = 255  # bytes of a folder's name, on Linux
 MEND = "mend the row, or write the list again with process_data/src/write_csv.py"
-
-
-class DataError(ValueError):
-    """Lists or frames are not as they must be; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)

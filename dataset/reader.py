@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from .lists import DataError
+from core.errors import DataError
 
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 MOST_PIXELS = 2**26  # of a frame: a damaged header may ask for gigabytes

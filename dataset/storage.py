@@ -18,7 +18,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 
-from .lists import DataError
+from core.errors import DataError
+
 from .reader import FRAME_NAME, FrameFolders
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import torch
 
-from dataset.files import whole_file
+from core.errors import CheckpointError
+from core.files import whole_file
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # of the weights, in the field's habits
 ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
 EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable or does not fit; the message is one sentence for the user."""
 
 
 def write_checkpoint(path, content):

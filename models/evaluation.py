@@ -2,12 +2,12 @@
 import torch
 import torch.distributed as dist
 
+from core.dist import world_size
+from core.errors import RunError
 from dataset.augment import prepare
 from dataset.loader import return_memory
 
-from .gather import world_size
 from .log import bar
-from .session import RunError
 
 # Clips of a forward pass, whatever --batch_size. On the CPU ten of 16 x 112 x 112 are as fast as any number and need
 # 1.6 GB in R(2+1)D; forty take 1.6 times as long each, and 5.6 GB.

@@ -9,14 +9,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from dataset.lists import DataError
+from core.errors import CheckpointError, DataError, RunError, Stopped, UsageError
 
-from .checkpoint import CheckpointError
-from .session import RunError, Stopped, end_children
-
-
-class UsageError(ValueError):
-    """A flag is wrong; the message is one sentence for the user."""
+from .session import end_children
 
 
 def run(main):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.files import whole_file
-from dataset.lists import DataError
+from core.errors import DataError
+from core.files import whole_file
 
 PARTS = ("train", "test")
 

@@ -2,17 +2,7 @@
 import torch
 import torch.distributed as dist
 
-
-def initialised():
-    return dist.is_available() and dist.is_initialized()
-
-
-def rank():
-    return dist.get_rank() if initialised() else 0
-
-
-def world_size():
-    return dist.get_world_size() if initialised() else 1
+from core.dist import rank, world_size
 
 
 class _Gather(torch.autograd.Function):

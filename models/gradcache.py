@@ -2,8 +2,9 @@
 import torch
 import torch.distributed as dist
 
+from core.dist import world_size
+
 from .batchnorm import running_statistics_kept
-from .gather import world_size
 
 
 class GradCache:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset.files import whole_file
-from dataset.lists import DataError
-
-from .gather import rank, world_size
+from core.dist import rank, world_size
+from core.errors import DataError
+from core.files import whole_file, write_json
 
 
 class RunLog:
@@ -87,22 +86,6 @@ def versions():
             "numpy": np.__version__, "processes": world_size(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-
-
-def write_json(path, content):
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path, *keys):
-    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
-    try:
-        found = json.loads(path.read_text())
-        if missing := [key for key in keys if key not in found]:
-            raise ValueError(f"no {', '.join(missing)}")
-        return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
 
 
 def log_rows(folder):

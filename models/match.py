@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .checkpoint import CheckpointError
+from core.errors import CheckpointError
+
 from .names import is_head, locate, name_tables
 
 COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum

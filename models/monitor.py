@@ -4,7 +4,8 @@ import math
 import torch
 import torch.distributed as dist
 
-from .gather import rank, world_size
+from core.dist import rank, world_size
+
 from .losses import ranked_first, top1
 
 

@@ -17,10 +17,9 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from dataset.files import whole_file
-
-from .failures import UsageError
-from .gather import world_size
+from core.dist import world_size
+from core.errors import UsageError
+from core.files import whole_file
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}

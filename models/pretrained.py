@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from core.errors import CheckpointError
+
 from . import build_backbone
 from .backbones import BACKBONES
-from .checkpoint import CheckpointError, read_checkpoint, strip_module, write_checkpoint
+from .checkpoint import read_checkpoint, strip_module, write_checkpoint
 from .classifier import Classifier
 from .dualvar import Pretrainer
 from .failures import run

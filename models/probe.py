@@ -14,11 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dataset.lists import DataError, VideoList, hold_out, local_dataset
+from core.errors import DataError, UsageError
+from core.files import write_json
+from dataset.lists import VideoList, hold_out, local_dataset
 
-from .failures import UsageError, run
+from .failures import run
 from .features import PARTS, read_features
-from .log import versions, write_json
+from .log import versions
 from .nearest import nearest, vote
 
 

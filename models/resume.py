@@ -1,8 +1,10 @@
 """Going on with a run: which checkpoint, and whether it is of the run that the flags describe."""
 import sys
 
+from core.dist import rank, world_size
+from core.errors import CheckpointError, UsageError
+
 from .checkpoint import (
-    CheckpointError,
     check_training_state,
     epoch_copies,
     fingerprint,
@@ -10,8 +12,6 @@ from .checkpoint import (
     read_last_good,
     saved_checkpoints,
 )
-from .failures import UsageError
-from .gather import rank, world_size
 from .log import plain
 from .precision import PRECISIONS, check_precision
 

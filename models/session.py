@@ -10,10 +10,11 @@ import time
 import torch
 import torch.distributed as dist
 
-from dataset.files import take_lock, whole_file
+from core.dist import rank, world_size
+from core.errors import CheckpointError, RunError, Stopped
+from core.files import take_lock, whole_file
 
-from .checkpoint import LATEST, CheckpointError, write_latest
-from .gather import rank, world_size
+from .checkpoint import LATEST, write_latest
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
 
@@ -23,14 +24,6 @@ STOPPED = "STOPPED"  # file in the folder of a run that was asked to stop; a lau
 SKIPPED_STEPS = 24
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
-
-
-class RunError(RuntimeError):
-    """A run cannot go on; the message is one sentence for the user."""
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, and it has saved itself; the message says how to go on."""
 
 
 def end_children():

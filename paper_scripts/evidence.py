@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dataset.files import whole_file
-from models.failures import UsageError, run
-from models.log import log_rows, read_json
+from core.errors import UsageError
+from core.files import read_json, whole_file
+from models.failures import run
+from models.log import log_rows
 from paper_scripts.page import markdown
 
 ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")

@@ -6,7 +6,7 @@ import re
 
 from PIL import Image
 
-from dataset.files import whole_file
+from core.files import whole_file
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 64rem;

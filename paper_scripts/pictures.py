@@ -18,17 +18,18 @@ from matplotlib.figure import Figure
 
 import retrieval
 import utils
+from core.errors import DataError, UsageError
+from core.files import whole_file
 from dataset.augment import MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
-from dataset.files import whole_file
-from dataset.lists import DataError, local_dataset, open_list
+from dataset.lists import local_dataset, open_list
 from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
 from dataset.storage import SOURCES, advice
 from models import evaluation, pictures
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
-from models.failures import UsageError, run
+from models.failures import run
 from models.features import read_features
 from models.log import log_rows
 from models.nearest import nearest

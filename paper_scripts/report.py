@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 import utils
-from dataset.lists import DataError, open_list
-from models.checkpoint import CheckpointError
-from models.failures import UsageError, explain, run
-from models.log import log_rows, read_json
-from models.session import RunError
+from core.errors import CheckpointError, DataError, RunError, UsageError
+from core.files import read_json
+from dataset.lists import open_list
+from models.failures import explain, run
+from models.log import log_rows
 from paper_scripts import evidence, paper, pictures
 from paper_scripts.page import Page
 

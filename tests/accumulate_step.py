@@ -12,8 +12,8 @@ from golden.formula import noise
 
 import finetune
 import utils
+from core.dist import rank, world_size
 from models import build_classifier, build_pretrainer
-from models.gather import rank, world_size
 from models.gradcache import GradCache
 from train import TERM
 

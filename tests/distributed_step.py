@@ -10,8 +10,9 @@ import torch.distributed as dist
 from golden.formula import noise
 
 import utils
+from core.dist import rank, world_size
 from models import build_pretrainer
-from models.gather import gather, rank, shuffled, unshuffled, world_size
+from models.gather import gather, shuffled, unshuffled
 from train import TERM
 
 MODES = ("clip", "sr", "tc", "clip-sr", "clip-tc", "sr-tc", "clip-sr-tc")

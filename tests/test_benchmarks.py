@@ -10,8 +10,8 @@ from helpers import REPOSITORY, environment
 
 import retrieval
 from benchmarks import common, evaluate, monitors, scaling
+from core.errors import UsageError
 from dataset.local_dataset import DATASETS
-from models.failures import UsageError
 
 SMALLEST = {"data": ["--count", "2", "--rounds", "1"],
             "retrieval": ["--gallery", "9000", "--queries", "100", "--dim", "16"]}

@@ -11,10 +11,11 @@ import pytest
 import torch
 from helpers import frames_of, pictures_of
 
+from core.errors import DataError
 from dataset import lists
 from dataset.clips import VideoClips
 from dataset.crops import FixedCrops, RandomCrop, resize_for
-from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
+from dataset.lists import VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches, make_loader
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, FrameReader, decode_jpeg, read_bytes, read_frame

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from core.errors import RunError
 from dataset.augment import MEAN, STD
 from dataset.loader import EvalBatches, make_loader
 from models import build_backbone, evaluation
 from models.classifier import pooled
-from models.session import RunError
 
 
 class Brightness(Dataset):

@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from dataset.lists import DataError
-from models.failures import UsageError
+from core.errors import DataError, UsageError
 from paper_scripts import evidence
 
 

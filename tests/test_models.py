@@ -2,11 +2,12 @@
 import pytest
 import torch
 
+from core.errors import CheckpointError
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
 from models.backbones.base import SpatialConv
 from models.batchnorm import SplitBatchNorm3d, split_batchnorm
-from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint import read_checkpoint
 from models.gather import shuffled, unshuffled
 
 SMALL = {"net": "r3d", "width": 0.125}

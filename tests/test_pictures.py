@@ -10,8 +10,9 @@ import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
 from matplotlib.colors import to_hex
 
+from core.errors import DataError
 from dataset.augment import PretrainDraw, prepare
-from dataset.lists import DataError, open_list
+from dataset.lists import open_list
 from models import pictures
 from models.features import write_features
 from models.nearest import nearest

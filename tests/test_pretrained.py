@@ -11,9 +11,10 @@ from helpers import SMALL, InProcess, make_dataset
 from torchvision.models.video import r2plus1d_18, r3d_18
 from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
+from core.errors import CheckpointError
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
-from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint import read_checkpoint
 from models.match import load_strict
 from models.pretrained import guess_width, initial, load_backbone, load_released, template
 

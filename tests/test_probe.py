@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.lists import DataError
+from core.errors import DataError, UsageError
 from models import probe
-from models.failures import UsageError
 
 
 def write(folder, separable=True, classes=3, groups=6):

@@ -11,9 +11,10 @@ from helpers import pictures_of
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from core.errors import DataError
 from dataset import augment
 from dataset.crops import FixedCrops, RandomCrop
-from dataset.lists import DataError, VideoList, hold_out, read_class_index, read_list, video_groups
+from dataset.lists import VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches
 from dataset.local_dataset import NO_GROUP, UCF101_GROUP
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices

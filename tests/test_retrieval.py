@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
-from dataset.lists import DataError
+from core.errors import DataError
 from models.classifier import pooled
 from models.features import read_features
 from models.nearest import nearest

@@ -26,10 +26,11 @@ from helpers import (
     wait_for,
 )
 
+from core.errors import DataError
+from core.files import take_lock
 from dataset.clips import VideoClips
 from dataset.crops import RandomCrop
-from dataset.files import take_lock
-from dataset.lists import DataError, read_class_index, read_list
+from dataset.lists import read_class_index, read_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews

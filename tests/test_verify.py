@@ -10,7 +10,7 @@ import cv2
 import pytest
 from helpers import SHARED, environment, make_dataset
 
-from dataset.lists import DataError
+from core.errors import DataError
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, read_frame
 from process_data.src import common, extract_frame, verify, write_csv

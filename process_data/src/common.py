@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
-from dataset.lists import DataError
+from core.errors import DataError
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"

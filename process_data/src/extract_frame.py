@@ -26,8 +26,9 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.files import take_lock
-from dataset.lists import DataError, local_dataset
+from core.errors import DataError
+from core.files import take_lock
+from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
     COLUMNS,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.lists import DataError
+from core.errors import DataError
 from dataset.reader import FRAME_NAME, decode_jpeg
 from dataset.storage import PACKED_SUFFIX, Packed
 from process_data.src.common import first

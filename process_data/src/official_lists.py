@@ -4,7 +4,8 @@ import io
 import re
 from dataclasses import dataclass
 
-from dataset.lists import DataError, read_class_index
+from core.errors import DataError
+from dataset.lists import read_class_index
 from process_data.src.common import VIDEO_SUFFIXES, first
 
 

@@ -24,8 +24,9 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.files import take_lock, whole_file
-from dataset.lists import DataError, local_dataset
+from core.errors import DataError
+from core.files import take_lock, whole_file
+from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.lists import DataError
+from core.errors import DataError
 from dataset.local_dataset import DATA
 from process_data.src.common import (
     Parser,

@@ -33,7 +33,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.lists import DataError, local_dataset, open_text, read_class_index, read_list, row_error, video_groups
+from core.errors import DataError
+from dataset.lists import local_dataset, open_text, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (

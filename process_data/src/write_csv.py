@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.lists import DataError, VideoList, hold_out, local_dataset
+from core.errors import DataError
+from dataset.lists import VideoList, hold_out, local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import PACKED_SUFFIX
 from process_data.src.common import (

@@ -1,10 +1,11 @@
-"""Files that are whole or not there, and folders that one run writes at a time."""
+"""Files that are whole or not there, folders that one run writes at a time, JSON."""
 import fcntl
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from .lists import DataError
+from .errors import DataError
 
 
 @contextmanager
@@ -40,3 +41,19 @@ def take_lock(folder, name):
         lock.close()
         raise DataError(f"{name} {folder}: another run is writing there; wait for it to end") from None
     return lock
+
+
+def write_json(path, content):
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path, *keys):
+    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
+    try:
+        found = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in found]:
+            raise ValueError(f"no {', '.join(missing)}")
+        return found
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
