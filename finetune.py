@@ -20,10 +20,11 @@ from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
-from models import build_classifier, evaluation
+from engine import evaluation
+from engine.exits import run
+from engine.resume import find_resume, fingerprints, resume_text
+from models import build_classifier
 from models.classifier import topk
-from models.failures import run
-from models.resume import find_resume, fingerprints, resume_text
 
 
 def flags():

@@ -14,19 +14,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import utils
+from analysis.features import read_features, write_features
+from analysis.nearest import nearest
 from core.dist import rank
 from core.errors import DataError, UsageError
 from core.files import take_lock, write_json
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.sampling import EvenClips
+from engine.exits import run
+from engine.log import plain, versions
+from engine.precision import check_precision
 from models import build_backbone
 from models.classifier import pooled
-from models.failures import run
-from models.features import read_features, write_features
-from models.log import plain, versions
-from models.nearest import nearest
-from models.precision import check_precision
 
 KS = (1, 5, 10, 20, 50)
 

@@ -21,11 +21,11 @@ from core.files import take_lock, whole_file, write_json
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
 from dataset.sampling import EvenClips
+from engine.exits import run
+from engine.log import plain, versions
+from engine.precision import check_precision
 from models import build_classifier
 from models.classifier import topk
-from models.failures import run
-from models.log import plain, versions
-from models.precision import check_precision
 from models.pretrained import load_classifier
 
 
@@ -125,8 +125,8 @@ def report(folder, videos, probabilities, protocol):
         table.to_csv(path, index=False)
     with whole_file(folder / "confusion.csv") as path:
         pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
-    from models import pictures  # matplotlib, for which a dry run has no use
-    pictures.save(pictures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
+    from analysis import figures
+    figures.save(figures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
                   ["png"])
     return accuracy
 

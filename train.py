@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import utils
+from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
 from core.dist import rank, world_size
 from core.errors import UsageError
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
@@ -20,14 +21,14 @@ from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import local_dataset, open_list, video_groups
 from dataset.loader import TrainBatches
 from dataset.sampling import EvenClips, PretrainViews
-from models import FRAMEWORKS, build_pretrainer, evaluation
-from models.checkpoint import write_checkpoint
+from engine import evaluation
+from engine.exits import run
+from engine.gradcache import GradCache
+from engine.monitor import CollapseWatch, embedding_monitors
+from engine.resume import find_resume, fingerprints, resume_text
+from models import FRAMEWORKS, build_pretrainer
 from models.dualvar import parse_mode
-from models.failures import run
-from models.gradcache import GradCache
-from models.monitor import CollapseWatch, embedding_monitors
-from models.resume import find_resume, fingerprints, resume_text
-from models.variance import kinds_of_features, measures, nearest_of_other_groups
+from models.weights.checkpoint import write_checkpoint
 
 # the loss term that each of a pretrainer's losses belongs to
 TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
@@ -58,7 +59,7 @@ def flags():
                            bn_choices=["sync", "shuffle", "local"])
     group = parser.add_argument_group("monitors")
     group.add_argument("--eval_every", type=int, default=10, metavar="E",
-                       help="epochs between looks at the features (models/variance.py); 0: never")
+                       help="epochs between looks at the features (analysis/variance.py); 0: never")
     group.add_argument("--eval_videos", type=int, default=128, help="training videos that are looked at")
     utils.add_run_flags(parser)
     return parser

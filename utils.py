@@ -22,13 +22,13 @@ from dataset.lists import local_dataset
 from dataset.loader import EvalBatches, die_with_parent, keep_memory, make_loader
 from dataset.reader import FrameReader
 from dataset.storage import SOURCES, advice
-from models import evaluation
+from engine import evaluation
+from engine.log import plain
+from engine.precision import PRECISIONS, check_precision, set_precision
+from engine.session import Session
 from models.backbones import BACKBONES
-from models.checkpoint import read_checkpoint
-from models.log import plain
-from models.precision import PRECISIONS, check_precision, set_precision
 from models.pretrained import load_backbone, stated
-from models.session import Session
+from models.weights.checkpoint import read_checkpoint
 
 # --- flags ---------------------------------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ def check_disk(args, folder, model, epochs):
 
 
 def new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs, state):
-    """models.session.Session with what the flags say."""
+    """engine.session.Session with what the flags say."""
     names = ("epochs", "print_freq", "save_freq", "save_steps", "keep", "keep_epoch", "skip_bad_samples")
     return Session(folder, model, optimizer, scaler, batches, videos, device, config, plain(vars(args)), inputs, state,
                    **{name: getattr(args, name) for name in names})
@@ -399,7 +399,7 @@ def clip_loader(args, data, batches, device):
 
 
 def over_videos(compute, data, args, device, description, average=True):
-    """models.evaluation.over_videos over a data set -> (len(data), C) float32, CPU."""
+    """engine.evaluation.over_videos over a data set -> (len(data), C) float32, CPU."""
     batches = EvalBatches(len(data), args.batch_size, rank(), world_size())
     loader = clip_loader(args, data, batches, device)
     return evaluation.over_videos(compute, loader, len(data), device, description, average)

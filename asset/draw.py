@@ -3,7 +3,7 @@
     python asset/draw.py
 
 overview.png is drawn by draw_overview.py. finetune_acc.png and retrieval_acc.png show the paper's figures
-(paper_scripts/paper.py) and nothing of ours, feat_dist.png our own runs of asset/evidence/. Lengths are inches, sizes
+(analysis/paper.py) and nothing of ours, feat_dist.png our own runs of asset/evidence/. Lengths are inches, sizes
 of type points; a README shows a picture half as wide as it is.
 """
 import io
@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from analysis.figures import COLOURS
+from analysis.paper import FINETUNED, RETRIEVAL
 from asset import draw_overview
 from asset.draw_overview import DPI, GREY, INK, PALE
-from models.pictures import COLOURS
-from paper_scripts.paper import FINETUNED, RETRIEVAL
 
 ASSET = Path(__file__).resolve().parent
 WIDTH = 8

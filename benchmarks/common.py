@@ -18,7 +18,7 @@ from core.files import whole_file
 from dataset.lists import VideoList
 from dataset.loader import return_memory
 from dataset.local_dataset import DATA, REPOSITORY
-from models.log import versions
+from engine.log import versions
 from process_data.src.common import find_videos
 
 MIB = 2**20

@@ -34,7 +34,7 @@ from dataset.local_dataset import REPOSITORY
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import SOURCES
-from models.failures import run
+from engine.exits import run
 
 SIZE, RESIZE = 112, (128, 171)
 PEER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

@@ -27,9 +27,9 @@ from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
+from engine.exits import run
 from models import build_backbone, build_classifier
 from models.classifier import pooled
-from models.failures import run
 
 STAGES = {"R3D, ten-clip test": (test, "r3d"), "R(2+1)D, retrieval": (retrieval, "r21d")}
 CLIPS = 10

@@ -31,7 +31,7 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
-from models.failures import run
+from engine.exits import run
 
 BATCH = 64  # as train.py's
 JPEGS = 16  # frames of a video on disk

@@ -30,8 +30,8 @@ from dataset.crops import RandomCrop
 from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import PretrainViews
+from engine.exits import run
 from models.dualvar import parse_mode
-from models.failures import run
 
 NET, MODES = "r3d", ("clip", "clip-sr-tc")
 LISTS = (443, 9537)  # training videos of five classes of UCF101, and of all its split 1

@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
 from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
 from core.errors import UsageError
-from models.failures import run
+from engine.exits import run
 from retrieval import KS, topk_accuracy
 
-QUERIES, CHUNK = 2048, 4096  # as models.nearest's
+QUERIES, CHUNK = 2048, 4096  # as analysis.nearest's
 
 
 def flags():

@@ -30,8 +30,8 @@ from benchmarks.step import Step
 from dataset import local_dataset
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
+from engine.exits import run
 from models import build_backbone
-from models.failures import run
 from retrieval import topk_accuracy
 
 K400 = 240_000  # training videos

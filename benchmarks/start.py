@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
 from benchmarks.common import choose, extract, heading, new_parser, table, write, write_lists
 from dataset.local_dataset import REPOSITORY
-from models.failures import run
+from engine.exits import run
 
 EPOCHS = 4
 

@@ -20,9 +20,9 @@ import train
 import utils
 from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
 from core.dist import world_size
-from models.failures import run
-from models.gradcache import GradCache
-from models.monitor import embedding_monitors
+from engine.exits import run
+from engine.gradcache import GradCache
+from engine.monitor import embedding_monitors
 
 NETS = ("r21d", "r3d", "s3d")
 MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],

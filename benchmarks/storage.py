@@ -27,7 +27,7 @@ from dataset.lists import local_dataset, open_list
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import PackedFrames, VideoFiles
-from models.failures import run
+from engine.exits import run
 from process_data.src.pack import pack
 
 FRAMES = "folders of JPEGs"

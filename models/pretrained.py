@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 
 from core.errors import CheckpointError
+from engine.exits import run
 
 from . import build_backbone
 from .backbones import BACKBONES
-from .checkpoint import read_checkpoint, strip_module, write_checkpoint
 from .classifier import Classifier
 from .dualvar import Pretrainer
-from .failures import run
-from .match import check_fit, is_plain, listed, load_strict, match, printable
 from .moco import MoCo
-from .names import locate, name_tables
+from .weights.checkpoint import read_checkpoint, strip_module, write_checkpoint
+from .weights.match import check_fit, is_plain, listed, load_strict, match, printable
+from .weights.names import locate, name_tables
 
 HEAD_RULES = {
     "simclr": [("encoder_q.2.", "encoder.clip_head.layers.0."), ("encoder_q.4.", "encoder.clip_head.layers.2."),

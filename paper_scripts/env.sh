@@ -24,7 +24,7 @@ use_environment() {
     fi
     if [ -n "$python" ]; then
         command -v "$python" >/dev/null || die "PYTHON=$python is no program"
-        if "$python" paper_scripts/check_requirements.py "$@" >/dev/null 2>&1; then PYTHON=$python; return; fi
+        if "$python" core/check_requirements.py "$@" >/dev/null 2>&1; then PYTHON=$python; return; fi
     fi
     if [ -z "$python" ] || ! "$python" -c "$in_environment"; then
         python=${python:-python3}
@@ -37,7 +37,7 @@ use_environment() {
         fi
         python=.venv/bin/python
     fi
-    if ! "$python" paper_scripts/check_requirements.py "$@"; then
+    if ! "$python" core/check_requirements.py "$@"; then
         echo "installing them into the environment of $python (torch is large: minutes)"
         "$python" -m pip install --quiet --disable-pip-version-check "${@/#/-r}" || die "pip could not install the requirements"
     fi

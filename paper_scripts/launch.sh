@@ -145,7 +145,7 @@ report() {
     for set in $TARGETS; do
         planned+=("ft/${experiment}_on_${set}_split$SPLIT" "test/${experiment}_ft_on_${set}_split$SPLIT")
     done
-    "$PYTHON" -m paper_scripts.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
+    "$PYTHON" -m analysis.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
 }
 
 # of the flags given, those that every stage has -> array COMMON, for the stages after training
@@ -191,7 +191,7 @@ run_all() {
     fi
     if [ -z "$dry_run" ]; then
         all_stages "$@"
-        "$PYTHON" paper_scripts/summary.py "$LOG" "$experiment"
+        "$PYTHON" -m analysis.summary "$LOG" "$experiment"
     fi
 }
 

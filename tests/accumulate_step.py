@@ -13,8 +13,8 @@ from golden.formula import noise
 import finetune
 import utils
 from core.dist import rank, world_size
+from engine.gradcache import GradCache
 from models import build_classifier, build_pretrainer
-from models.gradcache import GradCache
 from train import TERM
 
 

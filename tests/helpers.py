@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
-from models import failures
+from engine import exits
 from process_data.src import common
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -204,7 +204,7 @@ class InProcess:
         code = 0
         try:
             module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-            (common if script.startswith("process_data") else failures).run(module.main)
+            (common if script.startswith("process_data") else exits).run(module.main)
         except SystemExit as end:
             code = end.code or 0
         out, err = self.capsys.readouterr()

@@ -9,11 +9,11 @@ from golden.formula import noise
 from helpers import NARROW, SMALL, InProcess, environment, make_dataset, succeed
 
 import finetune
+from engine.gradcache import GradCache
 from models import build_backbone, build_classifier, build_pretrainer
 from models.batchnorm import running_statistics_kept
-from models.checkpoint import read_checkpoint
-from models.gradcache import GradCache
 from models.losses import all_but
+from models.weights.checkpoint import read_checkpoint
 from train import TERM
 
 STEPS = [*(f"{framework} {mode}" for framework in ("simclr", "moco") for mode in MODES), "finetune"]

@@ -8,8 +8,8 @@ import finetune
 import retrieval
 import test as ten_clip_test
 import train
+from analysis.paper import FINETUNED, PROTOCOL, RETRIEVAL
 from asset import draw
-from paper_scripts.paper import FINETUNED, PROTOCOL, RETRIEVAL
 
 
 def test_figures_of_the_paper():

@@ -7,7 +7,8 @@ from torch.utils.data import Dataset
 from core.errors import RunError
 from dataset.augment import MEAN, STD
 from dataset.loader import EvalBatches, make_loader
-from models import build_backbone, evaluation
+from engine import evaluation
+from models import build_backbone
 from models.classifier import pooled
 
 

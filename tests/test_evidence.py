@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from analysis import evidence
 from core.errors import DataError, UsageError
-from paper_scripts import evidence
 
 
 def write(log, name, r1, linear, within=None):

@@ -24,8 +24,8 @@ from helpers import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models.checkpoint import read_checkpoint
-from models.monitor import CollapseWatch, FiniteWatch, Meter
+from engine.monitor import CollapseWatch, FiniteWatch, Meter
+from models.weights.checkpoint import read_checkpoint
 
 FLAGS = [*SMALL, *NARROW, "--batch_size", "2", "--epochs", "3", "--print_freq", "1", "--save_steps", "2", "--bn",
          "local", "--name", "x"]

@@ -7,8 +7,8 @@ from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
 from models.backbones.base import SpatialConv
 from models.batchnorm import SplitBatchNorm3d, split_batchnorm
-from models.checkpoint import read_checkpoint
 from models.gather import shuffled, unshuffled
+from models.weights.checkpoint import read_checkpoint
 
 SMALL = {"net": "r3d", "width": 0.125}
 

@@ -10,24 +10,24 @@ import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
 from matplotlib.colors import to_hex
 
+from analysis import figures
+from analysis import pictures as commands
+from analysis.features import write_features
+from analysis.nearest import nearest
 from core.errors import DataError
 from dataset.augment import PretrainDraw, prepare
 from dataset.lists import open_list
-from models import pictures
-from models.features import write_features
-from models.nearest import nearest
-from paper_scripts import pictures as commands
 
 DATA = [*SMALL[:6], "--dataset", "ucf101", "--workers", "0"]
 
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Runs a command of paper_scripts.pictures on a small data set, in tmp_path."""
+    """Runs a command of analysis.pictures on a small data set, in tmp_path."""
     make_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
     process = InProcess(tmp_path, monkeypatch, capsys)
-    return lambda *arguments: process("paper_scripts.pictures", *arguments)
+    return lambda *arguments: process("analysis.pictures", *arguments)
 
 
 def features(folder, size=6, clips=3, seed=0):
@@ -66,7 +66,7 @@ def test_tsne_has_a_point_for_each_clip_of_the_videos_asked_for(call, tmp_path):
 def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, monkeypatch):
     lists, means = features(tmp_path / "a")
     seen = []
-    monkeypatch.setattr(pictures, "gallery", lambda rows, draw=pictures.gallery: seen.extend(rows) or draw(rows))
+    monkeypatch.setattr(figures, "gallery", lambda rows, draw=figures.gallery: seen.extend(rows) or draw(rows))
     code, _, error = call("gallery", *DATA, "--features", "a", "--queries", 3, "--found", 4, "--out", "g.png")
     assert code == 0, error
     units = [torch.nn.functional.normalize(means[part] - means[part].mean(dim=0), dim=1) for part in ("test", "train")]
@@ -75,17 +75,17 @@ def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, mon
         assert picture.shape == (96, 128, 3) and lists["test"].names[query].startswith(f"{name}/")
         assert [row[1] for row in found] == [lists["train"].names[i].partition("/")[0] for i in expected[query]]
         assert [row[2] for row in found] == pytest.approx((units[0][query] @ units[1][expected[query]].T).tolist())
-    (axes,) = pictures.gallery(seen).axes
+    (axes,) = figures.gallery(seen).axes
     for text, (_, name, _) in zip(axes.texts[1:5], seen[0][2], strict=True):
         right = name == seen[0][1]
         assert text.get_text().startswith(f"{name}\n{'✓' if right else '✗'} ")
-        assert to_hex(text.get_color()) == (pictures.RIGHT if right else pictures.WRONG)
+        assert to_hex(text.get_color()) == (figures.RIGHT if right else figures.WRONG)
     drawn("g.png")
 
 
 def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
     rows = []
-    monkeypatch.setattr(pictures, "sheet", lambda own, draw=pictures.sheet: rows.append(own) or draw(own))
+    monkeypatch.setattr(figures, "sheet", lambda own, draw=figures.sheet: rows.append(own) or draw(own))
     name = open_list("ucf101", "train", 1).names[3]
     flags = [*DATA, "--names", name, "--seed", 5, "--epoch", 2]
     for command in ("views", "segments"):
@@ -108,15 +108,15 @@ def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
         np.testing.assert_allclose(np.stack(frames) / 255, expected.numpy(), atol=0.003)
     order = permutation.tolist()
     (_, plain, colours), (_, shuffled, moved) = rows[1]
-    assert colours == [pictures.COLOURS[i] for i in (0, 0, 1, 1)]
-    assert moved == [pictures.COLOURS[i] for i in (order[0], order[0], order[1], order[1])]
+    assert colours == [figures.COLOURS[i] for i in (0, 0, 1, 1)]
+    assert moved == [figures.COLOURS[i] for i in (order[0], order[0], order[1], order[1])]
     halves = np.stack(plain).reshape(2, 2, 24, 24, 3)
     np.testing.assert_array_equal(np.stack(shuffled), halves[order].reshape(4, 24, 24, 3))
 
 
 def test_the_timeline_follows_a_video_segment_by_segment(call, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(pictures, "timeline", lambda *own, draw=pictures.timeline: seen.append(own) or draw(*own))
+    monkeypatch.setattr(figures, "timeline", lambda *own, draw=figures.timeline: seen.append(own) or draw(*own))
     flags = [*DATA[2:], "--img_dim", 24, *NARROW, "--pretrain", "random", "--out", "line.png", "--ds", 1]
     code, _, error = call("timeline", *flags)
     assert code == 0, error
@@ -166,7 +166,7 @@ def test_bars_are_ordered_by_difference(call, tmp_path):
                                                                           index=False)
     code, _, error = call("classes", "--test", "a", "b", "--out", "bars.svg")
     assert code == 0 and not (tmp_path / "bars.png").exists() and "<svg" in (tmp_path / "bars.svg").read_text(), error
-    figure = pictures.class_bars(np.array(["x", "y"]), {"a": np.array([0.5, 1.0]), "b": np.array([0.6, 0.1])})
+    figure = figures.class_bars(np.array(["x", "y"]), {"a": np.array([0.5, 1.0]), "b": np.array([0.6, 0.1])})
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 1.0, 0.6, 0.1]
     assert call("classes", "--test", tmp_path)[0] == 1
@@ -175,9 +175,9 @@ def test_bars_are_ordered_by_difference(call, tmp_path):
 def test_a_mosaic_holds_the_pictures_and_their_borders():
     rng = np.random.default_rng(0)
     pair, lonely = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8), np.zeros((20, 30, 3), np.uint8)
-    figure = pictures.new_figure(3, 3)
+    figure = figures.new_figure(3, 3)
     axes = figure.subplots()
-    across, down = pictures.mosaic(axes, [[(pair[0], "#ff0000"), (pair[1], "#00ff00")], [(lonely, "#0000ff")]])
+    across, down = figures.mosaic(axes, [[(pair[0], "#ff0000"), (pair[1], "#00ff00")], [(lonely, "#0000ff")]])
     canvas = np.asarray(axes.images[0].get_array())
     edge, height, width = 4, 100, 150  # five times as large
     np.testing.assert_array_equal(canvas[edge:edge + height:5, edge:edge + width:5], pair[0])
@@ -190,10 +190,10 @@ def test_a_mosaic_holds_the_pictures_and_their_borders():
 def test_as_many_classes_as_data_sets_have(classes):
     names = np.array([f"class {i}" for i in range(classes)])
     rng = np.random.default_rng(0)
-    for figure in (pictures.scatter([("a", rng.normal(size=(500, 2)), rng.integers(classes, size=500))], names),
-                   pictures.confusion(np.eye(classes), names), pictures.class_bars(names, {"a": rng.random(classes)})):
+    for figure in (figures.scatter([("a", rng.normal(size=(500, 2)), rng.integers(classes, size=500))], names),
+                   figures.confusion(np.eye(classes), names), figures.class_bars(names, {"a": rng.random(classes)})):
         figure.draw_without_rendering()
-    assert len({pictures.style_of(i) for i in range(101)}) == 101
+    assert len({figures.style_of(i) for i in range(101)}) == 101
 
 
 @pytest.mark.parametrize("arguments,message", [

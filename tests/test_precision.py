@@ -7,10 +7,11 @@ import torch
 import torch.nn as nn
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
-from models import build_backbone, precision
-from models.checkpoint import read_checkpoint
-from models.monitor import FiniteWatch
-from models.precision import disagreement, layers_with_inputs, set_precision
+from engine import precision
+from engine.monitor import FiniteWatch
+from engine.precision import disagreement, layers_with_inputs, set_precision
+from models import build_backbone
+from models.weights.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 8, 32, 32)

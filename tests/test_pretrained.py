@@ -14,9 +14,9 @@ from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple,
 from core.errors import CheckpointError
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
-from models.checkpoint import read_checkpoint
-from models.match import load_strict
 from models.pretrained import guess_width, initial, load_backbone, load_released, template
+from models.weights.checkpoint import read_checkpoint
+from models.weights.match import load_strict
 
 WIDTH = 0.0625
 KEYS = json.loads((Path(__file__).parent / "golden" / "released_keys.json").read_text())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import probe
 from core.errors import DataError, UsageError
-from models import probe
 
 
 def write(folder, separable=True, classes=3, groups=6):

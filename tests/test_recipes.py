@@ -136,7 +136,7 @@ def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
 
 # stands for Python: notes what it is asked to run, and stops in train.py as its second argument says
 STUB = """#!/usr/bin/env bash
-case "$1" in paper_scripts/check_requirements.py) exit 0 ;; -c) echo 0; exit 0 ;; esac
+case "$1" in core/check_requirements.py) exit 0 ;; -c) echo 0; exit 0 ;; esac
 echo "$*" >> calls
 case "$*" in *--dry_run*) exit 0 ;; train.py*) ;; *) exit 0 ;; esac
 mkdir -p log/stub/pretrain/simclr_r3d_clip_ucf101

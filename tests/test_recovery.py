@@ -25,8 +25,8 @@ from helpers import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core.errors import CheckpointError
-from models import checkpoint
-from models.checkpoint import read_checkpoint, read_last_good, write_latest
+from models.weights import checkpoint
+from models.weights.checkpoint import read_checkpoint, read_last_good, write_latest
 
 # 12 videos, 3 epochs of 6 steps, learning rate dropping at epoch 1
 FLAGS = [*SMALL, "--batch_size", "2", "--epochs", "3", "--schedule", "1", "--warmup", "0.5", "--print_freq", "1",

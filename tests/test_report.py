@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
-from paper_scripts import page, report
+from analysis import page, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -44,9 +44,9 @@ def runs(tmp_path_factory):
                     4)[0] == 0
         assert call("test.py", *where, "--checkpoint", "log/small/ft/x_all_on/model/latest.pth.tar", "--name",
                     "x_all_ft_on", "--clips", 2)[0] == 0
-        assert call("models/probe.py", "--dataset", "ucf101", "--features", "log/small/features/x_all", "--seeds", 2,
+        assert call("analysis/probe.py", "--dataset", "ucf101", "--features", "log/small/features/x_all", "--seeds", 2,
                     "--k", 1)[0] == 0
-        assert call("paper_scripts/report.py", "log/small", "--planned", "pretrain/x_all", "test/x_other",
+        assert call("analysis/report.py", "log/small", "--planned", "pretrain/x_all", "test/x_other",
                     "pretrain/x_other")[0] == 0
     return folder / "log/small"
 
@@ -118,7 +118,7 @@ def test_what_was_not_run_is_said(runs):
     assert "x_other: not run (test, pretrain)" in text and "x_all: not run" not in text
     assert "no GPU: everything here ran on CPUs" in text
     assert "--batch_size 4" in text and "--width 0.0625" in text and "--wd 0.0001" in text
-    assert "python -m paper_scripts.pictures tsne --features" in text
+    assert "python -m analysis.pictures tsne --features" in text
 
 
 def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
+from analysis.features import read_features
+from analysis.nearest import nearest
 from core.errors import DataError
 from models.classifier import pooled
-from models.features import read_features
-from models.nearest import nearest
 from retrieval import Thumbnail, topk_accuracy
 
 

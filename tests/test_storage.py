@@ -35,7 +35,7 @@ from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import SOURCES, Packed, PackedFrames, VideoFiles
-from models.checkpoint import read_checkpoint
+from models.weights.checkpoint import read_checkpoint
 from process_data.src import extract_frame, frame_check, pack, verify
 
 CLIPS = SHARED / "data" / "ucf101-5class" / "videos"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
+from engine.monitor import embedding_monitors
 from models import build_backbone
-from models.monitor import embedding_monitors
-from models.variance import kinds_of_features, measures, nearest_of_other_groups
 
 
 def unit(x):

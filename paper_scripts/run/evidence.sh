@@ -36,7 +36,7 @@ cell() {
             --save_features "$runs/features/$name" --per_clip
     fi
     if [ ! -e "$runs/features/$name/probe.json" ]; then
-        "$PYTHON" -m models.probe --dataset "$DATASET" --features "$runs/features/$name"
+        "$PYTHON" -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/test/$name/results.json" ]; then
         rm -f "$runs/ft/$name/STOPPED"
@@ -66,5 +66,5 @@ for seed in $SEEDS; do
         cell "$name" "$weights/model/backbone.pth.tar" "$seed"
     done
 done
-"$PYTHON" -m paper_scripts.evidence "$LOG/evidence"
-"$PYTHON" -m paper_scripts.report "$LOG/evidence" --dataset "$DATASET" --planned "${planned[@]}"
+"$PYTHON" -m analysis.evidence "$LOG/evidence"
+"$PYTHON" -m analysis.report "$LOG/evidence" --dataset "$DATASET" --planned "${planned[@]}"

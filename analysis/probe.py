@@ -1,7 +1,7 @@
 """Linear probe and nearest-neighbour vote on saved features; the backbone is not touched.
 
     python retrieval.py --dataset ucf101 --pretrain log/.../backbone.pth.tar --save_features features/a
-    python -m models.probe --dataset ucf101 --features features/a features/b
+    python -m analysis.probe --dataset ucf101 --features features/a features/b
 
 Logistic regression of scikit-learn on standardised features. Its strength of regularisation is chosen among --strengths
 on training videos that each seed holds out (whole recordings), never on the test list; then all training videos are
@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from core.errors import DataError, UsageError
 from core.files import write_json
 from dataset.lists import VideoList, hold_out, local_dataset
+from engine.exits import run
+from engine.log import versions
 
-from .failures import run
 from .features import PARTS, read_features
-from .log import versions
 from .nearest import nearest, vote
 
 
 def flags():
-    parser = argparse.ArgumentParser("python -m models.probe", description=__doc__.splitlines()[0], allow_abbrev=False,
+    parser = argparse.ArgumentParser("python -m analysis.probe", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py, for its recordings")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="folders that --save_features wrote")

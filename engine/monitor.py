@@ -5,8 +5,7 @@ import torch
 import torch.distributed as dist
 
 from core.dist import rank, world_size
-
-from .losses import ranked_first, top1
+from models.losses import ranked_first, top1
 
 
 class Meter:

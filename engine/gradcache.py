@@ -3,8 +3,7 @@ import torch
 import torch.distributed as dist
 
 from core.dist import world_size
-
-from .batchnorm import running_statistics_kept
+from models.batchnorm import running_statistics_kept
 
 
 class GradCache:

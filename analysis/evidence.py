@@ -1,6 +1,6 @@
 """Table of paper_scripts/run/evidence.sh: each mode's measures, mean and deviation over seeds.
 
-    python -m paper_scripts.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
+    python -m analysis.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
 """
 import argparse
 import re
@@ -11,9 +11,10 @@ import pandas as pd
 
 from core.errors import UsageError
 from core.files import read_json, whole_file
-from models.failures import run
-from models.log import log_rows
-from paper_scripts.page import markdown
+from engine.exits import run
+from engine.log import log_rows
+
+from .page import markdown
 
 ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")
 CELL = re.compile(rf"(?P<mode>{'|'.join(ORDER)})_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
@@ -60,7 +61,7 @@ def over_seeds(values):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser("python -m paper_scripts.evidence", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.evidence", description=__doc__.splitlines()[0],
                                      allow_abbrev=False)
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")

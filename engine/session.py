@@ -13,8 +13,8 @@ import torch.distributed as dist
 from core.dist import rank, world_size
 from core.errors import CheckpointError, RunError, Stopped
 from core.files import take_lock, whole_file
+from models.weights.checkpoint import LATEST, write_latest
 
-from .checkpoint import LATEST, write_latest
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
 

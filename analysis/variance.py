@@ -6,7 +6,8 @@ runs can be compared, and the mean squared length of all features, their whole v
 import torch
 import torch.nn.functional as F
 
-from .dualvar import shuffle_segments
+from models.dualvar import shuffle_segments
+
 from .nearest import vote
 
 

@@ -1,8 +1,8 @@
 """Pictures of runs, features and videos, each by a command.
 
-    python -m paper_scripts.pictures tsne --features log/a/features/clip log/a/features/clip-sr-tc --titles clip all
-    python -m paper_scripts.pictures curves --runs log/dualvar/pretrain/*
-    python -m paper_scripts.pictures tsne --help
+    python -m analysis.pictures tsne --features log/a/features/clip log/a/features/clip-sr-tc --titles clip all
+    python -m analysis.pictures curves --runs log/dualvar/pretrain/*
+    python -m analysis.pictures tsne --help
 
 --out PATH is written as PATH.png, .pdf and .svg, or as the one kind that it ends in.
 """
@@ -26,15 +26,17 @@ from dataset.lists import local_dataset, open_list
 from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
 from dataset.storage import SOURCES, advice
-from models import evaluation, pictures
+from engine import evaluation
+from engine.exits import run
+from engine.log import log_rows
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
-from models.failures import run
-from models.features import read_features
-from models.log import log_rows
-from models.nearest import nearest
 
-OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(pictures.KINDS)
+from . import figures
+from .features import read_features
+from .nearest import nearest
+
+OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(figures.KINDS)
 MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
             "ratio/within_video", "ratio/within_clip", "effective_rank")
 SHOWN = 8  # frames of a clip, or of a video
@@ -44,7 +46,7 @@ SEED = re.compile(r"_seed\d+$")
 
 
 def parser():
-    top = argparse.ArgumentParser("python -m paper_scripts.pictures", description=__doc__.splitlines()[0],
+    top = argparse.ArgumentParser("python -m analysis.pictures", description=__doc__.splitlines()[0],
                                   allow_abbrev=False)
     commands = top.add_subparsers(required=True, metavar="PICTURE")
 
@@ -137,7 +139,7 @@ def tsne_of(clips, seed):
 def draw_tsne(table):
     """Figure of the table that tsne writes."""
     labels, class_names = pd.factorize(table["video"].str.partition("/")[0], sort=True)
-    return pictures.scatter([(title, rows[["x", "y"]].to_numpy(), labels[rows.index])
+    return figures.scatter([(title, rows[["x", "y"]].to_numpy(), labels[rows.index])
                              for title, rows in table.groupby("panel", sort=False)], class_names)
 
 
@@ -160,7 +162,7 @@ def gallery(args):
     found = nearest(query[chosen], near, min(args.found, len(near)))
     cosines = (query[chosen][:, None] * near[found]).sum(dim=2)
     reader = small_frames(args)
-    return pictures.gallery([
+    return figures.gallery([
         (*middle(reader, lists["test"], q),
          [(*middle(reader, lists["train"], g), float(cosine)) for g, cosine in zip(own, line, strict=True)])
         for q, own, line in zip(chosen, found.numpy(), cosines, strict=True)])
@@ -174,7 +176,7 @@ def confusion(args):
     if len(table) != len(table.columns):
         raise DataError(f"--test: {args.test}: confusion.csv is not square: test again")
     counts = table.to_numpy()
-    return pictures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), table.columns)
+    return figures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), table.columns)
 
 
 def classes(args):
@@ -185,7 +187,7 @@ def classes(args):
     for title, table in tables.items():
         if not table.index.equals(first.index):
             raise DataError(f"--test: {title} has other classes than {next(iter(tables))}")
-    return pictures.class_bars(first.index.to_numpy(), {title: table.to_numpy() for title, table in tables.items()})
+    return figures.class_bars(first.index.to_numpy(), {title: table.to_numpy() for title, table in tables.items()})
 
 
 def curves(args):
@@ -198,7 +200,7 @@ def curves(args):
     if missing or not measures:
         raise DataError(f"--measures {' '.join(missing or MEASURES)}: in none of the logs; there are "
                         f"{', '.join(sorted(known))}")
-    return pictures.curves({measure: [
+    return figures.curves({measure: [
         (title, *np.array([(row["epoch"] + 1, row[measure]) for row in rows if measure in row]).T)
         for title, rows in logs if any(measure in row for row in rows)] for measure in measures})
 
@@ -243,7 +245,7 @@ def views(args):
     for name, clips, _ in samples(args):
         for number, clip in enumerate(clips, 1):
             rows.append((f"{short(name)}\nview {number}", *frames_and_segments(clip, range(args.n_series))))
-    return pictures.sheet(rows)
+    return figures.sheet(rows)
 
 
 def segments(args):
@@ -255,7 +257,7 @@ def segments(args):
         note = " (the identity, drawn)" if order == sorted(order) else ""
         rows += [(f"{short(name)}\nview 3", *frames_and_segments(clips[2], range(args.n_series))),
                  (f"shuffled{note}", *frames_and_segments(shuffled, order))]
-    return pictures.sheet(rows)
+    return figures.sheet(rows)
 
 
 def samples(args):
@@ -284,7 +286,7 @@ def frames_and_segments(clip, order):
     chosen = evenly(len(clip), SHOWN)
     frames = (clip[chosen] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     order = list(order)
-    return list(frames), [pictures.COLOURS[order[i * len(order) // len(clip)] % len(pictures.COLOURS)]
+    return list(frames), [figures.COLOURS[order[i * len(order) // len(clip)] % len(figures.COLOURS)]
                           for i in chosen]
 
 
@@ -325,7 +327,7 @@ def timeline(args):
         unit = F.normalize(own - centre, dim=1)
         panels.append((title, (unit @ unit.T).numpy()))
     shown = small_frames(args).read(one.names[0], evenly(int(one.num_frames[0]), SHOWN))[0]
-    figure = pictures.timeline(panels, list(shown), starts)
+    figure = figures.timeline(panels, list(shown), starts)
     figure.suptitle(one.names[0], fontsize=9)
     return figure
 
@@ -385,13 +387,13 @@ def main(argv):
     kind = args.out.suffix[1:].lower()
     if not args.out.name or kind in OTHER_KINDS or args.out.is_dir():
         raise UsageError(f"--out {args.out}: name a file to write; it may end in .png, .pdf or .svg")
-    target = args.out.with_suffix("") if kind in pictures.KINDS else args.out
+    target = args.out.with_suffix("") if kind in figures.KINDS else args.out
     if "seed" in args:
         utils.not_negative(args, "seed")
     utils.check_folder(target.parent)
     args.table = None
     figure = args.draw(args)
-    written = pictures.save(figure, target, [kind] if kind in pictures.KINDS else pictures.KINDS)
+    written = figures.save(figure, target, [kind] if kind in figures.KINDS else figures.KINDS)
     if args.table is not None:
         written.append(target.with_name(f"{target.name}.csv"))
         with whole_file(written[-1]) as path:

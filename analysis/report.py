@@ -1,7 +1,7 @@
 """One page about what a folder of runs holds: results, the paper's beside them, curves, pictures, flags.
 
-    python -m paper_scripts.report log/dualvar --experiment demo
-    python -m paper_scripts.report log/evidence --dataset ucf101-5class
+    python -m analysis.report log/dualvar --experiment demo
+    python -m analysis.report log/evidence --dataset ucf101-5class
 
 Writes <log>/report/<experiment, data set or all>/: index.html, which needs no other file and no network; tables/ with
 each table as Markdown, LaTeX and CSV; pictures/ as PNG, PDF and SVG. What is not there is said on the page.
@@ -19,10 +19,11 @@ import utils
 from core.errors import CheckpointError, DataError, RunError, UsageError
 from core.files import read_json
 from dataset.lists import open_list
-from models.failures import explain, run
-from models.log import log_rows
-from paper_scripts import evidence, paper, pictures
-from paper_scripts.page import Page
+from engine.exits import explain, run
+from engine.log import log_rows
+
+from . import evidence, paper, pictures
+from .page import Page
 
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}
 TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}
@@ -31,7 +32,7 @@ MOST_PANELS = 4  # of pictures side by side
 
 
 def flags():
-    parser = argparse.ArgumentParser("python -m paper_scripts.report", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.report", description=__doc__.splitlines()[0],
                                      allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
     parser.add_argument("--experiment", help="only what is called so, or so and _ and more")
@@ -271,7 +272,7 @@ def titles(runs):
 
 
 def wanted(found, datasets):
-    """Pictures to draw: (file, caption, arguments of paper_scripts.pictures)."""
+    """Pictures to draw: (file, caption, arguments of analysis.pictures)."""
     for stage, text in STAGES.items():
         if begun := [one for one in found[stage] if one.rows]:
             note = " (R@1 among training videos of other recordings)" if stage == "pretrain" else ""
@@ -336,7 +337,7 @@ def draw(page, found, datasets):
             failed.append(f"picture {name}: {explain(error) or error}")
             continue
         page.picture(page.folder / "pictures" / f"{name}.png", caption,
-                     "python -m paper_scripts.pictures " + shlex.join(argv))
+                     "python -m analysis.pictures " + shlex.join(argv))
     return failed
 
 

@@ -3,8 +3,7 @@ import sys
 
 from core.dist import rank, world_size
 from core.errors import CheckpointError, UsageError
-
-from .checkpoint import (
+from models.weights.checkpoint import (
     check_training_state,
     epoch_copies,
     fingerprint,
@@ -12,6 +11,7 @@ from .checkpoint import (
     read_last_good,
     saved_checkpoints,
 )
+
 from .log import plain
 from .precision import PRECISIONS, check_precision
 

@@ -117,7 +117,7 @@ def damaged_member(path):
 
 
 def check_training_state(state):
-    """Raise CheckpointError unless a checkpoint's content is what models.session.Session writes."""
+    """Raise CheckpointError unless a checkpoint's content is what engine.session.Session writes."""
     expected = {"optimizer": dict, "flags": dict, "inputs": dict, "versions": dict, "meters": dict, "epoch": int,
                 "step": int, "steps": int, "replaced": int}
     if "optimizer" not in state:

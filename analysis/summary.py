@@ -1,6 +1,6 @@
 """Table of what an experiment's stages measured, from their results.json.
 
-    python paper_scripts/summary.py log/dualvar demo
+    python -m analysis.summary log/dualvar demo
 """
 import json
 import sys

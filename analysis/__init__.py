@@ -1,0 +1,1 @@
+"""What features are worth: nearest neighbours, variances, probes, pictures and reports."""
