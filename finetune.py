@@ -16,25 +16,51 @@ import utils
 from core.dist import rank, world_size
 from core.errors import UsageError
 from dataset.augment import FinetuneDraw, prepare
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
-from dataset.loader import TrainBatches
+from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import CentreClip, RandomClip
 from engine import evaluation
 from engine.exits import run
-from engine.resume import find_resume, fingerprints, resume_text
+from engine.flags import (
+    add_data_flags,
+    add_net_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    check_training_flags,
+    complete_data_flags,
+    frozen,
+    new_parser,
+)
+from engine.folders import check_disk
+from engine.log import plain_types
+from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
+from engine.precision import clip_shapes, default_precision, set_precision
+from engine.resume import find_resume, fingerprints
+from engine.session import RunSettings, Session
+from engine.setup import (
+    check_shapes,
+    compile_backbones,
+    distribute,
+    load_pretrained,
+    network_of,
+    open_weights,
+    seed_everything,
+    start,
+)
 from models import build_classifier
 from models.classifier import topk
 
 
 def flags():
-    parser = utils.new_parser("finetune.py", __doc__)
-    utils.add_data_flags(parser, ds=2, batch_size=16, batch_help="clips of a step, over all processes")
+    parser = new_parser("finetune.py", __doc__)
+    add_data_flags(parser, ds=2, batch_size=16, batch_help="clips of a step, over all processes")
     parser.add_argument("--holdout", type=float, default=0.0,
                         help="fraction of the training list kept back for a per-epoch accuracy, whole recordings only")
     parser.add_argument("--color_jitter", action="store_true", help="pretraining's colour jitter on training clips")
     parser.add_argument("--hflip", action="store_true", help="mirror training clips with probability 0.5")
-    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", required=True, metavar="PATH|random",
                        help="checkpoint with the backbone's weights (ours or the release's), or the word random")
     group.add_argument("--train_what", choices=["ft", "last"], default="ft",
@@ -42,8 +68,8 @@ def flags():
     group.add_argument("--dropout", type=float, default=0.0, help="before the linear layer")
     group.add_argument("--final_bn", action="store_true", help="batch norm (no scale and shift) of the pooled features")
     group.add_argument("--l2_norm", action="store_true", help="L2 normalisation of the pooled features")
-    utils.add_optimisation_flags(parser, lr=0.05, wd=1e-3, epochs=150, schedule=[50, 100], bn_choices=["sync", "local"])
-    utils.add_run_flags(parser)
+    add_optimisation_flags(parser, lr=0.05, wd=1e-3, epochs=150, schedule=[50, 100], bn_choices=["sync", "local"])
+    add_run_flags(parser)
     return parser
 
 
@@ -56,63 +82,77 @@ def check(args):
 
 def build(args, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
-    checkpoint = utils.open_weights(args, args.pretrain)
-    net, width = utils.net_of(args, checkpoint, args.pretrain)
+    checkpoint = open_weights(args.pretrain, args.net, args.dry_run)
+    net, width = network_of(checkpoint, args.pretrain, args.net, args.width)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
     parts = args.accumulate * (1 if args.bn == "sync" else world_size())
-    utils.check_shapes(args, net, args.batch_size // parts if args.train_what == "ft" else None)
+    check_shapes(net, args.seq_len, args.img_dim, args.batch_size // parts if args.train_what == "ft" else None)
     model = build_classifier(**config)
     if checkpoint:
-        utils.load_pretrained(model.backbone, checkpoint, args.pretrain)
+        load_pretrained(model.backbone, checkpoint, args.pretrain)
     return model, config, checkpoint is not None or args.pretrain == "random"
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = utils.start(args)
-    utils.check_data_flags(args)
+    device = start(args.device)
+    complete_data_flags(args, device)
     videos, held = open_list(args.dataset, "train", args.split, args.storage), None
     check(args)
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
-    utils.check_training_flags(args, len(videos))
-    if args.final_bn and args.batch_size // world_size() // args.accumulate < 2:
+    check_training_flags(args, len(videos))
+    args = frozen(args)
+    part = args.batch_size // world_size() // args.accumulate
+    if args.final_bn and part < 2:
         raise UsageError("--final_bn needs a --batch_size of at least 2 in each process, and part (--accumulate)")
 
-    utils.seed_everything(args.seed)
+    seed_everything(args.seed)
     model, config, loaded = build(args, len(videos.classes))
-    data = utils.clip_dataset(args, videos, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
-                              FinetuneDraw(args.color_jitter, args.hflip))
+    reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
+    data = VideoClips(videos, reader, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
+                      FinetuneDraw(args.color_jitter, args.hflip), args.seed, replace_bad=args.skip_bad_samples > 0)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
-    folder = utils.run_folder(args, args.train_what, f"{config['net']}_{args.dataset}_split{args.split}")
+    name = args.name or f"{config['net']}_{args.dataset}_split{args.split}"
+    folder = utils.run_folder(args.log_dir, args.prefix, args.train_what, name)
     inputs = fingerprints(videos, model.backbone if loaded else None)
-    state = find_resume(args, folder, config, inputs)
+    resume = find_resume(folder, plain_types(vars(args)), config, inputs)
+    precision = resume.precision if resume else args.precision
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
-        "precision": utils.precision_text(args),
+        "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": resume_text(state)})
-    utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
+        "folder": folder, "resume": resume})
+    epochs_done = resume.state["epoch"] if resume else 0
+    check_disk(folder, model, args.epochs - epochs_done, args.save_freq, args.keep, args.keep_epoch)
     if args.dry_run:
         return
 
-    call, model = utils.distribute(model, device, args.bn)
-    part = args.batch_size // world_size() // args.accumulate
-    counts = {part} | (evaluation.counts([len(held)], args.batch_size, 1, device) if held else set())
-    scaler, notes = utils.set_up_backbones(args, [model.backbone], counts, device)
-    optimizer = utils.sgd(args, model, device)
-    loader = utils.clip_loader(args, data, batches, device)
-    with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,
-                           state) as session:
+    model_to_call, model = distribute(model, device, args.bn)
+    sizes = {part} | (evaluation.pass_sizes([len(held)], args.batch_size, 1, device) if held else set())
+    precision, notes = set_precision([model.backbone], default_precision(precision, device),
+                                     clip_shapes(sizes, args.seq_len, args.img_dim), device)
+    model.backbone.checkpointing = args.checkpointing
+    if args.compile:
+        compile_backbones([model.backbone], device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    optimizer = sgd(model, args.lr, args.momentum, args.wd)
+    loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
+    settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
+                           args.save_freq, args.keep, args.keep_epoch, args.skip_bad_samples)
+    with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
-            train_epoch(call, loader, optimizer, scaler, epoch, args, device, session)
-            values = session.end_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})
+            train_epoch(model_to_call, loader, optimizer, scaler, epoch, args, device, session)
+            values = session.log_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})
+            session.save(epoch, len(batches))
+            if session.stopping and epoch + 1 < args.epochs:
+                session.stop(f"epoch {epoch}")
             session.log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         session.log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
 
@@ -123,24 +163,35 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
     steps = len(session.batches)
     clock = time.perf_counter()
     for step, batch in session.steps(loader, epoch):
-        utils.seed_everything(args.seed, epoch, step, rank())
-        for group in optimizer.param_groups:
-            group["lr"] = utils.learning_rate(args, epoch + step / steps)
+        seed_everything(args.seed, epoch, step, rank())
+        set_learning_rate(optimizer, learning_rate(epoch + step / steps, args.lr, args.epochs, args.schedule,
+                                                   args.gamma, args.warmup, args.cosine))
         clips = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])[:, 0]
         labels = batch["label"].to(device, non_blocking=True)
         data_time = time.perf_counter() - clock
+
         optimizer.zero_grad(set_to_none=True)
         scores, loss = forward_backward(model, clips, labels, scaler, args.accumulate)
         scaler.unscale_(optimizer)
-        norm = utils.gradient_norm(optimizer)
+        norm = gradient_norm(optimizer)
         scaler.step(optimizer)
         scaler.update()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
-        session.after_step(epoch, step, loss, norm, {
+        session.record(step, loss, norm, {
             "loss": loss, **topk(scores, labels), "gradient_norm": norm, "time/data": data_time,
-            "time/step": step_time}, batch.get("error", ()))
+            "time/step": step_time})
+        session.exchange(batch.get("error", ()))
+        last = step + 1 == steps
+        if last or (step + 1) % args.print_freq == 0:
+            session.log_means(epoch, step)
+        if last:
+            continue  # what follows the epoch saves
+        if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
+            session.save(epoch, step + 1)
+        if session.stopping:
+            session.stop(f"epoch {epoch} step {step + 1} of {steps}")
 
 
 def forward_backward(model, clips, labels, scaler, parts):
@@ -158,10 +209,13 @@ def forward_backward(model, clips, labels, scaler, parts):
 
 def held_out_accuracy(model, held, args, device):
     """Top-1 and top-5 of the middle clip, centre crop, of each held-out video."""
-    data = utils.clip_dataset(args, held, CentreClip(args.seq_len, args.ds), FixedCrops(args.img_dim))
+    data = VideoClips(held, open_reader(args.dataset, args.storage, args.resize), CentreClip(args.seq_len, args.ds),
+                      FixedCrops(args.img_dim))
     model.eval()
     evaluation.share_statistics(model)
-    scores = utils.over_videos(model, data, args, device, "held out")
+    loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=args.workers,
+                                    timeout=args.loader_timeout)
+    scores = evaluation.over_videos(model, loader, len(data), device, "held out")
     accuracy = topk(scores, torch.from_numpy(held.labels))
     return {f"held_out_{name}": value.item() for name, value in accuracy.items()}
 

@@ -9,32 +9,41 @@ Writes <log_dir>/<prefix>/retrieval/<name>/results.json.
 """
 from pathlib import Path
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-
 import utils
-from analysis.features import read_features, write_features
-from analysis.nearest import nearest
+from analysis.features import Thumbnail, read_features_of, write_features
+from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
 from core.errors import DataError, UsageError
 from core.files import take_lock, write_json
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.sampling import EvenClips
+from engine import evaluation
 from engine.exits import run
-from engine.log import plain, versions
-from engine.precision import check_precision
-from models import build_backbone
+from engine.flags import (
+    add_data_flags,
+    add_net_flags,
+    add_precision_flag,
+    add_run_flags,
+    complete_data_flags,
+    frozen,
+    new_parser,
+    positive,
+)
+from engine.folders import check_folder, weights_name
+from engine.log import plain_types, versions
+from engine.precision import check_precision, default_precision
+from engine.setup import open_backbone, seed_everything, start
 from models.classifier import pooled
 
-KS = (1, 5, 10, 20, 50)
+__all__ = ["flags", "main", "topk_accuracy"]
 
 
 def flags():
-    parser = utils.new_parser("retrieval.py", __doc__)
-    utils.add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
-    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    parser = new_parser("retrieval.py", __doc__)
+    add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+    group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", metavar="PATH|random|thumbnail",
                        help="checkpoint with the backbone's weights (ours or the release's), or the word random, or "
                             "thumbnail: each clip's mean picture and no network")
@@ -44,80 +53,13 @@ def flags():
     group.add_argument("--per_clip", action="store_true",
                        help="with --save_features: each clip's features too, <part>_clips.npy, for pictures of them")
     group.add_argument("--load_features", metavar="DIR", help="use features that --save_features wrote")
-    utils.add_precision_flag(parser)
-    utils.add_run_flags(parser, training=False)
+    add_precision_flag(parser)
+    add_run_flags(parser, training=False)
     return parser
 
 
-def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
-    """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
-
-    Each set is centred by its own mean and L2-normalised here, the gallery without a copy of it; similarity is
-    cosine, and of equally similar gallery rows the lower index counts as nearer. Raises ValueError where a k exceeds
-    the gallery, or where features or their mean are not finite.
-    """
-    query, query_labels, gallery, gallery_labels = map(torch.as_tensor, (query, query_labels, gallery, gallery_labels))
-    if max(ks) > len(gallery):
-        raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
-    query_mean, gallery_mean = query.mean(dim=0), gallery.mean(dim=0)
-    if not (query_mean.isfinite().all() and gallery_mean.isfinite().all()):  # as the mean of anything else is
-        raise ValueError("features are not finite")
-    indices = nearest(F.normalize(query - query_mean, dim=1), gallery, max(ks),
-                      unit=lambda rows: F.normalize(rows - gallery_mean, dim=1))
-    right = gallery_labels[indices] == query_labels[:, None]
-    return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
-
-
-class Thumbnail(nn.Module):
-    """The floor that learning must beat: clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
-
-    def forward(self, clips):
-        return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]
-
-
-def build(args):
-    """Backbone with the weights that --pretrain names."""
-    if args.pretrain == "thumbnail":
-        args.precision = "fp32"
-        return Thumbnail()
-    return open_backbone(args, args.pretrain)
-
-
-def open_backbone(args, weights):
-    """Backbone with the weights of a checkpoint, or random ones."""
-    checkpoint = utils.open_weights(args, weights)
-    net, width = utils.net_of(args, checkpoint, weights)
-    utils.check_shapes(args, net)
-    backbone = build_backbone(net, width)
-    if checkpoint:
-        utils.load_pretrained(backbone, checkpoint, weights)
-    return backbone
-
-
-def features_of_list(args, folder, part, videos, flag):
-    """Saved features of a list, checked to be of this very list -> ((N, D), their protocol as text)"""
-    values, labels, names, protocol = read_features(folder, part, flag)
-    if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
-        raise DataError(f"{flag}: {folder} is of another list than {args.dataset}'s {part} list of split {args.split}")
-    return torch.from_numpy(values), protocol
-
-
-def load_features(args, part, videos):
-    """Features of a list, (N, D), checked to be of this very list; the flags take over their protocol."""
-    values, protocol = features_of_list(args, args.load_features, part, videos, "--load_features")
-    try:
-        utils.take_protocol(args, protocol)
-    except ValueError as error:
-        raise DataError(f"--load_features: {Path(args.load_features) / 'protocol.json'} is damaged: write the features "
-                        "again") from error
-    return values
-
-
-def main(argv):
-    args = flags().parse_args(argv)
-    device = utils.start(args)
-    utils.check_data_flags(args)
-    utils.positive(args, "clips")
+def check(args):
+    positive(args, "clips")
     check_precision(args.precision, args.device)
     if (args.pretrain is None) == (args.load_features is None):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
@@ -125,41 +67,82 @@ def main(argv):
         raise UsageError("--save_features has nothing to write with --load_features")
     if args.per_clip and not args.save_features:
         raise UsageError("--per_clip is what --save_features DIR writes: give both")
-    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
-    utils.seed_everything(args.seed)
-    backbone = build(args) if args.pretrain else None
-    features = {part: load_features(args, part, videos) for part, videos in lists.items()} if args.load_features else {}
+
+
+def load_features(folder, lists, protocol, dataset, split):
+    """Saved features of both lists, {part: (N, D)}, checked to be of these very lists, and their protocol."""
+    features = {}
+    for part, videos in lists.items():
+        features[part], text = read_features_of(folder, part, videos, "--load_features", dataset, split)
+        try:
+            protocol = protocol.from_json(text)
+        except ValueError as error:
+            raise DataError(f"--load_features: {Path(folder) / 'protocol.json'} is damaged: write the features "
+                            "again") from error
     if len({values.shape[1] for values in features.values()}) > 1:
-        raise DataError(f"--load_features: the two lists' features in {args.load_features} differ in length")
+        raise DataError(f"--load_features: the two lists' features in {folder} differ in length")
+    return features, protocol
+
+
+def extract(args, backbone, lists, device):
+    """Pooled features of both lists -> ({part: (N, D) mean over clips}, {part: (N, clips, D)} or {}, precision)"""
+    precision = "fp32" if isinstance(backbone, Thumbnail) else default_precision(args.precision, device)
+    backbone, precision = evaluation.prepare_network(
+        backbone, backbone, lists.values(), device, precision=precision, batch_size=args.batch_size, clips=args.clips,
+        seq_len=args.seq_len, img_dim=args.img_dim)
+    features, clips = {}, {}
+    for part, videos in lists.items():
+        data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
+                          EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
+        loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=args.workers,
+                                        timeout=args.loader_timeout)
+        features[part] = evaluation.over_videos(lambda x: pooled(backbone, x), loader, len(data), device, part,
+                                                average=not args.per_clip)
+        if args.per_clip:
+            clips[part] = features[part].unflatten(1, (args.clips, -1))
+            features[part] = clips[part].mean(dim=1)
+    return features, clips, precision
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = start(args.device)
+    complete_data_flags(args, device)
+    check(args)
+    args = frozen(args)
+    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
+    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips)
+    seed_everything(args.seed)
+    if args.load_features:
+        features, protocol = load_features(args.load_features, lists, protocol, args.dataset, args.split)
+    elif args.pretrain == "thumbnail":
+        backbone = Thumbnail()
+    else:
+        backbone = open_backbone(args.pretrain, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim,
+                                 dry_run=args.dry_run)
     source = args.pretrain or args.load_features
-    folder = utils.run_folder(args, "retrieval", f"{utils.weights_name(source)}_on_{args.dataset}")
+    name = args.name or f"{weights_name(source)}_on_{args.dataset}"
+    folder = utils.run_folder(args.log_dir, args.prefix, "retrieval", name)
     utils.print_plan("Retrieval", {
         "weights": source, "gallery": f"{args.dataset} split {args.split} train, {len(lists['train'])} videos",
         "queries": f"{args.dataset} split {args.split} test, {len(lists['test'])} videos",
-        "features": f"pooled, mean of {args.clips} clips, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
+        "features": f"pooled, mean of {protocol.clips} clips, {protocol.seq_len} frames at stride {protocol.ds}, "
+                    f"{protocol.img_dim} px",
         "similarity": "cosine, each list centred by its own mean", "folder": folder})
-    utils.check_folder(folder)
+    check_folder(folder)
     if args.save_features:
-        utils.check_folder(Path(args.save_features))
+        check_folder(Path(args.save_features))
     if args.dry_run:
         return
 
     lock = take_lock(folder, "run folder") if rank() == 0 else None
-    if backbone is not None:
-        utils.place(args, backbone, backbone, lists.values(), device)
-    clips = {}
-    for part, videos in lists.items():
-        if part in features:
-            continue
-        data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim))
-        features[part] = utils.over_videos(lambda x: pooled(backbone, x), data, args, device, part, not args.per_clip)
-        if args.per_clip:
-            clips[part] = features[part].unflatten(1, (args.clips, -1))
-            features[part] = clips[part].mean(dim=1)
+    clips, precision = {}, args.precision
+    if not args.load_features:
+        features, clips, precision = extract(args, backbone, lists, device)
     if rank() != 0:
         return
     if args.save_features:
-        write_features(args.save_features, lists, features, clips, utils.protocol_of(args))
+        write_features(args.save_features, lists, features, clips, protocol.to_json())
     ks = [k for k in KS if k <= len(lists["train"])]
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())
@@ -167,7 +150,7 @@ def main(argv):
     write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
         "gallery": len(lists["train"]), "queries": len(lists["test"]),
-        "flags": plain(vars(args)), **versions()})
+        "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
     lock.close()
 

@@ -18,15 +18,29 @@ import utils
 from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
 from core.files import take_lock, whole_file, write_json
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
 from dataset.sampling import EvenClips
+from engine import evaluation
 from engine.exits import run
-from engine.log import plain, versions
-from engine.precision import check_precision
+from engine.flags import (
+    add_data_flags,
+    add_net_flags,
+    add_precision_flag,
+    add_run_flags,
+    complete_data_flags,
+    frozen,
+    new_parser,
+    positive,
+)
+from engine.folders import check_folder, weights_name
+from engine.log import plain_types, versions
+from engine.precision import check_precision, default_precision
+from engine.setup import check_shapes, network_of, open_weights, start
 from models import build_classifier
 from models.classifier import topk
-from models.pretrained import load_classifier
+from models.weights.loading import load_classifier
 
 
 def split_or_all(text):
@@ -34,23 +48,23 @@ def split_or_all(text):
 
 
 def flags():
-    parser = utils.new_parser("test.py", __doc__)
-    utils.add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a loader's batch",
+    parser = new_parser("test.py", __doc__)
+    add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a loader's batch",
                          split_type=split_or_all)
-    group = utils.add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--checkpoint", metavar="PATH", help="classifier to test; {split} stands for the split's number")
     group = parser.add_argument_group("protocol")
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--crops", type=int, choices=[1, 5, 10], default=1,
                        help="centre; with the four corners; with all of them mirrored")
     group.add_argument("--from_predictions", metavar="DIR", help="folder of an earlier test: reuse its probabilities")
-    utils.add_precision_flag(parser)
-    utils.add_run_flags(parser, training=False)
+    add_precision_flag(parser)
+    add_run_flags(parser, training=False)
     return parser
 
 
 def check(args, splits):
-    utils.positive(args, "clips")
+    positive(args, "clips")
     check_precision(args.precision, args.device)
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
@@ -62,12 +76,12 @@ def check(args, splits):
 def load(args, split, num_classes):
     """The classifier of a split, built as its checkpoint says and loaded strictly."""
     path = args.checkpoint.replace("{split}", str(split))
-    checkpoint = utils.open_weights(args, path)
+    checkpoint = open_weights(path, args.net, args.dry_run)
     config = checkpoint["config"] if checkpoint else {}
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
-    net, width = utils.net_of(args, checkpoint, path)
-    utils.check_shapes(args, net)
+    net, width = network_of(checkpoint, path, args.net, args.width)
+    check_shapes(net, args.seq_len, args.img_dim)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     try:
@@ -80,35 +94,40 @@ def load(args, split, num_classes):
     return model
 
 
-def predict(args, model, videos, split, device):
-    """(N, classes) mean class probabilities of every test video."""
-    model = utils.place(args, model, model.backbone, [videos], device)
-    data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, args.clips),
-                              FixedCrops(args.img_dim, args.crops))
-    return utils.over_videos(lambda clips: model(clips).softmax(dim=1), data, args, device, f"split {split}")
+def predict(args, model, videos, split, device, precision):
+    """-> ((N, classes) mean class probabilities of every test video, the precision chosen)"""
+    model, precision = evaluation.prepare_network(
+        model, model.backbone, [videos], device, precision=precision, batch_size=args.batch_size,
+        clips=args.clips * args.crops, seq_len=args.seq_len, img_dim=args.img_dim)
+    data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
+                      EvenClips(args.seq_len, args.ds, args.clips), FixedCrops(args.img_dim, args.crops))
+    loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=args.workers,
+                                    timeout=args.loader_timeout)
+    return evaluation.over_videos(lambda clips: model(clips).softmax(dim=1), loader, len(data), device,
+                                  f"split {split}"), precision
 
 
-def saved_predictions(args, videos, split):
-    """Probabilities that an earlier test of the same list wrote; the flags take over its protocol."""
-    path = Path(args.from_predictions) / f"split{split:02d}" / "predictions.npz"
+def saved_predictions(folder, videos, split, protocol):
+    """Probabilities that an earlier test of the same list wrote, (N, classes), and their protocol."""
+    path = Path(folder) / f"split{split:02d}" / "predictions.npz"
     if not path.is_file():
         raise DataError(f"--from_predictions: {path} does not exist")
     try:
         with np.load(path, allow_pickle=False) as file:
             saved = dict(file)
         names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
-        utils.take_protocol(args, str(saved["protocol"]))
+        protocol = protocol.from_json(str(saved["protocol"]))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"--from_predictions: {path} is damaged: test again") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
                                                   (classes, videos.classes)))
     if not same or probabilities.shape != (len(videos), len(videos.classes)) or not np.isfinite(probabilities).all():
         raise DataError(f"--from_predictions: {path} is of another list than split {split} of this data set")
-    return torch.from_numpy(probabilities)
+    return torch.from_numpy(probabilities), protocol
 
 
 def report(folder, videos, probabilities, protocol):
-    """Write a split's files -> {top1, top5, mean_class, videos}."""
+    """Write a split's files -> {top1, top5, mean_class, videos}. protocol: as JSON."""
     labels = torch.from_numpy(videos.labels)
     accuracy = {name: value.item() for name, value in topk(probabilities, labels).items()}
     classes, predicted = len(videos.classes), probabilities.argmax(dim=1)
@@ -125,7 +144,7 @@ def report(folder, videos, probabilities, protocol):
         table.to_csv(path, index=False)
     with whole_file(folder / "confusion.csv") as path:
         pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
-    from analysis import figures
+    from analysis import figures  # matplotlib takes a second to import
     figures.save(figures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
                   ["png"])
     return accuracy
@@ -133,43 +152,49 @@ def report(folder, videos, probabilities, protocol):
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = utils.start(args)
-    utils.check_data_flags(args)
+    device = start(args.device)
+    complete_data_flags(args, device)
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check(args, splits)
+    args = frozen(args)
     lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}
+    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops)
     saved, models = {}, {}
     for split, videos in lists.items():
         if args.from_predictions:
-            saved[split] = saved_predictions(args, videos, split)
+            saved[split], protocol = saved_predictions(args.from_predictions, videos, split, protocol)
         else:
             models[split] = load(args, split, len(videos.classes))
-    name = utils.weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
-    folder = utils.run_folder(args, "test", f"{name}_on_{args.dataset}")
+    name = weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
+    folder = utils.run_folder(args.log_dir, args.prefix, "test", args.name or f"{name}_on_{args.dataset}")
     utils.print_plan("Test", {
         "classifier": args.checkpoint or f"probabilities of {args.from_predictions}",
         "data": ", ".join(f"{args.dataset} split {split}, {len(videos)} videos" for split, videos in lists.items()),
-        "protocol": f"{args.clips} clips x {args.crops} crops of {args.seq_len} frames at stride {args.ds}, "
-                    f"{args.img_dim} px",
+        "protocol": f"{protocol.clips} clips x {protocol.crops} crops of {protocol.seq_len} frames at stride "
+                    f"{protocol.ds}, {protocol.img_dim} px",
         "folder": folder})
-    utils.check_folder(folder)
+    check_folder(folder)
     if args.dry_run:
         return
     lock = take_lock(folder, "run folder") if rank() == 0 else None
-    results = {}
+    results, precision = {}, default_precision(args.precision, device)
     for split, videos in lists.items():
-        probabilities = saved[split] if saved else predict(args, models[split], videos, split, device)
+        if saved:
+            probabilities = saved[split]
+        else:
+            probabilities, precision = predict(args, models[split], videos, split, device, precision)
         if rank() == 0:
             results[f"split{split:02d}"] = report(folder / f"split{split:02d}", videos, probabilities,
-                                                  utils.protocol_of(args))
+                                                  protocol.to_json())
     if rank() != 0:
         return
     if len(results) > 1:
         names = next(iter(results.values()))
         results["mean"] = {name: float(np.mean([row[name] for row in results.values()])) for name in names}
     print(pd.DataFrame(results).T.to_string(float_format="{:.4f}".format))
-    write_json(folder / "results.json", {"results": results, "classes": len(next(iter(lists.values())).classes),
-                                         "flags": plain(vars(args)), **versions()})
+    write_json(folder / "results.json", {
+        "results": results, "classes": len(next(iter(lists.values())).classes),
+        "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
     lock.close()
 

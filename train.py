@@ -13,84 +13,109 @@ import numpy as np
 import torch
 
 import utils
-from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
+from analysis.variance import look_at_features
 from core.dist import rank, world_size
 from core.errors import UsageError
-from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
+from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import local_dataset, open_list, video_groups
-from dataset.loader import TrainBatches
+from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import EvenClips, PretrainViews
-from engine import evaluation
 from engine.exits import run
+from engine.flags import (
+    add_data_flags,
+    add_net_flags,
+    add_optimisation_flags,
+    add_run_flags,
+    check_segments,
+    check_time_reverse,
+    check_training_flags,
+    complete_data_flags,
+    frozen,
+    new_parser,
+    not_negative,
+    positive,
+)
+from engine.folders import check_disk
 from engine.gradcache import GradCache
-from engine.monitor import CollapseWatch, embedding_monitors
-from engine.resume import find_resume, fingerprints, resume_text
+from engine.log import plain_types
+from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
+from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
+from engine.precision import clip_shapes, default_precision, set_precision
+from engine.resume import find_resume, fingerprints
+from engine.session import RunSettings, Session
+from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start
 from models import FRAMEWORKS, build_pretrainer
-from models.dualvar import parse_mode
+from models.dualvar import TERMS, total_loss, views_of_sample
 from models.weights.checkpoint import write_checkpoint
 
-# the loss term that each of a pretrainer's losses belongs to
-TERM = {"clip": "clip", "tc": "tc", "sr_view1": "sr", "sr_view3": "sr"}
+WATCHED_CLIPS = 2  # of each video that --eval_every looks at
 
 
 def flags():
-    parser = utils.new_parser("train.py", __doc__)
-    utils.add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes")
+    parser = new_parser("train.py", __doc__)
+    add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes")
     parser.add_argument("--time_reverse", type=float, default=0.5,
                         help="probability that a sample's clips run backwards (the release's --rand_flip)")
-    group = utils.add_net_flags(parser, "r21d")
+    group = add_net_flags(parser, "r21d")
     group.add_argument("--framework", choices=FRAMEWORKS, default="simclr", help="where negatives come from")
-    group.add_argument("--mode", default="clip-sr-tc", help="loss terms, clip, sr and tc joined by '-'")
+    group.add_argument("--mode", default="clip-sr-tc", help=f"loss terms, of {', '.join(TERMS)}, joined by '-'")
     group.add_argument("--n_series", type=int, default=2, help="segments of a clip (n)")
     group.add_argument("--series_dim", type=int, default=64, help="dimensions of a segment's embedding")
     group.add_argument("--dim", type=int, default=128, help="dimensions of a clip's embedding")
-    group.add_argument("--moco-k", dest="moco_k", type=int, default=16384, help="MoCo: entries of the queue")
-    group.add_argument("--moco-m", dest="moco_m", type=float, default=0.999, help="MoCo: momentum of the key encoder")
+    for name, framework in FRAMEWORKS.items():
+        for option in framework.options:
+            group.add_argument(option.flag, type=type(option.default), default=option.default,
+                               help=f"{name} alone: {option.help}")
     group.add_argument("--bn_splits", type=int, default=1, help="parts of the batch with batch statistics of their own")
     group = parser.add_argument_group("loss")
     group.add_argument("--temperature", type=float, default=0.07, help="of the clip and tc terms")
     group.add_argument("--theta", type=float, default=0.05, help="temperature of shuffle-rank")
     group.add_argument("--sr_clamp", default="default",
                        help="cap of shuffle-rank's exponent, a number or none; default: 5 for SimCLR, none for MoCo")
-    for term in ("clip", "sr", "tc"):
-        group.add_argument(f"--{term}_weight", type=float, default=1.0, help=f"weight of the {term} term")
-    utils.add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160],
+    for name, term in TERMS.items():
+        group.add_argument(f"--{name}_weight", type=float, default=term.weight, help=f"weight of the {name} term")
+    add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160],
                            bn_choices=["sync", "shuffle", "local"])
     group = parser.add_argument_group("monitors")
     group.add_argument("--eval_every", type=int, default=10, metavar="E",
                        help="epochs between looks at the features (analysis/variance.py); 0: never")
     group.add_argument("--eval_videos", type=int, default=128, help="training videos that are looked at")
-    utils.add_run_flags(parser)
+    add_run_flags(parser)
     return parser
 
 
 def check(args, videos):
     """Everything that can be known before the first video is opened."""
-    utils.check_training_flags(args, videos)
-    utils.positive(args, "series_dim", "dim", "temperature", "theta", "bn_splits")
-    utils.not_negative(args, "clip_weight", "sr_weight", "tc_weight", "eval_every")
+    check_training_flags(args, videos)
+    positive(args, "series_dim", "dim", "temperature", "theta", "bn_splits")
+    not_negative(args, "eval_every", *(f"{name}_weight" for name in TERMS))
     if args.eval_videos < 2:
         raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
     if args.img_dim <= BLUR_TAPS // 2:
         raise UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
-    if args.framework == "simclr" and args.batch_size < 2:
-        raise UsageError("--batch_size must be at least 2: SimCLR's negatives are the batch's other videos")
-    if not 0 <= args.moco_m <= 1:
-        raise UsageError(f"--moco-m {args.moco_m} is not between 0 and 1")
     if args.bn == "sync" and args.bn_splits > 1 and world_size() > 1:
         raise UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
-    positive_queue = args.moco_k > 0 and args.moco_k % args.batch_size == 0
-    if args.framework == "moco" and not positive_queue:
-        raise UsageError(f"--moco-k {args.moco_k} is not divisible by --batch_size {args.batch_size}")
-    utils.check_segments(args)
-    if args.bn == "shuffle" and args.framework != "moco":
+    framework = FRAMEWORKS[args.framework]
+    try:
+        framework.check(args.batch_size, **framework_options(args))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    check_segments(args)
+    if args.bn == "shuffle" and not framework.shuffles_keys:
         raise UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
     part = args.batch_size // world_size() // args.accumulate
     if part % args.bn_splits:
         raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {part} samples of a process"
                          + (" and part (--accumulate)" if args.accumulate > 1 else ""))
-    utils.check_time_reverse(args)
+    check_time_reverse(args)
+
+
+def framework_options(args):
+    """{option: value} of the framework's own options."""
+    return {option.name: getattr(args, option.flag.lstrip("-").replace("-", "_"))
+            for option in FRAMEWORKS[args.framework].options}
 
 
 def clamp_flag(text):
@@ -103,42 +128,39 @@ def clamp_flag(text):
 def build(args):
     """-> (model, what build_pretrainer was called with)"""
     config = {"framework": args.framework, "net": args.net, "mode": args.mode, "n_series": args.n_series,
-              "series_dim": args.series_dim, "dim": args.dim, "queue_size": args.moco_k, "width": args.width,
-              "temperature": args.temperature, "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp),
-              "momentum": args.moco_m, "bn_splits": args.bn_splits, "shuffle_keys": args.bn == "shuffle"}
+              "series_dim": args.series_dim, "dim": args.dim, "width": args.width, "temperature": args.temperature,
+              "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp), "bn_splits": args.bn_splits,
+              **framework_options(args)}
+    if FRAMEWORKS[args.framework].shuffles_keys:
+        config["shuffle_keys"] = args.bn == "shuffle"
     try:
         return build_pretrainer(**config), config
     except ValueError as error:
         raise UsageError(f"--mode, --n_series: {error}") from error
 
 
-def sheet(views, every=4):
-    """Views (B, V, 3, T, H, W) of up to 4 samples as one picture (3, h, w): a row a view, every 4th frame."""
-    mean, std = (views.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
-    frames = (views[:4] * std + mean).clamp(0, 1)[:, :, :, ::every]
-    b, v, c, t, h, w = frames.shape
-    return frames.permute(2, 0, 1, 4, 3, 5).reshape(c, b * v * h, t * w).cpu()
-
-
 def main(argv):
     args = flags().parse_args(argv)
-    device = utils.start(args)
-    utils.check_data_flags(args)
+    device = start(args.device)
+    complete_data_flags(args, device)
     videos = open_list(args.dataset, "train", args.split, args.storage)
     check(args, len(videos))
+    args = frozen(args)
 
     parts = args.accumulate * args.bn_splits * (1 if args.bn == "sync" else world_size())
-    utils.check_shapes(args, args.net, args.batch_size // parts)
-    utils.seed_everything(args.seed)
+    check_shapes(args.net, args.seq_len, args.img_dim, args.batch_size // parts)
+    seed_everything(args.seed)
     model, config = build(args)
-    terms = parse_mode(args.mode)
-    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views=3 if "sr" in terms else 2)
-    draw = PretrainDraw(args.n_series, args.img_dim)
-    data = utils.clip_dataset(args, videos, sampler, RandomCrop(args.img_dim), draw)
+    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views=views_of_sample(model.terms))
+    reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
+    data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), PretrainDraw(args.n_series, args.img_dim),
+                      args.seed, replace_bad=args.skip_bad_samples > 0)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
-    folder = utils.run_folder(args, "pretrain", f"{args.framework}_{args.net}_{args.mode}_{args.dataset}")
+    name = args.name or f"{args.framework}_{args.net}_{args.mode}_{args.dataset}"
+    folder = utils.run_folder(args.log_dir, args.prefix, "pretrain", name)
     inputs = fingerprints(videos)
-    state = find_resume(args, folder, config, inputs)
+    resume = find_resume(folder, plain_types(vars(args)), config, inputs)
+    precision = resume.precision if resume else args.precision
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
@@ -147,30 +169,40 @@ def main(argv):
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (
             ": nothing to shuffle between" if args.bn == "shuffle" and parts == 1 else ""),
-        "precision": utils.precision_text(args),
+        "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
-        "folder": folder, "resume": resume_text(state)})
-    utils.check_disk(args, folder, model, args.epochs - (state["epoch"] if state else 0))
+        "folder": folder, "resume": resume})
+    epochs_done = resume.state["epoch"] if resume else 0
+    check_disk(folder, model, args.epochs - epochs_done, args.save_freq, args.keep, args.keep_epoch)
     if args.dry_run:
         return
 
-    call, model = utils.distribute(model, device, args.bn)
+    model_to_call, model = distribute(model, device, args.bn)
     part = args.batch_size // world_size() // args.accumulate
-    scaler, notes = utils.set_up_backbones(args, model.backbones(), {part * v for v in model.encodes}, device)
-    cache = GradCache(call, model, args.accumulate)
-    optimizer = utils.sgd(args, model, device)
-    loader = utils.clip_loader(args, data, batches, device)
+    precision, notes = set_precision(
+        model.backbones(), default_precision(precision, device),
+        clip_shapes({part * views for views in model.encodes}, args.seq_len, args.img_dim), device)
+    model.encoder.backbone.checkpointing = args.checkpointing
+    if args.compile:
+        compile_backbones(model.backbones(), device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    optimizer = sgd(model, args.lr, args.momentum, args.wd)
+    loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     collapse = CollapseWatch()
     watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, args.eval_videos).astype(int)))
-    with utils.new_session(args, folder, model, optimizer, scaler, batches, videos, device, config, inputs,
-                           state) as session:
+    settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
+                           args.save_freq, args.keep, args.keep_epoch, args.skip_bad_samples)
+    with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
-            train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session)
+            train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session)
             due = args.eval_every and (epoch + 1) % args.eval_every == 0
-            found = look_at_features(model, watched, args, device) if due else {}
-            if warning := collapse.look(session.end_epoch(epoch, found)):
+            means = session.log_epoch(epoch, look(model, watched, args, device) if due else {})
+            session.save(epoch, len(batches))
+            if session.stopping and epoch + 1 < args.epochs:
+                session.stop(f"epoch {epoch}")
+            if warning := collapse.look(means):
                 session.log.line(warning)
         if rank() == 0:
             write_checkpoint(folder / "model" / "backbone.pth.tar", {
@@ -178,53 +210,64 @@ def main(argv):
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def look_at_features(model, videos, args, device):
-    """Measures of the backbone's features of a part of the training list, in float32 -> {name: float}."""
-    backbone, clips = model.encoder.backbone, 2
-    was_training, low, backbone.low = backbone.training, backbone.low, None
-    backbone.eval()
-    evaluation.share_statistics(backbone)
-    data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, clips), FixedCrops(args.img_dim))
-    features = utils.over_videos(lambda x: kinds_of_features(backbone, x, args.n_series), data, args, device,
-                                 "features", average=False).unflatten(1, (clips, 3 + args.n_series, -1))
-    backbone.train(was_training)
-    backbone.low = low
+def look(model, videos, args, device):
+    """Measures of the backbone's features of a part of the training list -> {name: float}."""
+    data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
+                      EvenClips(args.seq_len, args.ds, WATCHED_CLIPS), FixedCrops(args.img_dim))
     groups = np.unique(video_groups(videos.names, local_dataset(args.dataset).group), return_inverse=True)[1]
-    return {**measures(features, args.n_series), **nearest_of_other_groups(
-        features[:, :, 0], torch.from_numpy(videos.labels), torch.from_numpy(groups))}
+    return look_at_features(model.encoder.backbone, data, torch.from_numpy(groups), args.n_series, device,
+                            clips=WATCHED_CLIPS, batch_size=args.batch_size, workers=args.workers,
+                            timeout=args.loader_timeout)
 
 
-def train_epoch(cache, loader, optimizer, scaler, epoch, args, device, session):
-    """One pass over the training list, or what is left of it."""
-    cache.call.train()
-    weights = {"clip": args.clip_weight, "sr": args.sr_weight, "tc": args.tc_weight}
+def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session):
+    """One pass over the training list, or what is left of it.
+
+    model_to_call: `model`, or what DistributedDataParallel made of it.
+    """
+    model_to_call.train()
+    cache = GradCache(model, args.accumulate) if args.accumulate > 1 else None
+    weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
     steps = len(session.batches)
     clock = time.perf_counter()
     for step, batch in session.steps(loader, epoch):
-        utils.seed_everything(args.seed, epoch, step, rank())
-        for group in optimizer.param_groups:
-            group["lr"] = utils.learning_rate(args, epoch + step / steps)
+        seed_everything(args.seed, epoch, step, rank())
+        set_learning_rate(optimizer, learning_rate(epoch + step / steps, args.lr, args.epochs, args.schedule,
+                                                   args.gamma, args.warmup, args.cosine))
         views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
         data_time = time.perf_counter() - clock
         permutation = batch["permutation"].to(device, non_blocking=True)
-        out = cache(views, permutation)
-        losses = {name: value for name, value in out.items() if name in TERM}
-        loss = sum(weights[TERM[name]] * value for name, value in losses.items())
+
+        out = cache(views, permutation) if cache else model_to_call(views, permutation)
+        loss = total_loss(out.losses, weights)
         optimizer.zero_grad(set_to_none=True)
-        cache.backward(scaler.scale(loss))
+        if cache:
+            cache.backward(scaler.scale(loss))
+        else:
+            scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        norm = utils.gradient_norm(optimizer)
+        norm = gradient_norm(optimizer)
         scaler.step(optimizer)
         scaler.update()
         step_time = time.perf_counter() - clock
         clock = time.perf_counter()
 
         if epoch == step == 0:
-            session.log.images("views", sheet(views), 0)
-        session.after_step(epoch, step, loss, norm, {
-            "loss/total": loss, **{f"loss/{name}": value for name, value in losses.items()},
+            session.log.images("views", sheet_of_views(views), 0)
+        session.record(step, loss, norm, {
+            "loss/total": loss, **{f"loss/{name}": value for name, value in out.losses.items()},
             **embedding_monitors(out, args.temperature, permutation), "gradient_norm": norm,
-            "time/data": data_time, "time/step": step_time}, batch.get("error", ()))
+            "time/data": data_time, "time/step": step_time})
+        session.exchange(batch.get("error", ()))
+        last = step + 1 == steps
+        if last or (step + 1) % args.print_freq == 0:
+            session.log_means(epoch, step)
+        if last:
+            continue  # what follows the epoch saves
+        if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
+            session.save(epoch, step + 1)
+        if session.stopping:
+            session.stop(f"epoch {epoch} step {step + 1} of {steps}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ and protocol.json, how the clips were taken, which is written last: without it t
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
 from core.errors import DataError
 from core.files import whole_file
@@ -59,3 +62,21 @@ def read_features(folder, part, flag, kind="features"):
     if array.ndim != (3 if kind == "clips" else 2) or not whole:
         raise DataError(f"{flag}: the {part} files in {folder} do not belong together: write the features again")
     return found
+
+
+def read_features_of(folder, part, videos, flag, dataset, split):
+    """Saved features of a list, checked to be of this very list -> ((V, D) tensor, their protocol as text).
+
+    videos: the VideoList, `part` of a split of a data set. Raises DataError, which names `flag`, where they are not.
+    """
+    values, labels, names, protocol = read_features(folder, part, flag)
+    if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
+        raise DataError(f"{flag}: {folder} is of another list than {dataset}'s {part} list of split {split}")
+    return torch.from_numpy(values), protocol
+
+
+class Thumbnail(nn.Module):
+    """The floor that learning must beat: clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
+
+    def forward(self, clips):
+        return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]

@@ -1,6 +1,8 @@
-"""Nearest neighbours among many: exact, without the matrix of all similarities."""
+"""Nearest neighbours among many: exact, without the matrix of all similarities; and what retrieval makes of them."""
 import torch
+import torch.nn.functional as F
 
+KS = (1, 5, 10, 20, 50)  # of the R@k that the paper gives
 BLOCK = 64  # similarities whose largest is compared first
 
 
@@ -13,6 +15,25 @@ def nearest(query, gallery, k, unit=lambda rows: rows, queries=2048, chunk=4096)
     """
     found = [_nearest(rows, gallery, k, unit, chunk) for rows in query.split(queries)]
     return torch.cat(found)
+
+
+def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
+    """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
+
+    Each set is centred by its own mean and L2-normalised here, the gallery without a copy of it; similarity is
+    cosine, and of equally similar gallery rows the lower index counts as nearer. Raises ValueError where a k exceeds
+    the gallery, or where features or their mean are not finite.
+    """
+    query, query_labels, gallery, gallery_labels = map(torch.as_tensor, (query, query_labels, gallery, gallery_labels))
+    if max(ks) > len(gallery):
+        raise ValueError(f"R@{max(ks)} needs a gallery of at least {max(ks)} videos, this one has {len(gallery)}")
+    query_mean, gallery_mean = query.mean(dim=0), gallery.mean(dim=0)
+    if not (query_mean.isfinite().all() and gallery_mean.isfinite().all()):  # as the mean of anything else is
+        raise ValueError("features are not finite")
+    indices = nearest(F.normalize(query - query_mean, dim=1), gallery, max(ks),
+                      unit=lambda rows: F.normalize(rows - gallery_mean, dim=1))
+    right = gallery_labels[indices] == query_labels[:, None]
+    return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
 
 
 def vote(labels, cosines):

@@ -5,7 +5,11 @@ runs can be compared, and the mean squared length of all features, their whole v
 """
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from dataset.clips import VideoClips
+from engine import evaluation
+from models.backbones.base import Backbone
 from models.dualvar import shuffle_segments
 
 from .nearest import vote
@@ -86,3 +90,22 @@ def nearest_of_other_groups(features, labels, groups, k=10):
     right, found = labels[possible], labels[near.indices]
     return {"retrieval/R@1": (found[:, 0] == right).double().mean().item(),
             "retrieval/vote": (vote(found, near.values) == right).double().mean().item()}
+
+
+def look_at_features(backbone: Backbone, data: VideoClips, groups: Tensor, n: int, device: torch.device, *, clips: int,
+                     batch_size: int, workers: int, timeout: float) -> dict[str, float]:
+    """`measures` and `nearest_of_other_groups` of a backbone in training, in float32; it goes on as it was.
+
+    data: samples of `clips` clips each, of videos whose recordings are groups (V,) int; n: segments of a clip. Every
+    process must call it.
+    """
+    was_training, low, backbone.low = backbone.training, backbone.low, None
+    backbone.eval()
+    evaluation.share_statistics(backbone)
+    loader = evaluation.eval_loader(data, device, batch_size=batch_size, workers=workers, timeout=timeout)
+    features = evaluation.over_videos(lambda x: kinds_of_features(backbone, x, n), loader, len(data), device,
+                                      "features", average=False).unflatten(1, (clips, 3 + n, -1))
+    backbone.train(was_training)
+    backbone.low = low
+    return {**measures(features, n), **nearest_of_other_groups(
+        features[:, :, 0], torch.from_numpy(data.videos.labels), groups)}

@@ -5,6 +5,10 @@ from torch.utils.data import Dataset
 
 from core.errors import DataError
 
+from .lists import local_dataset
+from .reader import FrameReader
+from .storage import SOURCES, advice
+
 ATTEMPTS = 10  # at replacing an unreadable sample
 
 
@@ -48,3 +52,12 @@ class VideoClips(Dataset):
         if self.draw is not None:
             sample.update({name: torch.from_numpy(x) for name, x in self.draw(len(clips), rng).items()})
         return sample
+
+
+def open_reader(dataset: str, storage: str, size: tuple[int, int], skippable: bool = False) -> FrameReader:
+    """Reader of a data set's videos in one of its kinds of storage, which gives frames of `size` (height, width).
+
+    skippable: whether errors are to mention --skip_bad_samples.
+    """
+    mend = advice(storage, dataset) + ("; --skip_bad_samples N trains on without them" if skippable else "")
+    return FrameReader(local_dataset(dataset).root(storage), size, mend, SOURCES[storage])

@@ -1,33 +1,65 @@
 """What the test, retrieval and held-out accuracy share: a network's output for every video of a list."""
+import json
+from collections.abc import Callable, Collection, Sized
+from dataclasses import asdict, dataclass
+
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from core.dist import world_size
+from core.dist import rank, world_size
 from core.errors import RunError
 from dataset.augment import prepare
-from dataset.loader import return_memory
+from dataset.clips import VideoClips
+from dataset.loader import EvalBatches, make_loader, return_memory
+from models.backbones.base import Backbone
 
 from .log import bar
+from .precision import clip_shapes, set_precision
 
 # Clips of a forward pass, whatever --batch_size. On the CPU ten of 16 x 112 x 112 are as fast as any number and need
 # 1.6 GB in R(2+1)D; forty take 1.6 times as long each, and 5.6 GB.
 CLIPS = {"cpu": 10, "cuda": 40}
 
 
-def placed(network, device):
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on `device`, for evaluation alone, in the memory layout that is fastest for 3-D convolutions."""
     return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
 
 
-def counts(lengths, batch, clips, device):
-    """How many clips `over_videos` passes at a time: lists of `lengths` videos, `batch` at a time, `clips` of each."""
+def pass_sizes(lengths: Collection[int], batch: int, clips: int, device: torch.device) -> set[int]:
+    """Clips that `over_videos` passes at a time: lists of `lengths` videos, `batch` at a time, `clips` of each."""
     most = CLIPS[device.type]
     loaded = {size * clips for length in lengths for size in (min(batch, length), length % batch)}
     return {n for whole in loaded for n in (min(most, whole), whole % most)} - {0}
 
 
+def prepare_network(network: nn.Module, backbone: Backbone, lists: Collection[Sized], device: torch.device, *,
+                    precision: str, batch_size: int, clips: int, seq_len: int,
+                    img_dim: int) -> tuple[nn.Module, str]:
+    """A network on `device` for evaluation of `lists`, its backbone in `precision` -> (network, precision chosen).
+
+    clips: of a video, crops counted.
+    """
+    network = to_device(network, device)
+    sizes = pass_sizes([len(videos) for videos in lists], batch_size, clips, device)
+    precision, sentences = set_precision([backbone], precision, clip_shapes(sizes, seq_len, img_dim), device)
+    for sentence in sentences if rank() == 0 else ():
+        print(sentence)
+    return network, precision
+
+
+def eval_loader(data: VideoClips, device: torch.device, *, batch_size: int, workers: int,
+                timeout: float) -> DataLoader:
+    """This process's share of a data set, every sample once over all processes."""
+    batches = EvalBatches(len(data), batch_size, rank(), world_size())
+    return make_loader(data, batches, workers, device.type == "cuda", timeout)
+
+
 @torch.inference_mode()
-def over_videos(compute, loader, videos, device, description, average=True):
+def over_videos(compute: Callable[[Tensor], Tensor], loader: DataLoader, videos: int, device: torch.device,
+                description: str, average: bool = True) -> Tensor:
     """compute(clips (N, 3, T, H, W)) -> (N, C), averaged over each video's clips -> (videos, C) float32, CPU.
 
     Not averaged, the clips' values stand one after the other: (videos, clips * C).
@@ -58,13 +90,48 @@ def over_videos(compute, loader, videos, device, description, average=True):
     return table.cpu()
 
 
-def share_statistics(model):
+def share_statistics(model: nn.Module) -> None:
     """Give every process the first one's batch-norm statistics, which the checkpoint will hold."""
     for buffer in model.buffers() if world_size() > 1 else ():
         dist.broadcast(buffer, src=0)
 
 
-def forward(compute, clips):
+def forward(compute: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
     """A forward pass in the precision of evaluation: clips (N, T, H, W, 3) uint8 -> (N, C) float32."""
     clips = prepare(clips[:, None]).squeeze(1).contiguous(memory_format=torch.channels_last_3d)
     return compute(clips).float()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the clips of a kept result were taken: the flags of these names. crops: None where there is one of none."""
+
+    seq_len: int
+    ds: int
+    img_dim: int
+    resize: tuple[int, int]
+    clips: int
+    crops: int | None = None
+
+    def values(self) -> dict:
+        """As flags, plain types."""
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self).items() if value is not None}
+
+    def to_json(self) -> str:
+        return json.dumps(self.values())
+
+    def from_json(self, text: str) -> "Protocol":
+        """The protocol of a kept result, with the same fields as this one. ValueError where `text` is none.
+
+        Where it differs from this one, which the flags gave, that is printed.
+        """
+        kept, own = json.loads(text), self.values()
+        if not isinstance(kept, dict) or kept.keys() != own.keys() or not all(
+                type(x) is int for value in kept.values() for x in (value if type(value) is list else [value])):
+            raise ValueError("no protocol")
+        changed = [name for name, value in kept.items() if own[name] != value]
+        kept["resize"] = tuple(kept["resize"])
+        if changed and rank() == 0:
+            print("note: taken as kept: " + ", ".join(f"--{name} {kept[name]}" for name in changed))
+        return Protocol(**kept)

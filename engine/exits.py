@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from core.errors import CheckpointError, DataError, RunError, Stopped, UsageError
 
-from .session import end_children
+from .stop import end_children
 
 
 def run(main):

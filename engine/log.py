@@ -70,7 +70,7 @@ class RunLog:
             self.writer.flush()
 
 
-def plain(flags):
+def plain_types(flags):
     """Flags as plain types, for JSON and checkpoints."""
     return {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in flags.items()}

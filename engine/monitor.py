@@ -1,29 +1,34 @@
 """Watching a training run: means, embeddings, values that are not finite, collapse."""
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from core.dist import rank, world_size
+from dataset.augment import MEAN, STD
+from models.dualvar import TERMS, Output, term_of
 from models.losses import ranked_first, top1
 
 
 class Meter:
     """Running means of named scalars, kept on the device until they are read."""
 
-    def __init__(self):
-        self.sums, self.count = {}, 0
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
 
-    def update(self, values):
+    def update(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32).detach()
         self.count += 1
 
-    def _stacked(self, device):
+    def _stacked(self, device: torch.device) -> tuple[list[str], Tensor]:
         names = sorted(self.sums)  # in one order on all processes
         return names, torch.stack([self.sums[name].to(device) for name in names]) if names else torch.zeros(0)
 
-    def means(self, device):
+    def means(self, device: torch.device) -> dict[str, float]:
         """-> {name: float}, averaged over processes too; starts afresh."""
         names, values = self._stacked(device)
         values = values / self.count
@@ -34,7 +39,7 @@ class Meter:
         self.sums, self.count = {}, 0
         return means
 
-    def state(self, device):
+    def state(self, device: torch.device) -> dict:
         """What a checkpoint keeps: every process's sums, as plain types. All processes must call it."""
         names, values = self._stacked(device)
         rows = [values]
@@ -43,7 +48,7 @@ class Meter:
             dist.all_gather(rows, values)
         return {"count": self.count, "names": names, "sums": [row.tolist() for row in rows]}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         """Take up what `state` gave; with another number of processes each takes the mean of the former ones' sums."""
         rows = torch.tensor(state["sums"])
         mine = rows[rank()] if len(rows) == world_size() else rows.mean(dim=0)
@@ -56,14 +61,16 @@ class FiniteWatch:
     patience: steps in a row whose gradient may be, being skipped, as fp16 does to find the scale of its loss.
     """
 
-    def __init__(self, patience=0):
-        self.flags, self.patience, self.in_a_row = {}, patience, 0
+    def __init__(self, patience: int = 0):
+        self.flags: dict[int, Tensor] = {}
+        self.patience = patience
+        self.in_a_row: Tensor | int = 0
 
-    def add(self, step, loss, gradient):
+    def add(self, step: int, loss: Tensor, gradient: Tensor) -> None:
         self.in_a_row = torch.where(gradient.detach().isfinite(), 0, self.in_a_row + 1)
         self.flags[step] = loss.detach().isfinite() & (self.in_a_row <= self.patience)
 
-    def first_bad(self):
+    def first_bad(self) -> int | None:
         """-> the step, or None; starts afresh."""
         flags = torch.stack(list(self.flags.values())).tolist() if self.flags else []
         bad = [step for step, finite in zip(self.flags, flags, strict=True) if not finite]
@@ -72,39 +79,48 @@ class FiniteWatch:
 
 
 @torch.no_grad()
-def embedding_monitors(out, temperature, permutation):
-    """Of a pretrainer's output: top-1 and chance of each term, similarities of positives and negatives, spread.
+def embedding_monitors(out: Output, temperature: float, permutation: Tensor) -> dict[str, Tensor | float]:
+    """Of a pretrainer's output: top-1 of each loss, chance and similarities of contrastive ones, spread.
 
-    Of the SR terms also the top-1 of those samples alone that `permutation` (B, n) really permutes: over all samples
-    1/2 (of two segments) is reached by embeddings that know their place in the clip and nothing of its content.
+    Of a term that shuffles segments also the top-1 of those samples alone that `permutation` (B, n) really permutes:
+    over all samples 1/2 (of two segments) is reached by embeddings that know their place in the clip and nothing of
+    its content.
     """
-    values = {f"top1/{name}": top1(logits) for name, logits in out["logits"].items()}
+    values: dict[str, Tensor | float] = {}
     permuted = (permutation != torch.arange(permutation.shape[1], device=permutation.device)).any(dim=1)
-    for name in ("sr_view1", "sr_view3"):
-        if name in out["logits"]:
-            right = ranked_first(out["logits"][name]).view(len(permuted), -1).float().mean(dim=1)
+    for name, logits in out.logits.items():
+        term = TERMS[term_of(name)]
+        values[f"top1/{name}"] = top1(logits)
+        if term.shuffles:
+            right = ranked_first(logits).view(len(permuted), -1).float().mean(dim=1)
             values[f"top1_permuted/{name}"] = (right * permuted).sum() / permuted.sum().clamp(min=1)
-    for name in ("clip", "tc"):
-        if name not in out["logits"]:
-            continue
-        logits = out["logits"][name] * temperature
-        values[f"similarity/{name}_positive"] = logits[:, 0].mean()
-        values[f"similarity/{name}_negative"] = logits[:, 1:].mean()
-        values[f"chance_loss/{name}"] = math.log(logits.shape[1])
-    for name, embedding in out["embeddings"].items():
+        if term.contrasts:
+            similarity = logits * temperature
+            values[f"similarity/{name}_positive"] = similarity[:, 0].mean()
+            values[f"similarity/{name}_negative"] = similarity[:, 1:].mean()
+            values[f"chance_loss/{name}"] = math.log(logits.shape[1])
+    for head, embedding in out.embeddings.items():
         # 1 when the directions are spread evenly, 0 when all embeddings are one
-        values[f"feature_std/{name}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
+        values[f"feature_std/{head}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
     return values
+
+
+def sheet_of_views(views: Tensor, every: int = 4) -> Tensor:
+    """Views (B, V, 3, T, H, W) of up to 4 samples as one picture (3, h, w): a row a view, every 4th frame."""
+    mean, std = (views.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
+    frames = (views[:4] * std + mean).clamp(0, 1)[:, :, :, ::every]
+    b, v, c, t, h, w = frames.shape
+    return frames.permute(2, 0, 1, 4, 3, 5).reshape(c, b * v * h, t * w).cpu()
 
 
 class CollapseWatch:
     """Says once when embeddings have become one, or when a contrastive loss stays where knowing nothing puts it."""
 
-    def __init__(self, spread=0.05, margin=0.01, patience=2):
+    def __init__(self, spread: float = 0.05, margin: float = 0.01, patience: int = 2):
         self.spread, self.margin, self.patience = spread, margin, patience
         self.epochs_at_chance, self.said = 0, False
 
-    def look(self, means):
+    def look(self, means: Mapping[str, float]) -> str | None:
         """An epoch's means -> a sentence, or None."""
         flat = [name for name, value in means.items() if name.startswith("feature_std/") and value < self.spread]
         stuck = [name.partition("/")[2] for name, chance in means.items() if name.startswith("chance_loss/")

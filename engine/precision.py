@@ -74,6 +74,16 @@ def set_precision(backbones, precision, shapes, device):
     return precision, sentences
 
 
+def clip_shapes(counts, seq_len, img_dim):
+    """Shapes (N, 3, T, H, W) of clips, N each of `counts`, in ascending order."""
+    return sorted((n, 3, seq_len, img_dim, img_dim) for n in counts)
+
+
+def default_precision(precision, device):
+    """What --precision stands for where it is not given."""
+    return precision or ("auto" if device.type == "cuda" else "fp32")
+
+
 def check_precision(precision, device):
     """Raises UsageError where `precision` is not for a device, "cpu" or "cuda"."""
     if precision == "fp16" and device == "cpu":

@@ -1,20 +1,22 @@
-"""The encoder with its two heads, the segment shuffle, and the loss terms that SimCLR and MoCo share."""
+"""DualVar: an encoder with a clip head and a segment head, the segment shuffle, and the table of loss terms.
+
+A mode such as clip-sr-tc names terms of TERMS. A framework (simclr.py, moco.py) encodes the views of a sample and
+says what a clip is contrasted with; a term says which embeddings are compared, and how.
+"""
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from .backbones import BACKBONES
 from .heads import ClipHead, SegmentHead
-from .losses import shuffle_rank
+from .losses import info_nce, nt_xent, shuffle_rank, temporal_coherent, temporal_coherent_queue
 
-TERMS = ("clip", "sr", "tc")
-
-
-def parse_mode(mode):
-    """"clip-sr-tc" -> {"clip", "sr", "tc"}. Raises ValueError for an unknown, repeated or missing term."""
-    terms = mode.split("-")
-    if not set(terms) <= set(TERMS) or len(set(terms)) != len(terms):
-        raise ValueError(f"mode {mode!r} is not made of the terms clip, sr and tc joined by '-'")
-    return frozenset(terms)
+# --- encoder ---------------------------------------------------------------------------------------------------
 
 
 class DualEncoder(nn.Module):
@@ -24,32 +26,39 @@ class DualEncoder(nn.Module):
     use ("clip", "segment"), the other is frozen and not computed.
     """
 
-    def __init__(self, net, width=1.0, dim=128, n_series=2, series_dim=64, heads=("clip", "segment")):
+    def __init__(self, net: str, width: float = 1.0, dim: int = 128, n_series: int = 2, series_dim: int = 64,
+                 heads: Iterable[str] = ("clip", "segment")):
         super().__init__()
         self.backbone = BACKBONES[net](width)
         self.clip_head = ClipHead(self.backbone.feature_dim, dim)
         self.segment_head = SegmentHead(self.backbone.feature_dim, n_series, series_dim)
-        self.heads = frozenset(heads)
-        for name, head in (("clip", self.clip_head), ("segment", self.segment_head)):
-            head.requires_grad_(name in self.heads)
+        every = {"clip": self.clip_head, "segment": self.segment_head}
+        for name, head in every.items():
+            head.requires_grad_(name in heads)
+        self.heads = [name for name in every if name in heads]
 
-    def forward(self, views):
-        """views (B, V, 3, T, H, W), encoded in one batch -> clip (B, V, dim) or None, segments (B, V, n, d) or None.
+    def head(self, name: str) -> ClipHead | SegmentHead:
+        return {"clip": self.clip_head, "segment": self.segment_head}[name]
 
-        The batch is sample-major: all views of a sample stand together.
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """views (B, V, 3, T, H, W), encoded in one batch -> {"clip": (B, V, dim), "segment": (B, V, n, d)}.
+
+        Of the heads in use. The batch is sample-major: all views of a sample stand together.
         """
         h = self.backbone(views.flatten(0, 1)).mean(dim=(2, 3, 4))
-        z = self.clip_head(h) if "clip" in self.heads else None
-        s = self.segment_head(h) if "segment" in self.heads else None
-        return tuple(None if x is None else x.unflatten(0, views.shape[:2]) for x in (z, s))
+        return {name: self.head(name)(h).unflatten(0, views.shape[:2]) for name in self.heads}
 
 
-def random_permutation(batch, n, device=None, generator=None):
+# --- segment shuffle -------------------------------------------------------------------------------------------
+
+
+def random_permutation(batch: int, n: int, device: torch.device | None = None,
+                       generator: torch.Generator | None = None) -> Tensor:
     """Uniform random segment orders, identity included -> (batch, n) long."""
     return torch.rand(batch, n, generator=generator).argsort(dim=1).to(device)
 
 
-def shuffle_segments(clips, permutation):
+def shuffle_segments(clips: Tensor, permutation: Tensor) -> Tensor:
     """clips (B, 3, T, H, W), permutation (B, n), n divides T: segment j of the result is segment permutation[j]."""
     n = permutation.shape[1]
     if clips.shape[2] % n:
@@ -59,44 +68,223 @@ def shuffle_segments(clips, permutation):
     return segments.gather(2, index).flatten(2, 3)
 
 
-def restore_segments(segments, permutation):
+def restore_segments(segments: Tensor, permutation: Tensor) -> Tensor:
     """Segment embeddings (B, n, d) of a shuffled clip, put back in the order of the unshuffled one."""
     return segments.gather(1, permutation.argsort(dim=1)[:, :, None].expand_as(segments))
 
 
-class Pretrainer(nn.Module):
-    """What SimCLR and MoCo share: terms in use, temperatures, checks, and the shuffle-rank terms."""
+# --- loss terms ------------------------------------------------------------------------------------------------
 
-    def __init__(self, encoder, terms, temperature, theta, sr_clamp):
+
+@dataclass
+class Embedded:
+    """Embeddings of one head, L2-normalised, (B, dim) or (B, n, d); None where no term of the mode needs them."""
+
+    head: str
+    view1: Tensor
+    view2: Tensor | None = None  # MoCo: by the key encoder, without gradient
+    view3: Tensor | None = None  # the frames of view 1 with an augmentation of their own
+    restored: Tensor | None = None  # view 3 with its segments shuffled, the embeddings put back in order
+
+
+Losses = dict[str, tuple[Tensor, Tensor | None]]  # name -> (scalar loss, logits with the positive in column 0 or None)
+
+
+def clip_loss(framework: "Pretrainer", embedded: Embedded) -> Losses:
+    return {"clip": framework.contrast(embedded, nt_xent, info_nce)}
+
+
+def tc_loss(framework: "Pretrainer", embedded: Embedded) -> Losses:
+    return {"tc": framework.contrast(embedded, temporal_coherent, temporal_coherent_queue)}
+
+
+def sr_loss(framework: "Pretrainer", embedded: Embedded) -> Losses:
+    """L_SR = 0.5 (view 1, x') + 0.5 (view 3, x'), x' being the shuffled view 3."""
+    found: Losses = {}
+    for name, view in (("sr_view1", embedded.view1), ("sr_view3", embedded.view3)):
+        loss, logits = shuffle_rank(view, embedded.restored, framework.theta, framework.sr_clamp)
+        found[name] = 0.5 * loss, logits
+    return found
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term. `--mode` switches it on, `--<term>_weight` weighs all its losses.
+
+    head: the embeddings it compares, "clip" or "segment"; views: those it needs, fields of Embedded;
+    loss: (framework, Embedded) -> Losses; names: of the losses that it returns; weight: default of its flag.
+    """
+
+    head: str
+    views: tuple[str, ...]
+    loss: Callable[["Pretrainer", Embedded], Losses]
+    names: tuple[str, ...]
+    weight: float = 1.0
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether view 1 is told from other videos: its logits then have a chance level."""
+        return "view2" in self.views
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether it needs the shuffled view."""
+        return "restored" in self.views
+
+
+TERMS: dict[str, Term] = {
+    "clip": Term("clip", ("view1", "view2"), clip_loss, ("clip",)),
+    "sr": Term("segment", ("view1", "view3", "restored"), sr_loss, ("sr_view1", "sr_view3")),
+    "tc": Term("segment", ("view1", "view2"), tc_loss, ("tc",)),
+}
+
+
+def parse_mode(mode: str) -> dict[str, Term]:
+    """"clip-sr-tc" -> its entries of TERMS, in TERMS' order. ValueError for an unknown, repeated or missing term."""
+    names = mode.split("-")
+    if not set(names) <= set(TERMS) or len(set(names)) != len(names):
+        raise ValueError(f"mode {mode!r} is not made of different terms of {', '.join(TERMS)}, joined by '-'")
+    return {name: term for name, term in TERMS.items() if name in names}
+
+
+def views_needed(terms: Mapping[str, Term]) -> set[str]:
+    """Fields of Embedded that these terms need."""
+    return {view for term in terms.values() for view in term.views}
+
+
+def views_of_sample(terms: Mapping[str, Term]) -> int:
+    """Views that the loader makes of each video: 3 where view 3 or its shuffled self is needed, else 2."""
+    return 3 if views_needed(terms) & {"view3", "restored"} else 2
+
+
+def term_of(loss: str) -> str:
+    """Name of the term that makes the loss called `loss`. Raises ValueError where none does."""
+    found = [name for name, term in TERMS.items() if loss in term.names]
+    if not found:
+        raise ValueError(f"loss {loss!r} is of no term: name it in models/dualvar.py, TERMS")
+    return found[0]
+
+
+def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the losses (by name), each times the weight of its term (by term).
+
+    Raises ValueError for a loss that no weight names: it would silently not be trained on.
+    """
+    for name in losses:
+        if term_of(name) not in weights:
+            raise ValueError(f"loss {name!r}: no weight for term {term_of(name)!r}")
+    return torch.stack([weights[term_of(name)] * loss for name, loss in losses.items()]).sum()
+
+
+# --- frameworks ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    """What a pretrainer returns for a batch."""
+
+    losses: dict[str, Tensor]  # scalars by name, with gradient
+    logits: dict[str, Tensor]  # (rows, candidates) by name, the positive in column 0, detached
+    embeddings: dict[str, Tensor]  # of view 1, by head, (B, dim) and (B, n, d), detached
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of a framework's constructor that has a flag of its own."""
+
+    name: str
+    flag: str
+    default: Any
+    help: str
+
+
+Encode = Callable[[nn.Module, Tensor], dict[str, Tensor]]  # (encoder, views (B, V, 3, T, H, W)) -> its embeddings
+
+
+def encode_whole(encoder: nn.Module, views: Tensor) -> dict[str, Tensor]:
+    """The whole batch at once."""
+    return encoder(views)
+
+
+class Pretrainer(nn.Module):
+    """Base of the frameworks: holds encoder and terms, makes the losses from what a framework embeds.
+
+    A framework defines `embed` and `contrast`, and may have options of its own.
+    """
+
+    options: ClassVar[tuple[Option, ...]] = ()
+    default_sr_clamp: ClassVar[float | None] = None
+    shuffles_keys: ClassVar[bool] = False  # whether the constructor takes `shuffle_keys` (--bn shuffle)
+
+    def __init__(self, encoder: DualEncoder, terms: Mapping[str, Term], temperature: float = 0.07,
+                 theta: float = 0.05, sr_clamp: float | None = None):
         super().__init__()
         self.encoder = encoder
-        self.terms = terms
+        self.terms = dict(terms)
+        self.needed = views_needed(terms)
         self.temperature, self.theta, self.sr_clamp = temperature, theta, sr_clamp
-        self.cache = None  # a gradcache.GradCache, where the batch is encoded in parts
 
-    def encode(self, encoder, views):
-        """`encoder`'s embeddings of views (B, V, 3, T, H, W), as DualEncoder.forward gives them."""
-        return encoder(views) if self.cache is None else self.cache.encode(encoder, views)
+    @classmethod
+    def option_names(cls) -> set[str]:
+        """Keyword arguments that the constructor takes beside those of every framework."""
+        return {option.name for option in cls.options} | ({"shuffle_keys"} if cls.shuffles_keys else set())
 
-    def shuffled_view(self, view, permutation):
+    @classmethod
+    def check(cls, batch_size: int, **options: Any) -> None:
+        """Raise ValueError, naming the flag, where the framework's options or a global batch do not fit."""
+
+    @property
+    def encodes(self) -> set[int]:
+        """How many views of a sample are encoded together, in each encoding."""
+        raise NotImplementedError
+
+    def backbones(self) -> list[nn.Module]:
+        """The trained backbone first, then others, as of a momentum encoder."""
+        return [self.encoder.backbone]
+
+    def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
+        """views (B, V, 3, T, H, W), permutation (B, n) -> what self.needed names, by head in use."""
+        raise NotImplementedError
+
+    def contrast(self, embedded: Embedded, in_batch: Callable[..., tuple[Tensor, Tensor]],
+                 against_queue: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor | None]:
+        """Loss of views 1 and 2 against other videos, and logits (None where there are none, as without negatives).
+
+        in_batch: a loss such as nt_xent, of pairs (B, 2, ...); against_queue: the same such as info_nce, of
+        queries, keys and a queue. A framework uses the one that fits it.
+        """
+        raise NotImplementedError
+
+    def forward(self, views: Tensor, permutation: Tensor | None = None, encode: Encode = encode_whole) -> Output:
+        """Losses of a batch.
+
+        views: (B, V, 3, T, H, W) float, V = 3 (2 where no term needs view 3); permutation: (B, n) long, random
+        where None; encode: how a batch of views passes an encoder (engine/gradcache.py does it in parts).
+        """
+        embedded = self.embed(views, permutation, encode)
+        losses: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            found = term.loss(self, embedded[term.head])
+            if set(found) != set(term.names):
+                raise ValueError(f"term {name!r} makes losses {sorted(found)}, TERMS names {sorted(term.names)}")
+            for key, (loss, rows) in found.items():
+                losses[key] = loss
+                if rows is not None:
+                    logits[key] = rows.detach()
+        self.after_losses(embedded)
+        return Output(losses, logits, {head: own.view1.detach() for head, own in embedded.items()})
+
+    def after_losses(self, embedded: dict[str, Embedded]) -> None:
+        """What a framework does once the losses are taken, such as to fill a queue."""
+
+    def shuffled_view(self, view: Tensor, permutation: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shuffle view 3 (B, 3, T, H, W) by `permutation` or a random one -> (x', the permutation used)."""
-        n = self.encoder.segment_head.n_series
         if permutation is None:
-            permutation = random_permutation(len(view), n, view.device)
+            permutation = random_permutation(len(view), self.encoder.segment_head.shape[0], view.device)
         return shuffle_segments(view, permutation), permutation
 
-    def rank_terms(self, segments1, segments3, shuffled):
-        """L_SR = 0.5 (view 1, x') + 0.5 (view 3, x'); segment sets (B, n, d), x' already put back in order."""
-        losses, logits = {}, {}
-        for name, segments in (("sr_view1", segments1), ("sr_view3", segments3)):
-            loss, logits[name] = shuffle_rank(segments, shuffled, self.theta, self.sr_clamp)
-            losses[name] = 0.5 * loss
-        return losses, logits
 
-
-def output(losses, logits, clip, segments):
-    """What a pretrainer returns: loss terms by name, their logits, and view 1's embeddings for monitoring."""
-    embeddings = {"clip": clip, "segments": segments}
-    return {**losses,
-            "logits": {name: x.detach() for name, x in logits.items()},
-            "embeddings": {name: x.detach() for name, x in embeddings.items() if x is not None}}
+def normalised(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each embedding at unit length."""
+    return {head: F.normalize(x, dim=-1) for head, x in embeddings.items()}

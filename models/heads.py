@@ -1,30 +1,31 @@
-"""Projection heads on pooled features."""
+"""Projection heads on pooled features. Their embeddings are not normalised: frameworks and losses do that."""
 import torch.nn as nn
-import torch.nn.functional as F
+from torch import Tensor
 
 
-def two_layers(features, out):
+def two_layers(features: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, out))
 
 
 class ClipHead(nn.Module):
-    """(N, D) pooled features -> (N, dim) clip embedding, L2-normalised."""
+    """(N, D) pooled features -> (N, dim), one embedding a clip. `shape` is that of one clip: (dim,)."""
 
-    def __init__(self, features, dim):
+    def __init__(self, features: int, dim: int):
         super().__init__()
+        self.shape = (dim,)
         self.layers = two_layers(features, dim)
 
-    def forward(self, h):
-        return F.normalize(self.layers(h), dim=-1)
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h)
 
 
 class SegmentHead(nn.Module):
-    """(N, D) pooled features -> (N, n_series, series_dim), one L2-normalised embedding a segment of the clip."""
+    """(N, D) pooled features -> (N, n_series, series_dim), one embedding a segment. `shape` is that of one clip."""
 
-    def __init__(self, features, n_series, series_dim):
+    def __init__(self, features: int, n_series: int, series_dim: int):
         super().__init__()
-        self.n_series = n_series
+        self.shape = (n_series, series_dim)
         self.layers = two_layers(features, n_series * series_dim)
 
-    def forward(self, h):
-        return F.normalize(self.layers(h).unflatten(1, (self.n_series, -1)), dim=-1)
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h).unflatten(1, self.shape)

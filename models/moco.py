@@ -1,34 +1,43 @@
-"""DualVar on MoCo: negatives come from queues of keys made by a momentum encoder."""
+"""DualVar on MoCo (He et al. 2020): negatives come from queues of keys made by a momentum encoder."""
 import copy
 
 import torch
 import torch.nn.functional as F
 
-from .dualvar import Pretrainer, output, restore_segments
+from .dualvar import Embedded, Option, Pretrainer, encode_whole, normalised, restore_segments
 from .gather import gather, shuffled, unshuffled
-from .losses import info_nce, temporal_coherent_queue
+
+QUEUES = {"clip": "queue", "segment": "segment_queue"}  # buffer of each head
 
 
 class MoCo(Pretrainer):
-    def __init__(self, encoder, terms, temperature, theta, sr_clamp, queue_size, momentum, shuffle_keys):
+    options = (Option("queue_size", "--moco-k", 16384, "entries of the queue (K), divisible by the batch"),
+               Option("momentum", "--moco-m", 0.999, "momentum of the key encoder"))
+    shuffles_keys = True
+
+    def __init__(self, encoder, terms, temperature=0.07, theta=0.05, sr_clamp=None, queue_size=16384, momentum=0.999,
+                 shuffle_keys=False):
+        """queue_size: K, divisible by the global batch; shuffle_keys: encode keys in a random order over processes."""
         super().__init__(encoder, terms, temperature, theta, sr_clamp)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.momentum = momentum
         self.shuffle_keys = shuffle_keys
-        dim = encoder.clip_head.layers[-1].out_features
-        n = encoder.segment_head.n_series
-        series_dim = encoder.segment_head.layers[-1].out_features // n
-        self.register_buffer("queue", F.normalize(torch.randn(queue_size, dim), dim=-1))
-        self.register_buffer("segment_queue", F.normalize(torch.randn(queue_size, n, series_dim), dim=-1))
+        for head, queue in QUEUES.items():
+            self.register_buffer(queue, F.normalize(torch.randn(queue_size, *encoder.head(head).shape), dim=-1))
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def check(cls, batch_size, queue_size, momentum):
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"--moco-m {momentum} is not between 0 and 1")
+        if queue_size < 1 or queue_size % batch_size:
+            raise ValueError(f"--moco-k {queue_size} is not divisible by --batch_size {batch_size}")
 
     @property
     def encodes(self):
-        """How many views of a sample are encoded together, in each encoding."""
-        return {1, 2} if "sr" in self.terms else {1}
+        return {1, 2} if "restored" in self.needed else {1}
 
     def backbones(self):
-        """The trained one first."""
         return [self.encoder.backbone, self.key_encoder.backbone]
 
     @torch.no_grad()
@@ -37,57 +46,57 @@ class MoCo(Pretrainer):
         torch._foreach_lerp_(list(self.key_encoder.parameters()), list(self.encoder.parameters()), 1 - self.momentum)
 
     @torch.no_grad()
-    def keys(self, view):
-        """Key embeddings of view 2 (B, 3, T, H, W) -> clip (B, dim) or None, segments (B, n, d) or None.
+    def keys(self, view, encode=encode_whole):
+        """Key embeddings of view 2 (B, 3, T, H, W) -> {head: (B, ...)}.
 
         With `shuffle_keys` samples change places (and processes) while they are encoded, so that no batch
         statistics tie a query to its key.
         """
         if not (self.shuffle_keys and self.training):
-            z, s = self.encode(self.key_encoder, view[:, None])
-            return tuple(None if x is None else x[:, 0] for x in (z, s))
+            return {head: x[:, 0] for head, x in normalised(encode(self.key_encoder, view[:, None])).items()}
         view, order = shuffled(view)
-        z, s = self.encode(self.key_encoder, view[:, None])
-        return tuple(None if x is None else unshuffled(x[:, 0], order) for x in (z, s))
+        mixed = normalised(encode(self.key_encoder, view[:, None]))
+        return {head: unshuffled(x[:, 0], order) for head, x in mixed.items()}
 
-    @torch.no_grad()
-    def enqueue(self, z, s):
-        """Replace the oldest keys by the whole batch's, from all processes; ValueError where B does not divide K."""
-        size = len(self.queue)
-        for queue, keys in ((self.queue, z), (self.segment_queue, s)):
-            if keys is None:
-                continue
-            keys = gather(keys)
-            if size % len(keys):
-                raise ValueError(f"a queue of {size} cannot take batches of {len(keys)}: make it divisible by them")
-            # the position stays on the device: to read it would make the host wait
-            queue.index_copy_(0, self.queue_position + torch.arange(len(keys), device=queue.device), keys)
-            end = self.queue_position + len(keys)
-        self.queue_position.copy_(end % size)
+    def embed(self, views, permutation, encode):
+        """As in the release, view 1 is encoded alone, view 2 by the key encoder, views 3 and x' in one batch.
 
-    def forward(self, views, permutation=None):
-        """Loss terms of a batch; arguments and result as in SimCLR.forward.
-
-        As in the release, view 1 is encoded alone, then views 3 and x' in one batch, view 2 by the key encoder.
-        In training mode the key encoder is updated first and the keys enter the queues last.
+        In training mode the key encoder is updated first.
         """
-        z, s = self.encode(self.encoder, views[:, :1])
-        losses, logits = {}, {}
-        if self.terms & {"clip", "tc"}:
+        alone = normalised(encode(self.encoder, views[:, :1]))
+        found = {head: Embedded(head, x[:, 0]) for head, x in alone.items()}
+        if "view2" in self.needed:
             if self.training:
                 self.update_key_encoder()
-            key_z, key_s = self.keys(views[:, 1])
-            if "clip" in self.terms:
-                losses["clip"], logits["clip"] = info_nce(z[:, 0], key_z, self.queue.clone(), self.temperature)
-            if "tc" in self.terms:
-                losses["tc"], logits["tc"] = temporal_coherent_queue(
-                    s[:, 0], key_s, self.segment_queue.clone(), self.temperature)
-        if "sr" in self.terms:
+            for head, key in self.keys(views[:, 1], encode).items():
+                found[head].view2 = key
+        if self.needed & {"view3", "restored"}:
             x, permutation = self.shuffled_view(views[:, 2], permutation)
-            _, both = self.encode(self.encoder, torch.stack([views[:, 2], x], dim=1))
-            terms = self.rank_terms(s[:, 0], both[:, 0], restore_segments(both[:, 1], permutation))
-            losses.update(terms[0])
-            logits.update(terms[1])
-        if self.training and self.terms & {"clip", "tc"}:
-            self.enqueue(key_z, key_s)
-        return output(losses, logits, None if z is None else z[:, 0], None if s is None else s[:, 0])
+            both = normalised(encode(self.encoder, torch.stack([views[:, 2], x], dim=1)))
+            for head, own in both.items():
+                found[head].view3 = own[:, 0]
+            if "segment" in both:
+                found["segment"].restored = restore_segments(both["segment"][:, 1], permutation)
+        return found
+
+    def contrast(self, embedded, in_batch, against_queue):
+        # a copy: the keys of this batch enter the queue before the backward pass reads it
+        queue = self.get_buffer(QUEUES[embedded.head]).clone()
+        return against_queue(embedded.view1, embedded.view2, queue, self.temperature)
+
+    @torch.no_grad()
+    def after_losses(self, embedded):
+        """In training, replace the oldest keys by the whole batch's, from all processes.
+
+        Raises ValueError where the batch does not divide the queue.
+        """
+        if not self.training or "view2" not in self.needed:
+            return
+        for own in embedded.values():
+            queue, keys = self.get_buffer(QUEUES[own.head]), gather(own.view2)
+            if len(queue) % len(keys):
+                raise ValueError(f"a queue of {len(queue)} cannot take batches of {len(keys)}: make it divisible by "
+                                 "them")
+            # the position stays on the device: to read it would make the host wait
+            queue.index_copy_(0, self.queue_position + torch.arange(len(keys), device=queue.device), keys)
+        self.queue_position.copy_((self.queue_position + len(keys)) % len(queue))

@@ -7,193 +7,24 @@ Every tensor of the backbone must be in the file, in its shape, and the file mus
 that, unless --allow_partial. Heads, queues and key encoders are left aside.
 """
 import argparse
-import functools
 from collections import Counter
 from pathlib import Path
 
 import torch
 
 from core.errors import CheckpointError
-from engine.exits import run
 
-from . import build_backbone
 from .backbones import BACKBONES
-from .classifier import Classifier
-from .dualvar import Pretrainer
-from .moco import MoCo
-from .weights.checkpoint import read_checkpoint, strip_module, write_checkpoint
-from .weights.match import check_fit, is_plain, listed, load_strict, match, printable
-from .weights.names import locate, name_tables
+from .weights.checkpoint import read_checkpoint, write_checkpoint
+from .weights.identify import best_net, comparisons, initial, kind, stated
+from .weights.loading import load_released
+from .weights.match import check_fit, is_plain, listed, printable
 
-HEAD_RULES = {
-    "simclr": [("encoder_q.2.", "encoder.clip_head.layers.0."), ("encoder_q.4.", "encoder.clip_head.layers.2."),
-               ("series_proj_head.", "encoder.segment_head.layers.")],
-    "moco": [("encoder_q.2.", "encoder.clip_head.layers.0."), ("encoder_q.4.", "encoder.clip_head.layers.2."),
-             ("encoder_k.2.", "key_encoder.clip_head.layers.0."), ("encoder_k.4.", "key_encoder.clip_head.layers.2."),
-             ("series_proj_head_q.", "encoder.segment_head.layers."),
-             ("series_proj_head_k.", "key_encoder.segment_head.layers.")],
-}
-MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
+__all__ = ["load_released", "main"]
+
 OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
           "unknown": "no names known here"}
 
-
-# --- loading -------------------------------------------------------------------------------------------------
-
-def load_backbone(backbone, checkpoint, path):
-    """All backbone tensors of a checkpoint from read_checkpoint, in any known names, into `backbone` -> Match.
-
-    Raises CheckpointError, with the backbone untouched, where one is missing, misshapen or not finite, or where
-    the file has more of a backbone than this one.
-    """
-    result = match(checkpoint["state_dict"], backbone.state_dict())
-    check_fit(result, f"checkpoint {path}", hint=f"; python -m models.pretrained inspect {path} shows what it holds")
-    backbone.load_state_dict(result.tensors)
-    return result
-
-
-def load_classifier(model, checkpoint, path):
-    """A whole classifier, backbone and linear layer, of ours or the release's; CheckpointError if it does not fit."""
-    released = any(key.startswith("final_fc.") for key in checkpoint["state_dict"])
-    (load_released if released else load_strict)(model, checkpoint["state_dict"], f"checkpoint {path}")
-
-
-def load_released(model, state_dict, source="the state dict"):
-    """Load a state dict in the release's names into a backbone, a pretrainer or a classifier, strictly.
-
-    A backbone takes its tensors from a state dict of any of the three. Every tensor of the model must be
-    given, in its shape, and none left over; raises CheckpointError, with the model untouched, otherwise.
-    """
-    state_dict = strip_module(state_dict)
-    if isinstance(model, Pretrainer):
-        state_dict = _convert_pretrainer(state_dict, model, source)
-    elif isinstance(model, Classifier):
-        head = {key.replace("final_fc.0.", "fc."): value for key, value in state_dict.items()
-                if not key.startswith("backbone.")}
-        state_dict = head | _renamed(state_dict, model.backbone, "backbone.", "backbone.", source)
-    else:
-        state_dict = _renamed(state_dict, model, None, "", source)
-    load_strict(model, state_dict, source)
-
-
-def _renamed(state_dict, backbone, old, new, source):
-    """A backbone's tensors under prefix `old` (None: found out), in our names under prefix `new`."""
-    result = match(state_dict, backbone.state_dict(), old)
-    check_fit(result, source)
-    return {new + name: value for name, value in result.tensors.items()}
-
-
-def _convert_pretrainer(state_dict, model, source):
-    moco = isinstance(model, MoCo)
-    converted = _renamed(state_dict, model.encoder.backbone, "encoder_q.0.", "encoder.backbone.", source)
-    if moco:
-        converted |= _renamed(state_dict, model.encoder.backbone, "encoder_k.0.", "key_encoder.backbone.", source)
-    for key, value in state_dict.items():
-        if key.startswith(("encoder_q.0.", "encoder_k.0.")):
-            continue
-        for old, new in HEAD_RULES["moco" if moco else "simclr"]:
-            if key.startswith(old):
-                # the release writes a linear layer as a 1 x 1 x 1 convolution
-                key, value = new + key[len(old):], value.flatten(1) if value.ndim == 5 else value
-                break
-        converted[key] = value
-    if moco and {"queue", "series_queue", "queue_ptr"} <= converted.keys():
-        converted["queue"] = converted["queue"].T
-        converted["segment_queue"] = converted.pop("series_queue").T.unflatten(1, (model.segment_queue.shape[1], -1))
-        converted["queue_position"] = converted.pop("queue_ptr").reshape(())
-    return converted
-
-
-# --- which network a file is of ------------------------------------------------------------------------------
-
-def initial(net, width):
-    """The network with the weights of a fixed seed; draws of the caller's are not touched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_backbone(net, width)
-
-
-@functools.cache
-def template(net, width):
-    """{name: tensor without values} of a network."""
-    return {name: torch.empty_like(value, device="meta") for name, value in initial(net, width).state_dict().items()}
-
-
-def stated(config):
-    """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
-    net, width = config.get("net"), config.get("width")
-    believable = isinstance(width, (int, float)) and 0 < width <= MAX_WIDTH
-    return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
-
-
-def guess_width(state_dict, net):
-    """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing."""
-    own = template(net, 1.0)
-    tables = name_tables(own)
-    family, prefix, _ = locate(state_dict, tables)
-    theirs = {name: state_dict.get(prefix + key) for key, name in tables.get(family, {}).items()}
-    # a batch norm's channels grow with the width, but between the two steps of a factored convolution
-    norms = [(len(own[name]), len(value)) for name, value in theirs.items()
-             if is_plain(value) and value.ndim == own[name].ndim == 1
-             and name.endswith("weight") and not (net == "r21d" and name.endswith(".bn.weight"))]
-    if not norms or 2 * sum(value is not None for value in theirs.values()) < len(own):
-        return 1.0
-    # channels = max(4, round(full * width))
-    bounds = [((channels - 0.5) / full if channels > 4 else 0, (channels + 0.5) / full) for full, channels in norms]
-    low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
-    if low >= high:  # the shapes are not of one width
-        low, high = bounds[norms.index(max(norms))]
-    for denominator in (1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 100, 128, 1000, 10000):
-        width = (int(low * denominator) + 1) / denominator
-        if low < width < high:
-            return width if width <= MAX_WIDTH else 1.0
-    return 1.0
-
-
-def comparisons(checkpoint, nets=tuple(BACKBONES), width=None, prefix=None):
-    """{net: (width, Match)} of a checkpoint's tensors against networks of ours."""
-    net, own_width = stated(checkpoint["config"])
-    result = {}
-    for name in nets:
-        w = width or (own_width if name == net else None) or guess_width(checkpoint["state_dict"], name)
-        result[name] = w, match(checkpoint["state_dict"], template(name, w), prefix)
-    return result
-
-
-def best_net(found):
-    """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
-    score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
-             for net, (_, result) in found.items()}
-    best = max(score, key=score.get)
-    told = 2 * score[best][0] >= found[best][1].total and list(score.values()).count(score[best]) == 1
-    return best if told else None
-
-
-def kind(checkpoint, result):
-    """What a checkpoint seems to be, as text; result: the Match with its network."""
-    state, config = checkpoint["state_dict"], checkpoint["config"]
-    parts = {name for key in state for name in key.split(".")[:3]}
-    if result.family == "ours":
-        if "num_classes" in config or "fc.weight" in state:
-            return "a classifier of ours"
-        if "clip_head" in parts:
-            return f"a pretrainer of ours, {'MoCo' if 'key_encoder' in parts else 'SimCLR'}"
-        return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
-    if result.family == "release":
-        if "series_proj_head_q" in parts:
-            return "a pretrainer of the release, MoCo"
-        if "series_proj_head" in parts:
-            return "a pretrainer of the release, SimCLR"
-        if "sampler" in parts:
-            return "a pretrainer of CoCLR"
-        if "final_fc" in parts:
-            return "a classifier of the release, or of CoCLR"
-    moco = " inside MoCo" if {"encoder_q", "encoder_k"} & parts else ""
-    return {"release": "a backbone in the release's or CoCLR's names", "torchvision": "a video ResNet of torchvision",
-            "unknown": "not known here"}[result.family] + moco
-
-
-# --- the command ---------------------------------------------------------------------------------------------
 
 def flags():
     parser = argparse.ArgumentParser("python -m models.pretrained", description=__doc__.partition("\n")[0],
@@ -288,7 +119,7 @@ def chosen_network(args, checkpoint):
         if given is not None and own is not None and given != own:
             raise CheckpointError(f"--{name} {given}: checkpoint {args.file} was trained with --{name} {own}")
     net = args.net or net
-    found = comparisons(checkpoint, [net] if net else tuple(BACKBONES), args.width, args.prefix)
+    found = comparisons(checkpoint, [net] if net else None, args.width, args.prefix)
     net = net or best_net(found)
     if net is None:
         raise CheckpointError(f"--net: checkpoint {args.file} does not show which network it is of, name it; "
@@ -335,4 +166,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    from engine.exits import run  # nothing else in models/ knows of engine/
     run(main)

@@ -1,40 +1,33 @@
-"""DualVar on SimCLR: negatives are the other videos of the batch."""
-from .dualvar import Pretrainer, output, restore_segments
+"""DualVar on SimCLR (Chen et al. 2020): negatives are the other videos of the batch."""
+import torch
+
+from .dualvar import Embedded, Pretrainer, normalised, restore_segments
 from .gather import gather
-from .losses import nt_xent, temporal_coherent
 
 
 class SimCLR(Pretrainer):
+    default_sr_clamp = 5.0  # the release's, for SimCLR alone
+
+    @classmethod
+    def check(cls, batch_size):
+        if batch_size < 2:
+            raise ValueError("--batch_size must be at least 2: SimCLR's negatives are the batch's other videos")
+
     @property
     def encodes(self):
-        """How many views of a sample are encoded together, in each encoding."""
-        return {3, 1} if "sr" in self.terms else {2}
+        return {3, 1} if "restored" in self.needed else {2}
 
-    def backbones(self):
-        return [self.encoder.backbone]
-
-    def forward(self, views, permutation=None):
-        """Loss terms of a batch.
-
-        views: (B, V, 3, T, H, W) float, V = 3 (2 is enough without shuffle-rank); permutation: (B, n) long,
-        random where None. Returns {clip, tc, sr_view1, sr_view3 (factor 0.5 included): scalar, "logits":
-        {term: logits}, "embeddings": {"clip": (B, dim), "segments": (B, n, d)} of view 1}, the terms of the
-        mode only.
-
-        As in the release, the views are encoded in one batch and the shuffled view in a second: batch
-        statistics depend on it.
-        """
-        rank = "sr" in self.terms
-        z, s = self.encode(self.encoder, views[:, :3 if rank else 2])
-        losses, logits = {}, {}
-        if "clip" in self.terms:
-            losses["clip"], logits["clip"] = nt_xent(gather(z[:, :2]), self.temperature)
-        if "tc" in self.terms:
-            losses["tc"], logits["tc"] = temporal_coherent(gather(s[:, :2]), self.temperature)
-        if rank:
+    def embed(self, views, permutation, encode):
+        """As in the release, views 1 to 3 are encoded in one batch, x' in a second: batch statistics depend on it."""
+        count = 3 if self.needed & {"view3", "restored"} else 2
+        together = normalised(encode(self.encoder, views[:, :count]))
+        found = {head: Embedded(head, *x.unbind(1)) for head, x in together.items()}
+        if "restored" in self.needed:
             shuffled, permutation = self.shuffled_view(views[:, 2], permutation)
-            _, back = self.encode(self.encoder, shuffled[:, None])
-            terms = self.rank_terms(s[:, 0], s[:, 2], restore_segments(back[:, 0], permutation))
-            losses.update(terms[0])
-            logits.update(terms[1])
-        return output(losses, logits, None if z is None else z[:, 0], None if s is None else s[:, 0])
+            alone = normalised(encode(self.encoder, shuffled[:, None]))
+            found["segment"].restored = restore_segments(alone["segment"][:, 0], permutation)
+        return found
+
+    def contrast(self, embedded, in_batch, against_queue):
+        """Over the whole batch of all processes."""
+        return in_batch(gather(torch.stack([embedded.view1, embedded.view2], dim=1)), self.temperature)

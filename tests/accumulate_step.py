@@ -11,26 +11,25 @@ from distributed_step import BATCH, MODES, share_of
 from golden.formula import noise
 
 import finetune
-import utils
 from core.dist import rank, world_size
 from engine.gradcache import GradCache
+from engine.setup import distribute, start
 from models import build_classifier, build_pretrainer
-from train import TERM
 
 
 def pretraining_step(framework, mode, parts):
     """Mean losses, all gradients and the state after a step's forward and backward pass, in double precision."""
     torch.manual_seed(0)
     model = build_pretrainer(framework, "r3d", mode, width=0.0625, queue_size=16).double()
-    call, model = utils.distribute(model, torch.device("cpu"), "local")
+    call, model = distribute(model, torch.device("cpu"), "local")
     call.train()
     model.encoder.eval()  # batch norm with its running statistics: batch statistics do depend on the split
     if framework == "moco":
         model.key_encoder.eval()
-    cache = GradCache(call, model, parts)
+    cache = GradCache(model, parts)
     views, permutation = noise((BATCH, 3, 3, 8, 24, 24), "step").double(), torch.tensor([[0, 1], [1, 0]] * 4)
     out = cache(share_of(views), share_of(permutation))
-    losses = {name: value for name, value in out.items() if name in TERM}
+    losses = out.losses
     cache.backward(sum(losses.values()))
     values = torch.stack(list(losses.values())).detach()
     if world_size() > 1:
@@ -42,7 +41,7 @@ def pretraining_step(framework, mode, parts):
 
 def finetuning_step(parts):
     torch.manual_seed(0)
-    call, model = utils.distribute(build_classifier("r3d", 3, 0.0625).double(), torch.device("cpu"), "local")
+    call, model = distribute(build_classifier("r3d", 3, 0.0625).double(), torch.device("cpu"), "local")
     model.eval()
     clips, labels = noise((BATCH, 3, 8, 24, 24), "step").double(), torch.arange(BATCH) % 3
     _, loss = finetune.forward_backward(call, share_of(clips), share_of(labels),
@@ -54,9 +53,7 @@ def finetuning_step(parts):
 
 
 def main():
-    flags = utils.new_parser("step", "step")
-    utils.add_run_flags(flags)
-    utils.start(flags.parse_args(["--device", "cpu"]))
+    start("cpu")
     parts = int(sys.argv[2])
     found = {f"{framework} {mode}": pretraining_step(framework, mode, parts)
              for framework in ("simclr", "moco") for mode in MODES}

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from golden.formula import noise
 
-import utils
 from core.dist import rank, world_size
+from engine.setup import distribute, seed_everything, start
 from models import build_pretrainer
+from models.dualvar import normalised
 from models.gather import gather, shuffled, unshuffled
-from train import TERM
 
 MODES = ("clip", "sr", "tc", "clip-sr", "clip-tc", "sr-tc", "clip-sr-tc")
 BATCH = 8
@@ -29,9 +29,9 @@ def one_step(framework, mode):
     torch.manual_seed(0)
     model = build_pretrainer(framework, "r3d", mode, width=0.0625, queue_size=16).double()
     model.eval()  # batch norm with its running statistics: batch statistics do depend on the split
-    call, model = utils.distribute(model, torch.device("cpu"), "local")
+    call, model = distribute(model, torch.device("cpu"), "local")
     out = call(share_of(noise((BATCH, 3, 3, 8, 24, 24), "step").double()), share_of(torch.tensor([[0, 1], [1, 0]] * 4)))
-    losses = {name: value for name, value in out.items() if name in TERM}
+    losses = out.losses
     sum(losses.values()).backward()
     values = torch.stack(list(losses.values())).detach()
     if world_size() > 1:
@@ -45,19 +45,19 @@ def key_shuffle():
     torch.manual_seed(0)
     model = build_pretrainer("moco", "r3d", "clip", width=0.0625, queue_size=16, shuffle_keys=True)
     view = share_of(noise((BATCH, 3, 8, 24, 24), "keys"))
-    utils.seed_everything(1, rank())  # only the first process's order counts
+    seed_everything(1, rank())  # only the first process's order counts
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    mixed = model.keys(view)[0]
+    mixed = model.keys(view)["clip"]
     model.load_state_dict(state)
-    utils.seed_everything(1, rank())
+    seed_everything(1, rank())
     order = torch.randperm(BATCH)
     dist.broadcast(order, src=0)
-    encoded = gather(model.key_encoder(share_of(gather(view)[order])[:, None])[0][:, 0])
+    encoded = gather(normalised(model.key_encoder(share_of(gather(view)[order])[:, None]))["clip"][:, 0])
     by_hand = torch.empty_like(encoded)
     by_hand[order] = encoded
     model.load_state_dict(state)
     model.shuffle_keys = False
-    plain = model.keys(view)[0]
+    plain = model.keys(view)["clip"]
     numbers = torch.arange(BATCH // world_size()) + 100 * rank()
     exchanged, order = shuffled(numbers)
     return {"mixed": mixed, "by hand": share_of(by_hand), "plain": plain, "numbers": numbers, "exchanged": exchanged,
@@ -65,13 +65,11 @@ def key_shuffle():
 
 
 def main():
-    args = utils.new_parser("step", "step")
-    utils.add_run_flags(args)
-    utils.start(args.parse_args(["--device", "cpu"]))
+    start("cpu")
     found = {f"{framework} {mode}": one_step(framework, mode) for framework in ("simclr", "moco") for mode in MODES}
     if world_size() > 1:
         found["keys"] = key_shuffle()
-    utils.seed_everything(0, 5, 7, rank())
+    seed_everything(0, 5, 7, rank())
     found["draws"] = torch.rand(4)
     torch.save(found, Path(sys.argv[1]) / f"{world_size()}_{rank()}.pt")
     if world_size() > 1:

@@ -65,7 +65,7 @@ def test_end_to_end(case):
     load_released(model, released_state_dict(case["model"]))
     with torch.no_grad():
         out = model(noise(case["input"], case["input_tag"]), torch.tensor(case["permutations"]))
-    assert [out[key].item() for key in ("clip", "tc", "sr_view1", "sr_view3")] == close(
+    assert [out.losses[key].item() for key in ("clip", "tc", "sr_view1", "sr_view3")] == close(
         [case["clip"], case["tc"], case["rank_view1_vs_shuffled"], case["rank_view3_vs_shuffled"]])
 
 

@@ -95,14 +95,11 @@ def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
     args = commands.parser().parse_args(["views", *flags[:-4], "--seed", "5", "--epoch", "2"])
     ((_, clips, permutation),) = commands.samples(args)
 
-    import train
-    from dataset.crops import RandomCrop
-    from dataset.sampling import PretrainViews
-    data = train.utils.clip_dataset(args, open_list("ucf101", "train", 1), PretrainViews(4, 2), RandomCrop(24),
-                                    PretrainDraw(2, 24))
+    data = VideoClips(open_list("ucf101", "train", 1), open_reader("ucf101", "frames", args.resize),
+                      PretrainViews(4, 2), RandomCrop(24), PretrainDraw(2, 24), seed=5)
     sample = data[2, 3]
     views = prepare(sample["clips"][None], sample["augment"][None])[0]
-    shown = train.sheet(views[None], every=1)  # a row a view, frames side by side
+    shown = sheet_of_views(views[None], every=1)  # a row a view, frames side by side
     for view, (_, frames, _) in enumerate(rows[0]):
         expected = shown[:, 24 * view:24 * (view + 1)].unflatten(2, (4, 24)).permute(2, 1, 3, 0)
         np.testing.assert_allclose(np.stack(frames) / 255, expected.numpy(), atol=0.003)

@@ -9,6 +9,7 @@ import torch
 from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
 from engine.monitor import embedding_monitors
 from models import build_backbone
+from models.dualvar import Output
 
 
 def unit(x):
@@ -89,6 +90,6 @@ def test_top1_of_permuted_samples():
     logits = torch.zeros(4, 4, 3)
     logits[::2, :, 0] = 1
     logits[1::2, :, 1] = 1
-    out = {"logits": {"sr_view1": logits.flatten(0, 1)}, "embeddings": {}}
+    out = Output({}, {"sr_view1": logits.flatten(0, 1)}, {})
     found = embedding_monitors(out, 0.07, permutation)
     assert found["top1/sr_view1"] == 0.5 and found["top1_permuted/sr_view1"] == 0

@@ -1,30 +1,67 @@
-"""What all backbones share: how their parts are run."""
+"""The contract of every backbone, and what all of them share."""
+import re
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..batchnorm import running_statistics_kept
 
+Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, replacement), applied in turn
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer under `width`: at least 4."""
+    return max(4, round(channels * width))
+
 
 class Backbone(nn.Module):
-    """Runs parts(), one after the other; attributes say how.
+    """A video network: clips (B, 3, T, H, W) float -> feature map (B, feature_dim, t, h, w).
+
+    A network of your own needs a file with a class that keeps this contract and one line in BACKBONES; the tests
+    of tests/test_backbones.py then check it.
+
+    - It is built with `width`, which multiplies the channels of every layer (`scaled`).
+    - `feature_dim` is the number of channels of the feature map.
+    - `parts()` gives its modules in order. They run one after the other, in low precision where asked (`low`), and
+      are what --checkpointing keeps activations between.
+    - `foreign_names(name)` gives the names that others have for one of its tensors; most networks set `rules`.
+    - `follows_width(name)` says which batch norms have `scaled(channels, width)` channels; all but a few do.
 
     low: torch.bfloat16 or torch.float16 to compute in under autocast, None for the weights' own dtype; the feature map
     is float32 either way. checkpointing: keep only what passes between parts for the backward pass, which computes the
     rest again.
     """
 
-    low = None
-    checkpointing = False
+    feature_dim: int
+    low: torch.dtype | None = None
+    checkpointing: bool = False
+    rules: ClassVar[dict[str, Rules]] = {}  # {family: rules from our name of a tensor to theirs}
 
-    def parts(self):
+    def parts(self) -> Sequence[nn.Module]:
         """Modules, in order, each given what the one before returns."""
         raise NotImplementedError
 
-    def forward(self, clips):
+    def foreign_names(self, name: str) -> dict[str, list[str]]:
+        """{family: its names of our tensor `name`}, by `rules`. Families: release, torchvision, ..."""
+        found = {}
+        for family, rules in self.rules.items():
+            theirs = name
+            for pattern, replacement in rules:
+                theirs = re.sub(pattern, replacement, theirs)
+            found[family] = [theirs]
+        return found
+
+    def follows_width(self, name: str) -> bool:
+        """Whether the batch norm weight `name` has max(4, round(channels * width)) values."""
+        return True
+
+    def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, feature_dim, t, h, w)"""
         if self.low is None:
             return self._run(clips)

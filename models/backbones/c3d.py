@@ -3,7 +3,7 @@ from collections import OrderedDict
 
 import torch.nn as nn
 
-from .base import Backbone
+from .base import Backbone, scaled
 
 # name, channels out; P: pool over time too, p: over space only
 LAYERS = [("1", 64), "p", ("2", 128), "P", ("3a", 256), ("3b", 256), "P", ("4a", 512), ("4b", 512), "P",
@@ -13,14 +13,16 @@ LAYERS = [("1", 64), "p", ("2", 128), "P", ("3a", 256), ("3b", 256), "P", ("4a",
 class C3D(Backbone):
     """Its feature map is (T/8, H/16, W/16)."""
 
-    def __init__(self, width=1.0):
+    rules = {"release": [(r"^layers\.", "")]}
+
+    def __init__(self, width: float = 1.0):
         super().__init__()
         layers, c_in = OrderedDict(), 3
         for layer in LAYERS:
             if isinstance(layer, str):
                 layers[f"pool{len(layers)}"] = nn.MaxPool3d((1 if layer == "p" else 2, 2, 2))
                 continue
-            name, c_out = layer[0], max(4, round(layer[1] * width))
+            name, c_out = layer[0], scaled(layer[1], width)
             layers[f"conv{name}"] = nn.Conv3d(c_in, c_out, 3, padding=1)
             layers[f"bn{name}"] = nn.BatchNorm3d(c_out)
             layers[f"relu{name}"] = nn.ReLU(inplace=True)
@@ -33,6 +35,3 @@ class C3D(Backbone):
         pools = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.MaxPool3d)]
         return [self.layers[a:b] for a, b in zip([0, *pools], [*pools, len(self.layers)], strict=True)]
 
-
-def c3d(width=1.0):
-    return C3D(width)

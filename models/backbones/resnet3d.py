@@ -1,7 +1,20 @@
 """R3D and R(2+1)D with one residual block a stage (Tran et al. 2018, in the small form used for self-supervision)."""
 import torch.nn as nn
 
-from .base import Backbone, SpatialConv
+from .base import Backbone, SpatialConv, scaled
+
+RELEASE = [
+    (r"^stem\.", "conv1."), (r"^stem_bn\.", "bn1."), (r"^stage([2-5])\.", r"conv\1.block1."),
+    (r"\.shortcut\.", ".downsampleconv."), (r"\.shortcut_bn\.", ".downsamplebn."),
+    (r"\.(spatial|temporal)\.", r".\1_conv."),
+    (r"(conv[12]|downsampleconv)\.weight$", r"\1.temporal_spatial_conv.weight"),
+]
+# torchvision's networks have further blocks, layer<i>.1, where ours have one a stage. Its R(2+1)D has no counterpart of
+# our factored shortcuts, and other widths between the two steps of some convolutions.
+TORCHVISION_STAGES = [
+    (r"^stage([2-5])\.", lambda m: f"layer{int(m[1]) - 1}.0."), (r"\.bn([12])\.", r".conv\1.1."),
+    (r"\.shortcut\.weight$", ".downsample.0.weight"), (r"\.shortcut_bn\.", ".downsample.1."),
+]
 
 
 def triple(value):
@@ -57,7 +70,7 @@ class ResNet3d(Backbone):
 
     def __init__(self, conv, width=1.0):
         super().__init__()
-        channels = [max(4, round(c * width)) for c in (64, 64, 128, 256, 512)]
+        channels = [scaled(c, width) for c in (64, 64, 128, 256, 512)]
         self.feature_dim = channels[-1]
         self.stem = conv(3, channels[0], (3, 7, 7), (1, 2, 2))
         self.stem_bn = nn.BatchNorm3d(channels[0])
@@ -71,9 +84,28 @@ class ResNet3d(Backbone):
         return [nn.Sequential(self.stem, self.stem_bn, self.relu), self.stage2, self.stage3, self.stage4, self.stage5]
 
 
-def r3d(width=1.0):
-    return ResNet3d(full_conv, width)
+class R3D(ResNet3d):
+    rules = {
+        "release": RELEASE,
+        "torchvision": [(r"^stem\.", "stem.0."), (r"^stem_bn\.", "stem.1."), (r"\.(conv[12])\.", r".\1.0."),
+                        *TORCHVISION_STAGES],
+    }
+
+    def __init__(self, width: float = 1.0):
+        super().__init__(full_conv, width)
 
 
-def r21d(width=1.0):
-    return ResNet3d(FactoredConv, width)
+class R21D(ResNet3d):
+    rules = {
+        "release": RELEASE,
+        "torchvision": [(r"^stem\.spatial\.", "stem.0."), (r"^stem\.bn\.", "stem.1."),
+                        (r"^stem\.temporal\.", "stem.3."), (r"^stem_bn\.", "stem.4."),
+                        (r"\.(conv[12])\.spatial\.", r".\1.0.0."), (r"\.(conv[12])\.bn\.", r".\1.0.1."),
+                        (r"\.(conv[12])\.temporal\.", r".\1.0.3."), *TORCHVISION_STAGES],
+    }
+
+    def __init__(self, width: float = 1.0):
+        super().__init__(FactoredConv, width)
+
+    def follows_width(self, name):
+        return not name.endswith(".bn.weight")  # between the two steps of a factored convolution

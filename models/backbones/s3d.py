@@ -2,7 +2,20 @@
 import torch
 import torch.nn as nn
 
-from .base import Backbone, SpatialConv
+from .base import Backbone, SpatialConv, scaled
+
+# the release's S3D is CoCLR's, names included
+RELEASE = [
+    (r"^stem\.", "Conv_1a."), (r"^conv(2[bc])\.", r"Conv_\1."),
+    (r"^mixed([345])\.(\d)\.", lambda m: f"Mixed_{m[1]}{'bcdef'[int(m[2])]}."),
+    (r"\.branches\.0\.", ".branch0.0."), (r"\.branches\.", ".branch"), (r"\.gates\.", ".gating_b"),
+    (r"\.spatial\.", ".conv1."), (r"\.spatial_bn\.", ".bn1."),
+    (r"\.temporal\.", ".conv2."), (r"\.temporal_bn\.", ".bn2."),
+]
+# it registers every part twice, `Conv_1a` also as `block1.0`
+TWINS = {"Conv_1a": "block1.0", "Conv_2b": "block2.1", "Conv_2c": "block2.2",
+         **{f"Mixed_{i}{letter}": f"block{i}.{j}" for i, letters in ((3, "bc"), (4, "bcdef"), (5, "bc"))
+            for j, letter in enumerate(letters, 1)}}
 
 # channels out: 1x1; 1x1 - 3x3; 1x1 - 3x3; pool - 1x1
 MIXED = {
@@ -75,28 +88,28 @@ class Mixed(nn.Module):
 class S3D(Backbone):
     """Its feature map is (T/8, H/32, W/32)."""
 
-    def __init__(self, width=1.0, gating=False):
-        super().__init__()
+    rules = {"release": RELEASE}
+    gating = False
 
-        def scaled(channels):
-            return max(4, round(channels * width))
+    def __init__(self, width: float = 1.0):
+        super().__init__()
 
         def mixed(c_in, *names):
             blocks = []
             for name in names:
-                blocks.append(Mixed(c_in, [scaled(c) for c in MIXED[name]], gating))
+                blocks.append(Mixed(c_in, [scaled(c, width) for c in MIXED[name]], self.gating))
                 c_in = blocks[-1].out_channels
             return nn.Sequential(*blocks), c_in
 
         def spatial_pool():
             return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
-        self.stem = SeparableConv(3, scaled(64), 7, stride=2)
+        self.stem = SeparableConv(3, scaled(64, width), 7, stride=2)
         self.pool1 = spatial_pool()
-        self.conv2b = Conv1x1(scaled(64), scaled(64))
-        self.conv2c = SeparableConv(scaled(64), scaled(192), 3)
+        self.conv2b = Conv1x1(scaled(64, width), scaled(64, width))
+        self.conv2c = SeparableConv(scaled(64, width), scaled(192, width), 3)
         self.pool2 = spatial_pool()
-        self.mixed3, c3 = mixed(scaled(192), "3b", "3c")
+        self.mixed3, c3 = mixed(scaled(192, width), "3b", "3c")
         self.pool3 = nn.MaxPool3d(3, 2, 1)
         self.mixed4, c4 = mixed(c3, "4b", "4c", "4d", "4e", "4f")
         self.pool4 = nn.MaxPool3d(2, 2)
@@ -109,10 +122,12 @@ class S3D(Backbone):
         return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
                 self.pool4, *self.mixed5]
 
+    def foreign_names(self, name):
+        found = super().foreign_names(name)
+        part, _, leaf = found["release"][0].partition(".")
+        found["release"].append(f"{TWINS[part]}.{leaf}")
+        return found
 
-def s3d(width=1.0):
-    return S3D(width)
 
-
-def s3dg(width=1.0):
-    return S3D(width, gating=True)
+class S3DG(S3D):
+    gating = True

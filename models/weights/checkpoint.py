@@ -116,15 +116,15 @@ def damaged_member(path):
         return folders[0] if folders else archive.testzip()
 
 
-def check_training_state(state):
+def check_training_state(state, path):
     """Raise CheckpointError unless a checkpoint's content is what engine.session.Session writes."""
     expected = {"optimizer": dict, "flags": dict, "inputs": dict, "versions": dict, "meters": dict, "epoch": int,
                 "step": int, "steps": int, "replaced": int}
     if "optimizer" not in state:
-        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint: it holds weights only")
+        raise CheckpointError(f"--resume {path} is not a training checkpoint: it holds weights only")
     strange = [name for name, kind in expected.items() if type(state.get(name)) is not kind]
     if strange or not (state["epoch"] >= 0 and 0 < state["step"] <= state["steps"] and state["replaced"] >= 0):
-        raise CheckpointError(f"--resume {state['path']} is not a training checkpoint of this program: "
+        raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: "
                               f"{', '.join(strange or ['epoch, step or steps'])} in it make no sense")
 
 

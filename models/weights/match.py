@@ -103,12 +103,12 @@ class Match:
         return notes
 
 
-def match(state_dict, own, prefix=None):
+def match(state_dict, backbone, prefix=None):
     """Compare a state dict in any known names with a backbone's -> Match.
 
-    own: {name: tensor} of the backbone, of which shape and type count; prefix: where to look; None: found out.
+    backbone: of which names, shapes and types count; prefix: where to look; None: found out.
     """
-    tables, found = name_tables(own), {}
+    own, tables, found = backbone.state_dict(), name_tables(backbone), {}
     result = Match(*locate(state_dict, tables, prefix), len(own))
     table = tables.get(result.family, {})
     for key, value in state_dict.items():

@@ -1,0 +1,48 @@
+"""What the processes of a run tell each other beside gradients: counts at every step, and that they run the same."""
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from core.dist import world_size
+from core.errors import RunError
+
+
+class Exchange:
+    """Sums of a few numbers over all processes at every step, on the CPU and a step late: no GPU waits for them."""
+
+    def __init__(self, count: int):
+        self.group = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self.nothing: list[int] = [0] * count
+        self.pending: tuple | None = None
+
+    def __call__(self, *values: int) -> Sequence[int]:
+        """-> the sums of these values (one process), or of those in the call before (several)."""
+        if self.group is None:
+            return values
+        sums = self.drain()
+        mine = torch.tensor(values)
+        self.pending = dist.all_reduce(mine, group=self.group, async_op=True), mine
+        return sums
+
+    def drain(self) -> Sequence[int]:
+        """-> the sums of the last call that have not been returned yet. All processes must call it."""
+        if self.pending is None:
+            return self.nothing
+        (work, sums), self.pending = self.pending, None
+        work.wait()
+        return sums.tolist()
+
+
+def check_agreement(device: torch.device, **numbers: int) -> None:
+    """Raise RunError, naming it, where a number is not the same on all processes: a folder or list is not shared."""
+    if world_size() == 1:
+        return
+    mine = torch.tensor(list(numbers.values()), device=device)
+    low, high = mine.clone(), mine.clone()
+    dist.all_reduce(low, op=dist.ReduceOp.MIN)
+    dist.all_reduce(high, op=dist.ReduceOp.MAX)
+    for name, a, b in zip(numbers, low.tolist(), high.tolist(), strict=True):
+        if a != b:
+            raise RunError(f"the processes disagree on the {name.replace('_', ' ')}, {a} and {b}: all machines must "
+                           "see the same log folder, lists and frames")

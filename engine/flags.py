@@ -1,0 +1,187 @@
+"""Flags that the entry scripts share, in groups, and their checks; after `frozen`, flags do not change any more."""
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+
+from core.dist import world_size
+from core.errors import UsageError
+from dataset.crops import resize_for
+from dataset.storage import SOURCES
+from models.backbones import BACKBONES
+
+from .precision import PRECISIONS, check_precision
+
+
+def new_parser(script: str, doc: str) -> argparse.ArgumentParser:
+    """A parser whose help says every default; doc: of the script, its first line is the description."""
+    return argparse.ArgumentParser(script, description=doc.strip().splitlines()[0], allow_abbrev=False,
+                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+class FrozenFlags(argparse.Namespace):
+    """Flags that were checked. To change one is an error of the program: what follows from flags is a value of its own.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"flag {name} is changed after the check of the flags")
+
+
+def frozen(args: argparse.Namespace) -> FrozenFlags:
+    """The same flags, which nothing can change."""
+    found = FrozenFlags()
+    vars(found).update(vars(args))
+    return found
+
+
+# --- groups --------------------------------------------------------------------------------------------------
+
+
+def height_width(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def add_data_flags(parser: argparse.ArgumentParser, ds: int, batch_size: int, batch_help: str,
+                   split_type: Callable[[str], Any] = int) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
+    group.add_argument("--split", type=split_type, default=1,
+                       help="number of the train/test split" + (", or all" if split_type is not int else ""))
+    group.add_argument("--storage", choices=list(SOURCES), default="frames",
+                       help="read extracted frames, the same packed by process_data/src/pack.py, or the videos")
+    group.add_argument("--seq_len", type=int, default=16, help="frames of a clip (T)")
+    group.add_argument("--ds", type=int, default=ds, help="frame stride of a clip")
+    group.add_argument("--img_dim", type=int, default=112, help="side of the crop, pixels")
+    group.add_argument("--resize", type=height_width, metavar="HxW",
+                       help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
+                            "release's, which squeezes the picture)")
+    group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
+    group.add_argument("--workers", type=int, default=min(8, os.cpu_count()), help="loader processes of each process")
+    group.add_argument("--loader_timeout", type=float, default=600, help="seconds to wait for a batch; 0: for ever")
+    return group
+
+
+def add_net_flags(parser: argparse.ArgumentParser, net: str | None, net_help: str = "backbone",
+                  width: float | None = 1.0) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("network")
+    group.add_argument("--net", choices=list(BACKBONES), default=net, help=net_help)
+    group.add_argument("--width", type=float, default=width, help="multiplies the channels; 1.0 is the publication's")
+    return group
+
+
+def add_optimisation_flags(parser: argparse.ArgumentParser, lr: float, wd: float, epochs: int, schedule: list[int],
+                           bn_choices: list[str]) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--lr", type=float, default=lr, help="SGD learning rate, not scaled by the batch size")
+    group.add_argument("--momentum", type=float, default=0.9, help="SGD momentum")
+    group.add_argument("--wd", type=float, default=wd, help="weight decay")
+    group.add_argument("--epochs", type=int, default=epochs, help="passes over the list")
+    group.add_argument("--schedule", type=int, nargs="*", default=schedule, help="epochs (from 0) at which lr drops")
+    group.add_argument("--gamma", type=float, default=0.1, help="factor of each drop")
+    group.add_argument("--warmup", type=float, default=0, help="epochs of linear warm-up, may be a fraction")
+    group.add_argument("--cosine", action="store_true", help="cosine decay to 0 instead of --schedule")
+    group.add_argument("--bn", choices=bn_choices, default="sync",
+                       help="batch statistics over all processes (sync) or each one's own")
+    speed = add_precision_flag(parser, "what the run began with, or ")
+    speed.add_argument("--accumulate", type=int, default=1, metavar="N",
+                       help="pass the batch in N parts, one at a time, for less memory")
+    speed.add_argument("--checkpointing", action="store_true",
+                       help="compute activations again in the backward pass instead of keeping them")
+    speed.add_argument("--compile", action="store_true", help="torch.compile the backbone")
+    return group
+
+
+def add_precision_flag(parser: argparse.ArgumentParser, default: str = "") -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("speed and memory")
+    group.add_argument("--precision", choices=PRECISIONS,
+                       help="of convolutions; auto: the fastest that is right on this machine; None: "
+                            f"{default}auto on a GPU and fp32 on a CPU")
+    return group
+
+
+def add_run_flags(parser: argparse.ArgumentParser, training: bool = True) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--log_dir", default="log", help="everything is written below this folder")
+    group.add_argument("--prefix", default="dualvar", help="related runs go to <log_dir>/<prefix>/<stage>/<name>")
+    group.add_argument("--name", help="folder of this run; None: made from the main flags")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    group.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    group.add_argument("--dry_run", action="store_true", help="check flags, paths and shapes, print the plan, stop")
+    if training:
+        group.add_argument("--resume", metavar="PATH|auto",
+                           help="go on from a checkpoint; auto: from this run's latest, if there is one")
+        group.add_argument("--override", action="store_true", help="go on although flags differ from the run's")
+        group.add_argument("--save_freq", type=int, default=5, help="epochs between checkpoints that are kept")
+        group.add_argument("--save_steps", type=int, default=0,
+                           help="steps between saves within an epoch; 0: only at its end")
+        group.add_argument("--keep", type=int, default=0, help="kept epoch checkpoints, older ones go; 0: all")
+        group.add_argument("--keep_epoch", type=int, metavar="N",
+                           help="epoch (from 0) whose checkpoint is written and stays in any case, to be evaluated")
+        group.add_argument("--print_freq", type=int, default=10, help="steps between log lines")
+        group.add_argument("--skip_bad_samples", type=int, default=0, metavar="N",
+                           help="replace up to N samples whose frames cannot be read by others")
+
+
+# --- checks --------------------------------------------------------------------------------------------------
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+def positive(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(args, name) < LARGEST:
+            kind = " and a float32" if isinstance(getattr(args, name), float) else ""
+            raise UsageError(f"--{name} must be above 0{kind}, got {getattr(args, name)}")
+
+
+def not_negative(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(args, name) < LARGEST:
+            raise UsageError(f"--{name} must be 0 or more and a float32, got {getattr(args, name)}")
+
+
+def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
+    """Ranges of the data flags; --device and --resize become what they stand for."""
+    args.device = device.type
+    positive(args, "seq_len", "ds", "img_dim", "batch_size", *(["width"] if args.width is not None else []))
+    not_negative(args, "workers", "seed", "loader_timeout")
+    args.resize = tuple(args.resize or resize_for(args.img_dim))
+    if min(args.resize) < args.img_dim:
+        raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
+
+
+def check_segments(args: argparse.Namespace) -> None:
+    positive(args, "n_series")
+    if args.seq_len % args.n_series:
+        raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
+
+
+def check_time_reverse(args: argparse.Namespace) -> None:
+    if not 0 <= args.time_reverse <= 1:
+        raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
+
+
+def check_training_flags(args: argparse.Namespace, videos: int) -> None:
+    """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
+    positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma", "accumulate")
+    not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
+    if args.keep_epoch is not None and not 0 <= args.keep_epoch < args.epochs:
+        raise UsageError(f"--keep_epoch {args.keep_epoch}: the epochs are 0 to {args.epochs - 1}")
+    if args.batch_size % world_size():
+        raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
+    if args.batch_size // world_size() % args.accumulate:
+        raise UsageError(f"--accumulate {args.accumulate} does not divide the {args.batch_size // world_size()} "
+                         "samples of a process")
+    if args.compile and args.checkpointing:
+        raise UsageError("--compile and --checkpointing exclude each other: the compiler decides what to keep")
+    check_precision(args.precision, args.device)
+    if videos < args.batch_size:
+        raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
+    if args.bn == "sync" and world_size() > 1 and args.device == "cpu":
+        raise UsageError("--bn sync: torch has no synchronised batch norm on the CPU; with several processes there, "
+                         "use --bn local")
+
+

@@ -1,0 +1,152 @@
+"""Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from core.dist import rank, world_size
+from core.errors import UsageError
+from dataset.loader import die_with_parent, keep_memory
+from models import build_backbone
+from models.backbones import BACKBONES
+from models.backbones.base import Backbone
+from models.weights.checkpoint import read_checkpoint
+from models.weights.identify import stated
+from models.weights.loading import load_backbone
+
+# --- devices and processes -----------------------------------------------------------------------------------
+
+
+def start(device: str = "auto") -> torch.device:
+    """Join the process group that torchrun announces, if any -> torch.device of this process.
+
+    device: auto (cuda where there is one), cpu or cuda. Raises UsageError where there is no such device.
+    """
+    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here")
+    local, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if kind == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UsageError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}; "
+                             "start as many processes as GPUs")
+        torch.cuda.set_device(local)
+        torch.backends.cudnn.benchmark = True
+    if processes > 1:
+        die_with_parent(signal.SIGTERM)  # torchrun's processes outlive it otherwise, and go on writing
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    cv2.setNumThreads(1)
+    if kind == "cpu":
+        keep_memory()
+    return torch.device(kind, local) if kind == "cuda" else torch.device("cpu")
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed torch from several integers; called before each step, so that a resumed run draws the same."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+
+
+def distribute(model: nn.Module, device: torch.device, bn: str) -> tuple[nn.Module, nn.Module]:
+    """Move to the device and, with several processes, wrap in DistributedDataParallel -> (module to call, model).
+
+    bn: "sync" takes batch statistics over all processes.
+    """
+    if bn == "sync" and world_size() > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # the layout in which 3-D convolutions are fastest, on CPUs and GPUs
+    model = model.to(device, memory_format=torch.channels_last_3d)
+    if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
+        return model, model
+    # every process fills MoCo's queues alike and keeps its own batch statistics: no buffer is sent around
+    ids = [device.index] if device.type == "cuda" else None
+    with warnings.catch_warnings():  # newer versions rename the argument, older ones know no other
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False), model
+
+
+def compile_backbones(backbones: list[Backbone], device: torch.device) -> None:
+    """torch.compile each; UsageError, with torch's reason, where that does not work on this machine."""
+    try:
+        torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a compiler that is not there makes torch stumble over
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
+    for backbone in backbones:
+        backbone.compile(dynamic=False)
+
+
+# --- networks and weights ------------------------------------------------------------------------------------
+
+
+def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None) -> None:
+    """Pass a clip of this size through the network, made thin: some need a minimum of frames or pixels.
+
+    clips: in training, how many share batch statistics. Raises UsageError where it does not fit.
+    """
+    size = min(seq_len, 64), min(img_dim, 256), min(img_dim, 256)  # only the small do not fit
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        try:
+            features = BACKBONES[net](width=1 / 64).eval()(torch.zeros(1, 3, *size))
+        except RuntimeError as error:
+            raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
+                             f"{str(error).splitlines()[0]}") from error
+    if clips == 1 and features[0, 0].numel() == 1:
+        raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
+                         "batch norm needs more, as in a larger batch, --seq_len or --img_dim")
+
+
+def open_weights(path: str, net: str | None, dry_run: bool = False) -> dict[str, Any] | None:
+    """The checkpoint at `path`, or None for untrained weights: `random`, or a dry run before the file is there.
+
+    Raises UsageError where neither a checkpoint nor --net says which network it is.
+    """
+    if dry_run and path != "random" and not Path(path).exists():
+        print(f"{path} is not there yet: a dry run goes on without it")
+        path = "random"
+    if path != "random":
+        return read_checkpoint(path)
+    if net is None:
+        raise UsageError("--net: name the network, no checkpoint says which")
+    return None
+
+
+def network_of(checkpoint: dict[str, Any] | None, path: str, net: str | None,
+               width: float | None) -> tuple[str, float]:
+    """Network and width: a checkpoint's own word, which the flags must not contradict, or else the flags'."""
+    own_net, own_width = stated(checkpoint["config"]) if checkpoint else (None, None)
+    for name, given, own in (("net", net, own_net), ("width", width, own_width)):
+        if given is not None and own is not None and given != own:
+            raise UsageError(f"--{name} {given}: checkpoint {path} was trained with --{name} {own}")
+    net, width = own_net or net, width if own_width is None else own_width
+    if net is None:
+        raise UsageError(f"--net: checkpoint {path} does not say which network it is of, name it")
+    return net, 1.0 if width is None else width
+
+
+def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -> None:
+    """load_backbone; what is to be known of the weights is printed."""
+    result = load_backbone(backbone, checkpoint, path)
+    notes, partial = list(result.notes), checkpoint["config"].get("partial")
+    if isinstance(partial, list) and partial:
+        notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
+    for note in notes if rank() == 0 else ():
+        print(f"note: {note}")
+
+
+def open_backbone(path: str, net: str | None, width: float | None, *, seq_len: int, img_dim: int,
+                  dry_run: bool = False) -> Backbone:
+    """Backbone with the weights of a checkpoint, or `random` ones, for clips of this size."""
+    checkpoint = open_weights(path, net, dry_run)
+    net, width = network_of(checkpoint, path, net, width)
+    check_shapes(net, seq_len, img_dim)
+    backbone = build_backbone(net, width)
+    if checkpoint:
+        load_pretrained(backbone, checkpoint, path)
+    return backbone

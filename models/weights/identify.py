@@ -1,0 +1,97 @@
+"""Which network a checkpoint is of, how wide it is, and what else it seems to be."""
+import functools
+
+import torch
+
+from ..backbones import BACKBONES
+from .match import is_plain, match
+from .names import locate, name_tables
+
+MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
+
+
+def initial(net, width):
+    """The network with the weights of a fixed seed; draws of the caller's are not touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return BACKBONES[net](width)
+
+
+@functools.cache
+def template(net, width):
+    """The network without values, on torch's meta device: names, shapes and types."""
+    with torch.device("meta"):
+        return BACKBONES[net](width)
+
+
+def stated(config):
+    """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
+    net, width = config.get("net"), config.get("width")
+    believable = isinstance(width, (int, float)) and 0 < width <= MAX_WIDTH
+    return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
+
+
+def guess_width(state_dict, net):
+    """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing."""
+    full = template(net, 1.0)
+    own, tables = full.state_dict(), name_tables(full)
+    family, prefix, _ = locate(state_dict, tables)
+    theirs = {name: state_dict.get(prefix + key) for key, name in tables.get(family, {}).items()}
+    norms = [(len(own[name]), len(value)) for name, value in theirs.items()
+             if is_plain(value) and value.ndim == own[name].ndim == 1
+             and name.endswith("weight") and full.follows_width(name)]
+    if not norms or 2 * sum(value is not None for value in theirs.values()) < len(own):
+        return 1.0
+    # channels = max(4, round(full * width))
+    bounds = [((channels - 0.5) / full if channels > 4 else 0, (channels + 0.5) / full) for full, channels in norms]
+    low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
+    if low >= high:  # the shapes are not of one width
+        low, high = bounds[norms.index(max(norms))]
+    for denominator in (1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 100, 128, 1000, 10000):
+        width = (int(low * denominator) + 1) / denominator
+        if low < width < high:
+            return width if width <= MAX_WIDTH else 1.0
+    return 1.0
+
+
+def comparisons(checkpoint, nets=None, width=None, prefix=None):
+    """{net: (width, Match)} of a checkpoint's tensors against networks of ours, all of them where None are named."""
+    net, own_width = stated(checkpoint["config"])
+    result = {}
+    for name in nets or BACKBONES:
+        w = width or (own_width if name == net else None) or guess_width(checkpoint["state_dict"], name)
+        result[name] = w, match(checkpoint["state_dict"], template(name, w), prefix)
+    return result
+
+
+def best_net(found):
+    """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
+    score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
+             for net, (_, result) in found.items()}
+    best = max(score, key=score.get)
+    told = 2 * score[best][0] >= found[best][1].total and list(score.values()).count(score[best]) == 1
+    return best if told else None
+
+
+def kind(checkpoint, result):
+    """What a checkpoint seems to be, as text; result: the Match with its network."""
+    state, config = checkpoint["state_dict"], checkpoint["config"]
+    parts = {name for key in state for name in key.split(".")[:3]}
+    if result.family == "ours":
+        if "num_classes" in config or "fc.weight" in state:
+            return "a classifier of ours"
+        if "clip_head" in parts:
+            return f"a pretrainer of ours, {'MoCo' if 'key_encoder' in parts else 'SimCLR'}"
+        return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
+    if result.family == "release":
+        if "series_proj_head_q" in parts:
+            return "a pretrainer of the release, MoCo"
+        if "series_proj_head" in parts:
+            return "a pretrainer of the release, SimCLR"
+        if "sampler" in parts:
+            return "a pretrainer of CoCLR"
+        if "final_fc" in parts:
+            return "a classifier of the release, or of CoCLR"
+    moco = " inside MoCo" if {"encoder_q", "encoder_k"} & parts else ""
+    return {"release": "a backbone in the release's or CoCLR's names", "torchvision": "a video ResNet of torchvision",
+            "unknown": "not known here"}[result.family] + moco
