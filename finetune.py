@@ -15,13 +15,13 @@ import torch.nn.functional as F
 import utils
 from core.dist import rank, world_size
 from core.errors import UsageError
+from core.exits import run
 from dataset.augment import FinetuneDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import hold_out, local_dataset, open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import CentreClip, RandomClip
 from engine import evaluation
-from engine.exits import run
 from engine.resume import find_resume, fingerprints, resume_text
 from models import build_classifier
 from models.classifier import topk

@@ -18,11 +18,11 @@ from analysis.features import read_features, write_features
 from analysis.nearest import nearest
 from core.dist import rank
 from core.errors import DataError, UsageError
+from core.exits import run
 from core.files import take_lock, write_json
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.sampling import EvenClips
-from engine.exits import run
 from engine.log import plain, versions
 from engine.precision import check_precision
 from models import build_backbone

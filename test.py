@@ -17,11 +17,11 @@ import torch
 import utils
 from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
+from core.exits import run
 from core.files import take_lock, whole_file, write_json
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
 from dataset.sampling import EvenClips
-from engine.exits import run
 from engine.log import plain, versions
 from engine.precision import check_precision
 from models import build_classifier

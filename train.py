@@ -16,13 +16,13 @@ import utils
 from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
 from core.dist import rank, world_size
 from core.errors import UsageError
+from core.exits import run
 from dataset.augment import BLUR_TAPS, MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import local_dataset, open_list, video_groups
 from dataset.loader import TrainBatches
 from dataset.sampling import EvenClips, PretrainViews
 from engine import evaluation
-from engine.exits import run
 from engine.gradcache import GradCache
 from engine.monitor import CollapseWatch, embedding_monitors
 from engine.resume import find_resume, fingerprints, resume_text

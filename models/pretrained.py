@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from core.errors import CheckpointError
-from engine.exits import run
+from core.exits import run
 
 from . import build_backbone
 from .backbones import BACKBONES
