@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import utils
 from core.dist import rank, world_size
 from core.errors import UsageError
+from core.exits import run
 from dataset.augment import FinetuneDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
@@ -22,7 +23,6 @@ from dataset.lists import hold_out, local_dataset, open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import CentreClip, RandomClip
 from engine import evaluation
-from engine.exits import run
 from engine.flags import (
     add_data_flags,
     add_net_flags,

@@ -14,13 +14,13 @@ from analysis.features import Thumbnail, read_features_of, write_features
 from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
 from core.errors import DataError, UsageError
+from core.exits import run
 from core.files import take_lock, write_json
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.sampling import EvenClips
 from engine import evaluation
-from engine.exits import run
 from engine.flags import (
     add_data_flags,
     add_net_flags,

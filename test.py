@@ -17,13 +17,13 @@ import torch
 import utils
 from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
+from core.exits import run
 from core.files import take_lock, whole_file, write_json
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
 from dataset.sampling import EvenClips
 from engine import evaluation
-from engine.exits import run
 from engine.flags import (
     add_data_flags,
     add_net_flags,

@@ -16,13 +16,13 @@ import utils
 from analysis.variance import look_at_features
 from core.dist import rank, world_size
 from core.errors import UsageError
+from core.exits import run
 from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import local_dataset, open_list, video_groups
 from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import EvenClips, PretrainViews
-from engine.exits import run
 from engine.flags import (
     add_data_flags,
     add_net_flags,

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from core.errors import UsageError
+from core.exits import run
 from core.files import read_json, whole_file
-from engine.exits import run
 from engine.log import log_rows
 
 from .page import markdown

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 import retrieval
 import utils
 from core.errors import DataError, UsageError
+from core.exits import run
 from core.files import whole_file
 from dataset.augment import MEAN, STD, PretrainDraw, prepare
 from dataset.crops import FixedCrops, RandomCrop
@@ -27,7 +28,6 @@ from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
 from dataset.storage import SOURCES, advice
 from engine import evaluation
-from engine.exits import run
 from engine.log import log_rows
 from models.classifier import pooled
 from models.dualvar import shuffle_segments

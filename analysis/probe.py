@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from core.errors import DataError, UsageError
+from core.exits import run
 from core.files import write_json
 from dataset.lists import VideoList, hold_out, local_dataset
-from engine.exits import run
 from engine.log import versions
 
 from .features import PARTS, read_features

@@ -17,9 +17,9 @@ import pandas as pd
 
 import utils
 from core.errors import CheckpointError, DataError, RunError, UsageError
+from core.exits import explain, run
 from core.files import read_json
 from dataset.lists import open_list
-from engine.exits import explain, run
 from engine.log import log_rows
 
 from . import evidence, paper, pictures
@@ -212,7 +212,7 @@ def data_table(found):
         for part in ("train", "test"):
             try:
                 videos = open_list(dataset, part, split, storage)
-            except DataError as error:
+            except (DataError, UsageError) as error:
                 missing.append(str(error))
                 continue
             low, middle, high = np.percentile(videos.num_frames, [0, 50, 100]).astype(int)

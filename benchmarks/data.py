@@ -25,6 +25,7 @@ from torch.utils.data import default_collate
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
 from benchmarks.common import alternate, choose, extract, heading, new_parser, table, write
+from core.exits import run
 from dataset.augment import BLUR as BLUR_COLUMN
 from dataset.augment import FACTORS, JITTER, MEAN, ORDER, SIGMA, STD, PretrainDraw, prepare
 from dataset.clips import VideoClips
@@ -34,7 +35,6 @@ from dataset.local_dataset import REPOSITORY
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import SOURCES
-from engine.exits import run
 
 SIZE, RESIZE = 112, (128, 171)
 PEER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)

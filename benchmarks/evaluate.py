@@ -21,13 +21,13 @@ import retrieval
 import test
 import utils
 from benchmarks.common import alone, choose, extract, heading, new_parser, table, write, write_lists
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
-from engine.exits import run
 from models import build_backbone, build_classifier
 from models.classifier import pooled
 

@@ -24,6 +24,7 @@ import train
 import utils
 from benchmarks.common import MIB, alone, heading, new_parser, write
 from core.errors import RunError, UsageError
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.crops import RandomCrop
@@ -31,7 +32,6 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
-from engine.exits import run
 
 BATCH = 64  # as train.py's
 JPEGS = 16  # frames of a video on disk

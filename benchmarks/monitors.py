@@ -24,13 +24,13 @@ import utils
 from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
 from benchmarks.step import Step
 from core.errors import UsageError
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
 from dataset.crops import RandomCrop
 from dataset.lists import open_list
 from dataset.loader import TrainBatches
 from dataset.sampling import PretrainViews
-from engine.exits import run
 from models.dualvar import parse_mode
 
 NET, MODES = "r3d", ("clip", "clip-sr-tc")

@@ -18,8 +18,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils
 from benchmarks.common import choose, extract, heading, new_parser, table, write, write_lists
+from core.exits import run
 from dataset.local_dataset import REPOSITORY
-from engine.exits import run
 
 EPOCHS = 4
 

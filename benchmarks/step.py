@@ -20,7 +20,7 @@ import train
 import utils
 from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
 from core.dist import world_size
-from engine.exits import run
+from core.exits import run
 from engine.gradcache import GradCache
 from engine.monitor import embedding_monitors
 

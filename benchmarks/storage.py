@@ -23,11 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import alternate, heading, table, write
 from core.errors import DataError
+from core.exits import run
 from dataset.lists import local_dataset, open_list
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import PackedFrames, VideoFiles
-from engine.exits import run
 from process_data.src.pack import pack
 
 FRAMES = "folders of JPEGs"

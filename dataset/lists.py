@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.errors import DataError
+from core.errors import DataError, UsageError
 
 from .local_dataset import DATASETS
 
@@ -45,10 +45,10 @@ class VideoList:
 
 
 def local_dataset(name):
-    """The entry of dataset/local_dataset.py called `name`."""
+    """The entry of dataset/local_dataset.py called `name`. Raises UsageError where there is none."""
     if name not in DATASETS:
-        raise DataError(f"--dataset {name} is not in dataset/local_dataset.py (it knows {', '.join(DATASETS)}): "
-                        "add a line for it there")
+        raise UsageError(f"--dataset {name} is not in dataset/local_dataset.py (it knows {', '.join(DATASETS)}): "
+                         "add a line for it there")
     return DATASETS[name]
 
 
@@ -171,7 +171,7 @@ def open_list(dataset, part, split, storage="frames"):
     """
     local = local_dataset(dataset)
     if not 1 <= split <= local.splits:
-        raise DataError(f"--split {split}: {dataset} has splits 1 to {local.splits}")
+        raise UsageError(f"--split {split}: {dataset} has splits 1 to {local.splits}")
     root = local.root(storage)
     if not root.is_dir():
         kind = {"frames": "frames", "packed": "packed videos", "video": "videos"}[storage]

@@ -1,5 +1,4 @@
-"""Signals that ask a run to stop, and the end of its loader workers."""
-import multiprocessing
+"""Signals that ask a run to stop."""
 import os
 import signal
 import sys
@@ -7,13 +6,9 @@ import threading
 import time
 from types import TracebackType
 
+from core.exits import end_children
+
 STOPPED = "STOPPED"  # file in the folder of a run that was asked to stop; a launcher goes no further then
-
-
-def end_children() -> None:
-    """Kill loader workers, which ignore all other signals."""
-    for child in multiprocessing.active_children():
-        child.kill()
 
 
 class Interrupt:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from core.errors import CheckpointError
+from core.exits import run
 
 from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
@@ -166,5 +167,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from engine.exits import run  # nothing else in models/ knows of engine/
     run(main)

@@ -15,9 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core.exits import run
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
-from engine import exits
-from process_data.src import common
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -200,15 +199,20 @@ class InProcess:
 
     def __call__(self, script, *flags):
         """-> (exit code, standard output, standard error)"""
-        self.monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        code = 0
-        try:
-            module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-            (common if script.startswith("process_data") else exits).run(module.main)
-        except SystemExit as end:
-            code = end.code or 0
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        code = exit_code(module, flags, self.monkeypatch)
         out, err = self.capsys.readouterr()
         return code, out, err
+
+
+def exit_code(module, flags, monkeypatch, **options):
+    """What the system would be told, had a script been started with these flags; it runs in this process."""
+    monkeypatch.setattr(sys, "argv", [os.path.relpath(module.__file__, REPOSITORY), *map(str, flags)])
+    try:
+        run(module.main, **options)
+    except SystemExit as end:
+        return end.code or 0
+    return 0
 
 
 def succeed(*args, **options):

@@ -14,8 +14,8 @@ TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--name", "p"]
 FINETUNE, TEST = [*SMALL, "--batch_size", "4"], SMALL
 
 TABLE = [(f"train.py {case}", code, message) for case, code, message in [
-    ("--dataset nosuch", 1, "--dataset nosuch is not in dataset/local_dataset.py"),
-    ("--split 4", 1, "--split 4: ucf101 has splits 1 to 3"), ("--split 0", 1, "--split 0"),
+    ("--dataset nosuch", 2, "--dataset nosuch is not in dataset/local_dataset.py"),
+    ("--split 4", 2, "--split 4: ucf101 has splits 1 to 3"), ("--split 0", 2, "--split 0"),
     ("--split 2", 1, "train_split02.csv does not exist"),
     ("--seq_len 5", 2, "--seq_len 5 is not divisible by --n_series 2"), ("--seq_len x", 2, "--seq_len"),
     ("--batch_size 0", 2, "--batch_size must be above 0"), ("--batch_size 50", 2, "--batch_size 50 is larger than"),
@@ -89,13 +89,13 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("models/pretrained.py convert keys.tar out.tar", 1, "holds no state_dict"),
     ("models/pretrained.py", 2, "command"),
     ("process_data/src/extract_frame.py --videos nowhere", 2, "--videos nowhere is not a folder"),
-    ("process_data/src/extract_frame.py --videos features", 2, "holds no video"),
+    ("process_data/src/extract_frame.py --videos features", 1, "holds no video"),
     ("process_data/src/extract_frame.py --videos features --short_side 1", 2, "--short_side 1"),
     ("process_data/src/extract_frame.py --videos features --quality 101", 2, "--quality 101"),
     ("process_data/src/extract_frame.py --videos features --workers 0", 2, "--workers 0"),
     ("process_data/src/extract_frame.py --dataset nosuch", 2, "--dataset nosuch"),
     ("process_data/src/write_csv.py --splits features --frames nowhere", 2, "--frames nowhere is not a folder"),
-    ("process_data/src/write_csv.py --splits features --out out", 2, "classInd.txt"),
+    ("process_data/src/write_csv.py --splits features --out out", 1, "classInd.txt"),
     ("process_data/src/write_csv.py --layout folder --holdout 2 --out out", 2, "--holdout 2"),
     ("process_data/src/write_csv.py --exclude none.txt --out out", 2, "none.txt"),
     ("process_data/src/verify.py --dataset nosuch", 2, "--dataset nosuch"),

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import exit_code
 
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
@@ -200,11 +201,9 @@ def test_render_again_mends_what_is_damaged_and_no_more(demo, tmp_path):
     (("--groups", 3, "--test_groups", 3), "--test_groups 3"), (("--size", "72"), "--size 72"),
     (("--size", "4x4"), "--size"), (("--frames", 1), "--frames 1"), (("--workers", 0), "--workers 0")])
 def test_render_refuses_bad_flags(flags, named, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["render_demo.py", "--videos", str(tmp_path / "v"), *map(str, flags)])
-    with pytest.raises(SystemExit) as stop:
-        common.run(render_demo.main)
+    code = exit_code(render_demo, ("--videos", tmp_path / "v", *flags), monkeypatch)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith(f"error: {named}") and error.count("\n") == 1
+    assert code == 2 and error.startswith(f"error: {named}") and error.count("\n") == 1
     assert not (tmp_path / "v").exists()
 
 
@@ -305,10 +304,9 @@ def test_video_finished_but_not_reported_when_the_run_is_stopped_is_in_the_manif
         yield
 
     monkeypatch.setattr(extract_frame, "run_jobs", stopped)
-    monkeypatch.setattr(sys, "argv", ["extract_frame.py", "--dataset", "folder", "--videos", str(videos), "--frames",
-                                      str(tmp_path / "frames"), "--short_side", "32"])
     with pytest.raises(KeyboardInterrupt):
-        extract_frame.main()
+        extract_frame.main(["--dataset", "folder", "--videos", str(videos), "--frames", str(tmp_path / "frames"),
+                            "--short_side", "32"])
     assert_whole(tmp_path / "frames", (THREE[0], THREE[2]))
     rows = manifest(tmp_path / "frames")
     assert set(rows) == {THREE[0], THREE[2]}
@@ -365,7 +363,7 @@ def test_second_run_at_the_same_time_is_refused(videos, tmp_path):
     (tmp_path / "frames").mkdir()
     with open(tmp_path / "frames" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another run" in extract(videos, tmp_path / "frames", check=2).stderr
+        assert "another run" in extract(videos, tmp_path / "frames", check=1).stderr
     extract(videos, tmp_path / "frames")
 
 
@@ -384,18 +382,19 @@ def test_real_clips_give_their_frames(tmp_path):
         assert {min(int(row["width"]), int(row["height"])) for row in rows.values()} == {32}
 
 
-@pytest.mark.parametrize("flags, named", [
-    (("--videos", "{tmp}/nowhere"), "--videos"), (("--videos", "{tmp}/empty"), "--videos"),
-    (("--videos", "{tmp}/twice"), "{tmp}/twice/a/x.mp4"), (("--short_side", "0"), "--short_side 0"),
-    (("--quality", "101"), "--quality 101"), (("--workers", "0"), "--workers 0"), (("--quality", "high"), "argument"),
-    (("--dataset", "nothing"), "--dataset nothing"), (("--frames", "{tmp}/file/frames"), "[Errno")])
-def test_extract_refuses_bad_input(flags, named, videos, tmp_path):
+@pytest.mark.parametrize("flags, code, named", [
+    (("--videos", "{tmp}/nowhere"), 2, "--videos"), (("--videos", "{tmp}/empty"), 1, "--videos"),
+    (("--videos", "{tmp}/twice"), 1, "{tmp}/twice/a/x.mp4"), (("--short_side", "0"), 2, "--short_side 0"),
+    (("--quality", "101"), 2, "--quality 101"), (("--workers", "0"), 2, "--workers 0"),
+    (("--quality", "high"), 2, "argument"), (("--dataset", "nothing"), 2, "--dataset nothing"),
+    (("--frames", "{tmp}/file/frames"), 1, "{tmp}/file/frames: Not a directory")])
+def test_extract_refuses_bad_input(flags, code, named, videos, tmp_path):
     (tmp_path / "empty" / "a").mkdir(parents=True)
     (tmp_path / "twice" / "a").mkdir(parents=True)
     for name in ("twice/a/x.avi", "twice/a/x.mp4", "file"):
         (tmp_path / name).touch()
     before = tree(tmp_path)
-    done = extract(videos, tmp_path / "frames", *(flag.format(tmp=tmp_path) for flag in flags), check=2)
+    done = extract(videos, tmp_path / "frames", *(flag.format(tmp=tmp_path) for flag in flags), check=code)
     assert done.stderr.startswith(f"error: {named.format(tmp=tmp_path)}") and done.stderr.count("\n") == 1
     assert tree(tmp_path) == before and not (tmp_path / "frames").exists()
 

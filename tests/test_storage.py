@@ -213,13 +213,13 @@ def test_broken_frames_are_reported_and_not_packed(root, tool, change, says):
 def test_a_second_run_is_refused(root, tool):
     with take_lock(root / "ucf101/packed", "--out"):
         code, _, err = tool(PACK)
-    assert code == 2 and "another run is writing there" in err
+    assert code == 1 and "another run is writing there" in err
 
 
 def test_room_on_the_disk_is_looked_at_first(root, tool, monkeypatch):
     monkeypatch.setattr(pack.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10))
     code, _, err = tool(PACK, "--out", root / "new")
-    assert code == 2 and re.search(r"16 videos will take about \S+ GB and the disk has 1e-08 GB free", err)
+    assert code == 1 and re.search(r"16 videos will take about \S+ GB and the disk has 1e-08 GB free", err)
     assert not all_bytes(root / "new")
 
 
@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_ends_the_run(root, tool, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(pack.zipfile.ZipFile, "writestr", full)
     code, _, err = tool(PACK, "--out", root / "new")
-    assert code == 2 and "No space left on device: make room and start the same command again" in err
+    assert code == 1 and "No space left on device: make room and start the same command again" in err
     assert not list((root / "new").rglob("*.zip"))
 
 

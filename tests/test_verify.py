@@ -8,12 +8,12 @@ import sys
 
 import cv2
 import pytest
-from helpers import SHARED, environment, make_dataset
+from helpers import SHARED, environment, exit_code, make_dataset
 
 from core.errors import DataError
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, read_frame
-from process_data.src import common, extract_frame, verify, write_csv
+from process_data.src import extract_frame, verify, write_csv
 
 CLIPS = SHARED / "data" / "ucf101-5class"
 OFFICIAL = SHARED / "data" / "official_lists" / "hmdb51"
@@ -61,11 +61,9 @@ class Data:
 def tool(monkeypatch, capsys):
     """Run a script's main in this process -> (exit code, its output)."""
     def call(module, *flags, **options):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
-        with pytest.raises(SystemExit) as stop:
-            common.run(module.main, **options)
+        code = exit_code(module, flags, monkeypatch, **options)
         output = capsys.readouterr()
-        return stop.value.code, output.out + output.err
+        return code, output.out + output.err
     return call
 
 
@@ -310,7 +308,7 @@ def test_all_faults_and_nothing_else_then_a_clean_set_without_them(whole, data, 
         rows = (data.lists / f"{part}_split01.csv").read_text().splitlines()
         (splits / f"{part}list01.txt").write_text("".join(f"{row.rpartition(',')[0]}.avi\n" for row in rows))
     write = [write_csv, "--frames", data.frames, "--splits", splits, "--out", data.lists]
-    assert tool(*write)[0] == 2
+    assert tool(*write)[0] == 1
     code, output = tool(*write, "--exclude", data.lists / verify.EXCLUSIONS)
     assert code == 0 and f"6 test videos, {len(excluded)} left out by --exclude (missing_split01.txt)" in output, output
 
@@ -388,18 +386,23 @@ def test_stopped_run_leaves_the_files_of_the_last_one(data, tool, monkeypatch):
 
 @pytest.mark.parametrize("flags, named", [
     (["--dataset", "x"], "--dataset x"), (["--frames", "nowhere"], "--frames nowhere"), (["--split", 4], "--split 4"),
-    (["--lists", "nowhere"], "--lists nowhere"), (["--lists", "{frames}"], "--lists {frames} holds no train_split01"),
-    (["--workers", 0], "--workers 0"), (["--split", "one"], "argument --split")])
+    (["--lists", "nowhere"], "--lists nowhere"), (["--workers", 0], "--workers 0"),
+    (["--split", "one"], "argument --split")])
 def test_bad_flags(flags, named, data, check):
-    code, output = check(*(str(flag).format(frames=data.frames) for flag in flags))
-    assert code == 2 and output.startswith(f"error: {named.format(frames=data.frames)}") and output.count("\n") == 1
+    code, output = check(*flags)
+    assert code == 2 and output.startswith(f"error: {named}") and output.count("\n") == 1
+
+
+def test_folder_without_lists(data, check):
+    code, output = check("--lists", data.frames)
+    assert code == 1 and output.startswith(f"error: --lists {data.frames} holds no train_split01.csv")
     assert not (data.lists / verify.REPORT).exists()
 
 
 def test_class_index_and_exclusion_list_that_cannot_be_read(data, check):
     (data.lists / verify.EXCLUSIONS).write_text("no class")
     code, output = check()
-    assert code == 2 and f"{verify.EXCLUSIONS} row 1: expected 'class/video'" in output
+    assert code == 1 and f"{verify.EXCLUSIONS} row 1: expected 'class/video'" in output
     (data.lists / "ClassInd.txt").unlink()
     assert "ClassInd.txt does not exist" in check()[1]
 

@@ -1,52 +1,39 @@
-"""What the tools of process_data share: arguments, listing videos, safe writing, worker processes."""
+"""What the tools of process_data share: flags, listing videos, writing files, worker processes."""
 import argparse
 import csv
 import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
 
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
+GO_ON = "what is finished is kept; start the same command again to go on"  # after Ctrl-C
 COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
            "source_bytes", "opencv")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, as the tools do for all other errors."""
+    """A parser of flags that raises UsageError, for core.exits.run to print in one line as all other errors."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message):
-        print(f"error: {message} (--help lists the flags)", file=sys.stderr)
-        sys.exit(2)
-
-
-def run(main, stopped="what is finished is kept; start the same command again to go on"):
-    """Call `main`, exit with what it returns; bad input, a file that cannot be used and Ctrl-C end in a sentence."""
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        sys.exit(130)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise UsageError(f"{message} (--help lists the flags)")
 
 
 def check_range(flag, value, low, high, unit=""):
-    """Raises DataError unless low <= value <= high."""
+    """Raises UsageError unless low <= value <= high."""
     if not low <= value <= high:
-        raise DataError(f"{flag} {value}: give a number from {low} to {high}{' ' + unit if unit else ''}")
+        raise UsageError(f"{flag} {value}: give a number from {low} to {high}{' ' + unit if unit else ''}")
 
 
 def available_cores():
@@ -93,11 +80,11 @@ def class_folders(root):
 def find_videos(root):
     """Videos of a class/video folder -> ([Video] by name, names of the files left aside as no videos).
 
-    Raises DataError where the folder is missing or holds no video, where two files would be one video, and
-    where a name is not UTF-8, as the lists are.
+    Raises UsageError where `root`, the flag --videos, is no folder, and DataError where it holds no video, where two
+    files would be one video, and where a name is not UTF-8, as the lists are.
     """
     if not os.path.isdir(root):
-        raise DataError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
+        raise UsageError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
     found, others = {}, [entry.path for entry in visible(root) if not entry.is_dir()]
     for folder in class_folders(root):
         for entry in visible(folder.path):

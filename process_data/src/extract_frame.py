@@ -26,12 +26,14 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import DataError
+from core.errors import UsageError
+from core.exits import run
 from core.files import take_lock
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
     COLUMNS,
+    GO_ON,
     MANIFEST,
     Parser,
     WorkerDied,
@@ -42,7 +44,6 @@ from process_data.src.common import (
     plural,
     read_manifest,
     remove_tree,
-    run,
     run_jobs,
     visible,
     write_files,
@@ -173,16 +174,16 @@ def frames_are_there(folder, row):
 
 
 def check_same_settings(rows, videos, args):
-    """Raises DataError where videos were extracted otherwise: a mixture would be noticed by nobody."""
+    """Raises UsageError where videos were extracted otherwise: a mixture would be noticed by nobody."""
     for flag in ("short_side", "quality"):
         others = [row[flag] for row in rows.values() if row[flag] != str(getattr(args, flag))]
         if others:
-            raise DataError(f"--{flag} {getattr(args, flag)}: {plural(len(others), 'video')} in {args.frames} "
-                            f"were extracted with --{flag} {others[0]}; give that, another --frames, or remove "
-                            "the folder")
+            raise UsageError(f"--{flag} {getattr(args, flag)}: {plural(len(others), 'video')} in {args.frames} "
+                             f"were extracted with --{flag} {others[0]}; give that, another --frames, or remove "
+                             "the folder")
 
 
-def parse():
+def parse(argv):
     parser = Parser(description="Turn video files into numbered JPEG frames.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: the data set's")
@@ -191,7 +192,7 @@ def parse():
     parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 100")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--allow_failures", action="store_true", help="exit with 0 even where videos failed")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     local = local_dataset(args.dataset)
     args.frames = args.frames or local.frames
     args.videos = args.videos or local.root("video")
@@ -262,8 +263,8 @@ def report(todo, rows, failed):
     return sum(row["frames"] for row in new)
 
 
-def main():
-    args, start = parse(), time.perf_counter()
+def main(argv):
+    args, start = parse(argv), time.perf_counter()
     videos, others = find_videos(args.videos)
     if others:
         print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: {first(others, 3)}")
@@ -285,4 +286,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stopped=GO_ON)

@@ -24,12 +24,14 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import DataError
+from core.errors import DataError, UsageError
+from core.exits import run
 from core.files import take_lock, whole_file
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (
+    GO_ON,
     MANIFEST,
     Parser,
     WorkerDied,
@@ -38,7 +40,6 @@ from process_data.src.common import (
     first,
     plural,
     read_manifest,
-    run,
     run_jobs,
     visible,
 )
@@ -91,14 +92,14 @@ def remove_leftovers(out):
 
 
 def check_same_settings(manifest, args):
-    """Raises DataError where --out holds videos of frames extracted otherwise: a mixture would be noticed by nobody."""
+    """Raises UsageError where --out holds videos of frames extracted with other settings: nobody would notice a mix."""
     packed = read_manifest(args.out / MANIFEST)
     for column in ("short_side", "quality"):
         here, there = ({row[column] for row in rows.values()} for rows in (manifest, packed))
         if here and there and here != there:
-            raise DataError(f"--out {args.out}: its videos were packed from frames of --{column} {first(sorted(there))}"
-                            f", those in {args.frames} are of {first(sorted(here))}; give another --out, or remove "
-                            "the folder")
+            raise UsageError(f"--out {args.out}: its videos were packed from frames of --{column} "
+                             f"{first(sorted(there))}, those in {args.frames} are of {first(sorted(here))}; give "
+                             "another --out, or remove the folder")
 
 
 def check_room(todo, args):
@@ -128,7 +129,7 @@ def pack_all(todo, args):
     return done, failed
 
 
-def parse():
+def parse(argv):
     parser = Parser(description="Pack each video's frames into one file.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--frames", type=Path, help="folder of <class>/<video>/image_00001.jpg; None: the data set's")
@@ -137,17 +138,17 @@ def parse():
     parser.add_argument("--quick", action="store_true",
                         help="do not decode: damage that leaves a frame's end whole stays unseen")
     parser.add_argument("--allow_failures", action="store_true", help="exit with 0 even where videos failed")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     local = local_dataset(args.dataset)
     args.frames, args.out = args.frames or local.frames, args.out or local.root("packed")
     check_range("--workers", args.workers, 1, 1024)
     if args.out.resolve() == args.frames.resolve():
-        raise DataError(f"--out {args.out} is the folder of frames: give another")
+        raise UsageError(f"--out {args.out} is the folder of frames: give another")
     return args
 
 
-def main():
-    args, start = parse(), time.perf_counter()
+def main(argv):
+    args, start = parse(argv), time.perf_counter()
     names, manifest = all_names(find_folders(args.frames)), read_manifest(args.frames / MANIFEST)
     lock = take_lock(args.out, "--out")
     check_same_settings(manifest, args)
@@ -170,4 +171,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stopped=GO_ON)

@@ -24,15 +24,16 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import DataError
+from core.errors import UsageError
+from core.exits import run
 from dataset.local_dataset import DATA
 from process_data.src.common import (
+    GO_ON,
     Parser,
     WorkerDied,
     available_cores,
     check_range,
     plural,
-    run,
     run_jobs,
     write_files,
 )
@@ -248,18 +249,18 @@ def split_lists(groups, clips, test_groups):
 
 
 def check_settings(root, settings):
-    """Raises DataError where the folder holds videos rendered otherwise: two sorts in one folder are no data set."""
+    """Raises UsageError where the folder holds videos rendered otherwise: two sorts in one folder are no data set."""
     path = root / SETTINGS
     if not path.exists():
         return
     before = json.loads(path.read_text())
     for flag, value in settings.items():
         if before.get(flag) != value:
-            raise DataError(f"--{flag} {value}: the videos in {root} were rendered with --{flag} {before.get(flag)}; "
-                            "give that, another --videos, or remove the folder")
+            raise UsageError(f"--{flag} {value}: the videos in {root} were rendered with --{flag} {before.get(flag)}; "
+                             "give that, another --videos, or remove the folder")
 
 
-def parse():
+def parse(argv):
     parser = Parser(description="Render the demo data set as video files and write its split lists.")
     parser.add_argument("--videos", type=Path, default=DATA / "demo" / "videos", help="folder of <class>/<video>.avi")
     parser.add_argument("--splits", type=Path, default=DATA / "demo" / "splits", help="folder of the split lists")
@@ -270,7 +271,7 @@ def parse():
     parser.add_argument("--size", default="72x96", help="HEIGHTxWIDTH in pixels")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same videos")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_range("--groups", args.groups, 2, 999)
     check_range("--clips", args.clips, 1, 99)
     check_range("--test_groups", args.test_groups, 1, args.groups - 1)
@@ -280,14 +281,14 @@ def parse():
     try:
         args.height, args.width = map(int, args.size.split("x"))
     except ValueError:
-        raise DataError(f"--size {args.size}: give HEIGHTxWIDTH in pixels, such as 72x96") from None
+        raise UsageError(f"--size {args.size}: give HEIGHTxWIDTH in pixels, such as 72x96") from None
     check_range("--size: height", args.height, 16, 2160, "pixels")
     check_range("--size: width", args.width, 16, 3840, "pixels")
     return args
 
 
-def main():
-    args, start = parse(), time.perf_counter()
+def main(argv):
+    args, start = parse(argv), time.perf_counter()
     settings = {"seed": args.seed, "frames": args.frames, "size": f"{args.height}x{args.width}"}
     check_settings(args.videos, settings)
     write_files({args.videos / SETTINGS: json.dumps(settings) + "\n"})
@@ -312,4 +313,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stopped=GO_ON)

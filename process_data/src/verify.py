@@ -17,7 +17,7 @@ a source is a fault within a class and a note across classes. Identical are two 
 number of frames.
 
 What an exclude.txt of an earlier run leaves out is looked at again: it stays in the new one while it is bad, but is no
-fault once it is in no list. The exit code is 0 where nothing is wrong, 1 where something is, 2 for bad flags.
+fault once it is in no list. The exit code is 0 where nothing is wrong, 1 where something is, 2 for a wrong flag.
 """
 import csv
 import io
@@ -33,7 +33,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import DataError
+from core.errors import DataError, UsageError
+from core.exits import run
 from dataset.lists import local_dataset, open_text, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME
@@ -44,7 +45,6 @@ from process_data.src.common import (
     check_range,
     first,
     plural,
-    run,
     run_jobs,
     write_files,
 )
@@ -229,7 +229,7 @@ def exclusion_text(bad, out):
     return HEADER + "".join(f"{line}\n" for line in lines)
 
 
-def parse():
+def parse(argv):
     parser = Parser(description="Check a data set's frames and lists before training.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--storage", choices=list(OPENERS), default="frames",
@@ -242,20 +242,20 @@ def parse():
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--quick", action="store_true",
                         help="do not decode: other sizes, and damage that leaves a file's end whole, stay unseen")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     local = local_dataset(args.dataset)
     args.rule = local.group
     args.frames, args.lists = args.frames or local.root(args.storage), args.lists or local.lists
     args.out = args.out or args.lists
     check_range("--workers", args.workers, 1, 1024)
     if not args.lists.is_dir():
-        raise DataError(f"--lists {args.lists} is not a folder: write the lists with process_data/src/write_csv.py")
+        raise UsageError(f"--lists {args.lists} is not a folder: write the lists with process_data/src/write_csv.py")
     there = numbered(args.lists, r"(?:train|test)_split(\d{2,})\.csv")
     if not there:
         raise DataError(f"--lists {args.lists} holds no train_split01.csv: write it with process_data/src/write_csv.py")
     args.split = sorted(set(args.split or there))
     if lacking := [number for number in args.split if number not in there]:
-        raise DataError(f"--split {lacking[0]}: {args.lists} holds splits {first(there)}")
+        raise UsageError(f"--split {lacking[0]}: {args.lists} holds splits {first(there)}")
     return args
 
 
@@ -277,8 +277,8 @@ def note_unlisted(folders, looks, lists, old, bad):
               "write_csv.py takes them in again")
 
 
-def main():
-    args, start = parse(), time.perf_counter()
+def main(argv):
+    args, start = parse(argv), time.perf_counter()
     index = read_class_index(args.lists / "ClassInd.txt")
     lists, findings = read_lists(args, index)
     folders = find_folders(args.frames, args.storage)

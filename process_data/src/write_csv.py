@@ -21,11 +21,13 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import DataError
+from core.errors import DataError, UsageError
+from core.exits import run
 from dataset.lists import VideoList, hold_out, local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import PACKED_SUFFIX
 from process_data.src.common import (
+    GO_ON,
     MANIFEST,
     Parser,
     check_range,
@@ -33,7 +35,6 @@ from process_data.src.common import (
     is_utf8,
     plural,
     read_manifest,
-    run,
     visible,
     write_files,
 )
@@ -50,7 +51,7 @@ def find_folders(root, storage="frames"):
     """{class: set of its videos}, which are folders of frames, or packed files."""
     tool = {"frames": "extract_frame.py", "packed": "pack.py"}[storage]
     if not root.is_dir():
-        raise DataError(f"--frames {root} is not a folder: run process_data/src/{tool} first")
+        raise UsageError(f"--frames {root} is not a folder: run process_data/src/{tool} first")
 
     def video(entry):
         if storage == "packed":
@@ -124,7 +125,7 @@ def read_exclusions(paths):
     excluded = {}
     for path in paths:
         if not path.is_file():
-            raise DataError(f"exclusion list {path} does not exist: process_data/src/verify.py writes one")
+            raise UsageError(f"--exclude {path} does not exist: process_data/src/verify.py writes one")
         for row, line in read_lines(path):
             found = re.fullmatch(r"(?:((?:train|test)_split\d{2,}\.csv): )?([^/]+/[^/]+)", line)
             if found:
@@ -217,7 +218,7 @@ def to_csv(names, counts):
     return text.getvalue()
 
 
-def parse():
+def parse(argv):
     parser = Parser(description="Write train and test lists from official lists and extracted frames.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
@@ -231,23 +232,23 @@ def parse():
                         help="leave out videos without all their frames and name them in missing_split0N.txt")
     parser.add_argument("--exclude", type=Path, nargs="+", default=[],
                         help="exclusion lists, as verify.py writes them: videos to leave out")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.excluded = read_exclusions(args.exclude)
     args.local = local_dataset(args.dataset)
     args.frames, args.out = args.frames or args.local.frames, args.out or args.local.lists
     args.layout = args.layout or LAYOUTS.get(args.dataset, "folder")
     if args.layout == "folder":
         if args.splits:
-            raise DataError(f"--splits {args.splits}: layout folder reads no lists; choose one with --layout")
+            raise UsageError(f"--splits {args.splits}: layout folder reads no lists; choose one with --layout")
         args.holdout = 0.2 if args.holdout is None else args.holdout
         check_range("--holdout", args.holdout, 0.01, 0.99)
         check_range("--seed", args.seed, 0, 2**32 - 1)
         return args
     if args.holdout is not None:
-        raise DataError(f"--holdout {args.holdout}: layout {args.layout} reads its test list from --splits")
+        raise UsageError(f"--holdout {args.holdout}: layout {args.layout} reads its test list from --splits")
     args.splits = args.splits or args.local.frames.parent / "splits"
     if not args.splits.is_dir():
-        raise DataError(f"--splits {args.splits} is not a folder: give the folder of the official lists")
+        raise UsageError(f"--splits {args.splits} is not a folder: give the folder of the official lists")
     return args
 
 
@@ -267,8 +268,8 @@ def make_texts(args, splits, dropped, classes, counts, wrong):
     return texts, bad
 
 
-def main():
-    args = parse()
+def main(argv):
+    args = parse(argv)
     folders, manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
     classes, splits, dropped = read_splits(args, folders)
     listed = set().union(*(split.train + split.test for split in splits))
@@ -298,4 +299,4 @@ def summarise(splits, dropped, classes, texts, args):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, stopped=GO_ON)
