@@ -265,6 +265,9 @@ class Pretrainer(nn.Module):
         losses: dict[str, Tensor] = {}
         logits: dict[str, Tensor] = {}
         for name, term in self.terms.items():
+            for view in term.views:
+                if getattr(embedded[term.head], view) is None:
+                    raise ValueError(f"term {name!r} needs {view}, which framework {type(self).__name__} does not embed")
             found = term.loss(self, embedded[term.head])
             if set(found) != set(term.names):
                 raise ValueError(f"term {name!r} makes losses {sorted(found)}, TERMS names {sorted(term.names)}")

@@ -1,0 +1,105 @@
+"""What a newcomer adds (tests/toys.py) through the doors of docs/architecture.md alone, and half-made additions."""
+import json
+
+import pytest
+import torch
+import toys
+from helpers import SMALL, environment, make_dataset, succeed
+
+from models import FRAMEWORKS, build_pretrainer
+from models.dualvar import TERMS, Term, parse_mode, term_of, total_loss
+from models.weights.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def added(monkeypatch):
+    for table, name, entry in toys.TOYS:
+        monkeypatch.setitem(table, name, entry)
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """{(processes, parts): [what each process found]} of one training step of every mode."""
+    found = {}
+    for processes, parts in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        folder = tmp_path_factory.mktemp("steps")
+        env = environment(folder)
+        env["PYTHONPATH"] += f":{env['PYTHONPATH']}/tests"
+        succeed("tests/toys.py", "steps", folder, parts, cwd=folder, env=env, processes=processes)
+        found[processes, parts] = [torch.load(folder / f"{processes}_{r}.pt", weights_only=True)
+                                   for r in range(processes)]
+    return found
+
+
+@pytest.mark.parametrize("divided", [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("mode", toys.MODES)
+def test_a_new_framework_trains_all_its_parameters_alike_however_the_batch_is_divided(steps, mode, divided):
+    """Its predictor, which stands beside the encoder, included; the losses are means over samples."""
+    whole = steps[1, 1][0][mode]
+    assert any(name.startswith("predictor.") for name in whole["gradients"])
+    mean = sum(found[mode]["loss"] for found in steps[divided]) / divided[0]
+    assert torch.allclose(mean, whole["loss"], rtol=1e-9)
+    for found in steps[divided]:
+        assert found[mode]["gradients"].keys() == whole["gradients"].keys()
+        for name, gradient in whole["gradients"].items():
+            assert (found[mode]["gradients"][name] - gradient).norm() <= 1e-9 * gradient.norm() + 1e-12, name
+
+
+@pytest.mark.parametrize("processes,accumulate", [(1, 1), (2, 2)])
+def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, processes, accumulate):
+    env = environment(make_dataset(tmp_path))
+    env["PYTHONPATH"] += f":{env['PYTHONPATH']}/tests"
+    options = {"cwd": tmp_path, "env": env, "processes": processes}
+    succeed("tests/toys.py", "train.py", *SMALL, "--net", "tiny", "--width", "0.25", "--framework", "byol", "--target-m",
+            "0.9", "--mode", "clip-sr-same", "--same_weight", "2", "--batch_size", "4", "--accumulate", accumulate,
+            "--epochs", "1", "--bn", "local", "--eval_every", "1", "--name", "toys", **options)
+    run = tmp_path / "log/dualvar/pretrain/toys"
+    row = json.loads((run / "log.jsonl").read_text())
+    assert row["loss/total"] == pytest.approx(row["loss/clip"] + row["loss/sr_view1"] + row["loss/sr_view3"]
+                                              + 2 * row["loss/same"], rel=1e-5)
+    assert "top1_permuted/sr_view1" in row and "top1/same" not in row and "variance/within_video" in row
+    config = read_checkpoint(run / "model/latest.pth.tar")["config"]
+    assert config["target_momentum"] == 0.9 and "queue_size" not in config
+    out = succeed("tests/toys.py", "retrieval.py", *SMALL, "--pretrain", run / "model/backbone.pth.tar", **options)
+    assert "R@1" in out
+    inspected = succeed("tests/toys.py", "models/pretrained.py", "inspect", run / "model/backbone.pth.tar",
+                        cwd=tmp_path, env=env)
+    assert "tiny  x 0.25   fits" in inspected
+
+
+def test_flags_of_new_entries_are_checked(added, tmp_path):
+    with pytest.raises(ValueError, match="--target-m 1.5"):
+        FRAMEWORKS["byol"].check(4, target_momentum=1.5)
+    with pytest.raises(ValueError, match="no framework has an option tau"):
+        build_pretrainer("byol", "tiny", "clip", tau=1)
+    assert list(parse_mode("same-clip")) == ["clip", "same"]
+
+
+def test_a_loss_that_no_weight_names_is_an_error(added, monkeypatch):
+    losses = {"clip": torch.tensor(1.0), "same": torch.tensor(3.0)}
+    assert total_loss(losses, {"clip": 1, "same": 0.5}).item() == 2.5
+    with pytest.raises(ValueError, match="no weight for term 'same'"):
+        total_loss(losses, {"clip": 1})
+    with pytest.raises(ValueError, match="'other' is of no term"):
+        term_of("other")
+
+
+def test_a_term_that_makes_other_losses_than_it_names_is_an_error(monkeypatch):
+    monkeypatch.setitem(TERMS, "half", Term("clip", ("view1", "view2"), toys.same_loss, ("half",)))
+    monkeypatch.setitem(TERMS, "same", Term("clip", ("view1", "view3"), toys.same_loss, ("other",)))
+    model = build_pretrainer("simclr", "r3d", "same", width=0.0625)
+    with pytest.raises(ValueError, match=r"term 'same' makes losses \['same'\], TERMS names \['other'\]"):
+        model(torch.randn(2, 3, 3, 4, 24, 24))
+
+
+def test_a_framework_that_lacks_a_view_is_an_error(added, monkeypatch):
+    class Lazy(toys.Byol):
+        def embed(self, views, permutation, encode):
+            found = super().embed(views, permutation, encode)
+            found["clip"].view3 = None
+            return found
+
+    monkeypatch.setitem(FRAMEWORKS, "lazy", Lazy)
+    model = build_pretrainer("lazy", "tiny", "clip-same", width=0.25)
+    with pytest.raises(ValueError, match="term 'same' needs view3, which framework Lazy does not embed"):
+        model(torch.randn(2, 3, 3, 4, 24, 24))
