@@ -25,7 +25,7 @@ CLIPS = {"cpu": 10, "cuda": 40}
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on `device`, for evaluation alone, in the memory layout that is fastest for 3-D convolutions."""
-    return network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+    return network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last_3d)
 
 
 def pass_sizes(lengths: Collection[int], batch: int, clips: int, device: torch.device) -> set[int]:

@@ -59,7 +59,8 @@ def add_data_flags(parser: argparse.ArgumentParser, ds: int, batch_size: int, ba
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
                             "release's, which squeezes the picture)")
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
-    group.add_argument("--workers", type=int, default=min(8, os.cpu_count()), help="loader processes of each process")
+    group.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1),
+                       help="loader processes of each process")
     group.add_argument("--loader_timeout", type=float, default=600, help="seconds to wait for a batch; 0: for ever")
     return group
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from core.dist import rank, world_size
@@ -26,7 +29,7 @@ class RunLog:
     beyond them is taken out of log.jsonl and TensorBoard; log.txt keeps everything.
     """
 
-    def __init__(self, folder, flags, epoch=0, step=0, **facts):
+    def __init__(self, folder: Path, flags: Mapping[str, Any], epoch: int = 0, step: int = 0, **facts: Any):
         self.folder, self.main = Path(folder), rank() == 0
         if not self.main:
             return
@@ -43,41 +46,41 @@ class RunLog:
         # what stops the writer's thread, as a full disk, is raised again where the next event is added
         threading.excepthook = lambda thread: issubclass(thread.exc_type, OSError) or threading.__excepthook__(thread)
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         if self.main:
             tqdm.write(text)
             with open(self.text, "a") as file:
                 file.write(text + "\n")
 
-    def scalars(self, values, step):
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
         if self.main:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
-    def images(self, name, pictures, step):
+    def images(self, name: str, pictures: Tensor, step: int) -> None:
         """pictures: (3, H, W) float in [0, 1]"""
         if self.main:
             self.writer.add_image(name, pictures, step)
 
-    def epoch(self, epoch, values):
+    def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         if self.main:
             with open(self.json, "a") as file:
                 file.write(json.dumps({"epoch": epoch, **values}) + "\n")
 
-    def flush(self):
+    def flush(self) -> None:
         """Hand TensorBoard's events to the system: a checkpoint must not be ahead of them."""
         if self.main:
             self.writer.flush()
 
 
-def plain_types(flags):
+def plain_types(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags as plain types, for JSON and checkpoints."""
     return {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in flags.items()}
 
 
 @functools.cache
-def versions():
+def versions() -> dict[str, Any]:
     """Versions, commit and machine behind a run's numbers, and when it first asked for them."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
                          text=True)
@@ -88,7 +91,7 @@ def versions():
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
-def log_rows(folder):
+def log_rows(folder: Path) -> list[dict[str, float]]:
     """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
     path = folder / "log.jsonl"
     try:
@@ -99,6 +102,6 @@ def log_rows(folder):
         raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
 
 
-def bar(iterable, description, **options):
+def bar(iterable: Iterable, description: str, **options: Any) -> tqdm:
     """Progress bar of the first process; none where the output is no terminal."""
     return tqdm(iterable, desc=description, leave=False, disable=None if rank() == 0 else True, **options)

@@ -11,15 +11,22 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from torch import Tensor
 
 from core.dist import world_size
 from core.errors import UsageError
 from core.files import whole_file
+from models.backbones.base import Backbone
+
+Shape = tuple[int, ...]
+Layer = nn.Conv3d | nn.Linear
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,7 +37,8 @@ WORTH = 1.2  # how much faster low precision must be to be chosen
 PIECE = 2**26  # values that float32 is asked for at a time, so that the comparison needs little memory
 
 
-def set_precision(backbones, precision, shapes, device):
+def set_precision(backbones: Sequence[Backbone], precision: str, shapes: Sequence[Shape],
+                  device: torch.device) -> tuple[str, list[str]]:
     """Make backbones of one kind compute in `precision`, "auto" being the fastest that is right on this machine.
 
     shapes: of the clips (N, 3, T, H, W) that they will take at a time. Layers that disagree with float32 stay in it.
@@ -69,37 +77,37 @@ def set_precision(backbones, precision, shapes, device):
     for backbone in backbones:
         backbone.low = LOW[precision]
         for name in wrong:
-            layer = backbone.get_submodule(name)
-            layer.forward = functools.partial(in_float32, layer.forward)
+            kept = backbone.get_submodule(name)
+            kept.forward = functools.partial(in_float32, kept.forward)  # type: ignore[method-assign]  # of this object
     return precision, sentences
 
 
-def clip_shapes(counts, seq_len, img_dim):
+def clip_shapes(counts: Iterable[int], seq_len: int, img_dim: int) -> list[Shape]:
     """Shapes (N, 3, T, H, W) of clips, N each of `counts`, in ascending order."""
     return sorted((n, 3, seq_len, img_dim, img_dim) for n in counts)
 
 
-def default_precision(precision, device):
+def default_precision(precision: str | None, device: torch.device) -> str:
     """What --precision stands for where it is not given."""
     return precision or ("auto" if device.type == "cuda" else "fp32")
 
 
-def check_precision(precision, device):
+def check_precision(precision: str | None, device: str) -> None:
     """Raises UsageError where `precision` is not for a device, "cpu" or "cuda"."""
     if precision == "fp16" and device == "cpu":
         raise UsageError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
 
 
-def allow_tf32(allowed):
+def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-def in_float32(forward, x):
+def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return forward(x.float())
 
 
-def of_all_processes(value):
+def of_all_processes(value: Any) -> list:
     """-> [every process's value], in rank order."""
     if world_size() == 1:
         return [value]
@@ -111,7 +119,7 @@ def of_all_processes(value):
 # --- layers and what they are given ----------------------------------------------------------------------------
 
 @torch.no_grad()
-def layers_with_inputs(backbone, shape):
+def layers_with_inputs(backbone: Backbone, shape: Shape) -> list[tuple[str, Layer, Shape, bool]]:
     """[(name, layer, shape of its input, whether that is channels last)] of convolutions and linear layers.
 
     shape: of the clips (N, 3, T, H, W). Two clips are passed through, in the layout in which the loader makes them:
@@ -121,7 +129,7 @@ def layers_with_inputs(backbone, shape):
     copied.low = None
     layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, (nn.Conv3d, nn.Linear))}
     for name, layer in layers.items():
-        def note(_, inputs, name=name, layer=layer):
+        def note(_: nn.Module, inputs: tuple[Tensor], name: str = name, layer: Layer = layer) -> None:
             x = inputs[0]
             dense = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
             found.append((name, layer, (shape[0], *x.shape[1:]), dense))
@@ -130,13 +138,14 @@ def layers_with_inputs(backbone, shape):
     return found
 
 
-def signature(layer, shape, dense):
+def signature(layer: Layer, shape: Shape, dense: bool) -> str:
     """What decides which kernel a layer runs."""
     layout = "channels last" if dense else "contiguous"
     return f"{layer} weight {tuple(layer.weight.shape)} {layer.weight.stride()} input {shape} {layout}"
 
 
-def trial(layer, shape, dense, low, device):
+def trial(layer: Layer, shape: Shape, dense: bool, low: torch.dtype,
+          device: torch.device) -> tuple[Layer, Tensor, torch.Generator]:
     """A copy of `layer` and an input with values of their own, rounded to `low`, from no shared random state."""
     generator = torch.Generator(device).manual_seed(0)
     layer = copy.deepcopy(layer).to(device).requires_grad_(True)
@@ -148,7 +157,7 @@ def trial(layer, shape, dense, low, device):
     return layer, x.contiguous(memory_format=torch.channels_last_3d) if dense else x, generator
 
 
-def disagreement(layer, shape, dense, precision, device):
+def disagreement(layer: Layer, shape: Shape, dense: bool, precision: str, device: torch.device) -> str | None:
     """What of a layer is not right in low precision at an input's shape and layout -> text, or None.
 
     Output, input gradient and parameter gradients, each by its Error against float32 on the same numbers.
@@ -168,7 +177,8 @@ def disagreement(layer, shape, dense, precision, device):
         raise
     except RuntimeError as error:  # no kernel for it
         return str(error).splitlines()[0][:100]
-    got = {f"{name} gradient": p.grad for name, p in layer.named_parameters()}
+    got, x_gradient = [p.grad for p in layer.parameters()], x.grad
+    assert x_gradient is not None
     layer.zero_grad()
     errors = {"output": Error(), "input gradient": Error()}
     for piece in torch.arange(len(x), device="cpu").split(max(1, PIECE // x[0].numel())):
@@ -177,9 +187,9 @@ def disagreement(layer, shape, dense, precision, device):
         wanted = layer(inputs)
         wanted.backward(gradient[rows].float())
         errors["output"].add(out.detach()[rows], wanted.detach())
-        errors["input gradient"].add(x.grad[rows], inputs.grad)
-    for name, p in layer.named_parameters():
-        errors[f"{name} gradient"] = Error().add(got[f"{name} gradient"], p.grad)
+        errors["input gradient"].add(x_gradient[rows], inputs.grad)
+    for (name, p), got_gradient in zip(layer.named_parameters(), got, strict=True):
+        errors[f"{name} gradient"] = Error().add(got_gradient, p.grad)
     found = {name: error() for name, error in errors.items()}
     bad = [f"{name} {value:.2g} off" for name, value in found.items() if not value <= TOLERANCE[precision]]
     return ", ".join(bad) or None
@@ -188,30 +198,31 @@ def disagreement(layer, shape, dense, precision, device):
 class Error:
     """Relative error of pieces of a tensor: of the norm, or a third of that of the largest value if that is more."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64)  # squared error and value; largest error and value
 
-    def add(self, got, wanted):
+    def add(self, got: Tensor | None, wanted: Tensor | None) -> "Error":
+        assert got is not None and wanted is not None  # gradients, which a backward pass has made
         error = got.float() - wanted
         self.sums[:2] += torch.stack([x.double().square().sum() for x in (error, wanted)]).cpu()
         self.sums[2:] = torch.maximum(self.sums[2:], torch.stack([x.abs().max() for x in (error, wanted)]).cpu())
         return self
 
-    def __call__(self):
+    def __call__(self) -> float:
         squared, total, largest, scale = self.sums.tolist()
         return float("inf") if total == 0 else max((squared / total) ** 0.5, largest / scale / 3)
 
 
 # --- speed ------------------------------------------------------------------------------------------------------
 
-def of_middling_cost(layers):
+def of_middling_cost(layers: Sequence[tuple[str, Layer, Shape, bool]]) -> tuple[Layer, Shape, bool]:
     """The convolution in the middle by multiplications -> (layer, shape of its input, whether it is channels last)."""
     costs = sorted((layer.weight.numel() * torch.Size(shape).numel() / shape[1], i)
                    for i, (_, layer, shape, _) in enumerate(layers) if isinstance(layer, nn.Conv3d))
     return layers[costs[len(costs) // 2][1]][1:]
 
 
-def fastest(layer, shape, dense, device):
+def fastest(layer: Layer, shape: Shape, dense: bool, device: torch.device) -> str:
     """"fp32", or the low precision in which a layer is WORTH it, forward and backward."""
     cuda = device.type == "cuda"
     precision = "fp16" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
@@ -227,7 +238,7 @@ def fastest(layer, shape, dense, device):
     return precision if full > WORTH * low else "fp32"
 
 
-def seconds(layer, x, low, device):
+def seconds(layer: Layer, x: Tensor, low: torch.dtype | None, device: torch.device) -> float:
     """Time of a layer's forward and backward pass, in float32 where `low` is None."""
     x = x.detach().requires_grad_(True)
     start = time.perf_counter()
@@ -241,7 +252,7 @@ def seconds(layer, x, low, device):
 
 # --- what was found before ----------------------------------------------------------------------------------------
 
-def machine(device):
+def machine(device: torch.device) -> str:
     """What a finding depends on besides the layer."""
     if device.type == "cuda":
         name, cudnn = torch.cuda.get_device_name(device), torch.backends.cudnn.version()
@@ -257,12 +268,13 @@ def machine(device):
 class Cache:
     """Findings of this machine and these versions by name; a file that is no such cache counts as empty."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device):
         self.path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualvar" / "precision.json"
-        self.machine, self.new = machine(device), {}
+        self.machine = machine(device)
+        self.new: dict[str, str | None] = {}
         self.known = self._read().get(self.machine, {})
 
-    def _read(self):
+    def _read(self) -> dict[str, dict[str, str | None]]:
         try:
             content = json.loads(self.path.read_text())
         except (OSError, ValueError, RecursionError):
@@ -272,13 +284,13 @@ class Cache:
             for found in content.values())
         return content if whole else {}
 
-    def get(self, name, find, allowed=None):
+    def get(self, name: str, find: Callable[[], str | None], allowed: Sequence[str] | None = None) -> Any:
         """What was found under `name`, now by find() if never before, or not one of those `allowed`: text or None."""
         if name not in self.known or allowed and self.known[name] not in allowed:
             self.known[name] = self.new[name] = find()
         return self.known[name]
 
-    def write(self):
+    def write(self) -> str | None:
         """Add what is new to the file -> a sentence where that cannot be done: it will be found again next time."""
         if not self.new:
             return None

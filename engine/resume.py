@@ -65,8 +65,7 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
     if flags["resume"] == "auto":
         if not saved:
             return None
-        state, damaged = read_last_good(folder / "model")
-        path = Path(state.pop("path"))
+        state, path, damaged = read_last_good(folder / "model")
         aside = dict.fromkeys(damaged, "damaged")  # or it would take the place of a whole one
         if damaged and rank() == 0:
             print(f"warning: {'; '.join(damaged.values())}: going on from {path}", file=sys.stderr)

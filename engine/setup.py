@@ -61,7 +61,7 @@ def distribute(model: nn.Module, device: torch.device, bn: str) -> tuple[nn.Modu
     if bn == "sync" and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     # the layout in which 3-D convolutions are fastest, on CPUs and GPUs
-    model = model.to(device, memory_format=torch.channels_last_3d)
+    model = model.to(device).to(memory_format=torch.channels_last_3d)
     if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
         return model, model
     # every process fills MoCo's queues alike and keeps its own batch statistics: no buffer is sent around

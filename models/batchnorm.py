@@ -1,8 +1,10 @@
 """Batch statistics over parts of a batch, as several devices would each take their own."""
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -12,11 +14,17 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
     Running statistics take the mean over the parts. Raises ValueError where `splits` does not divide the batch.
     """
 
-    def __init__(self, channels, splits):
+    # BatchNorm3d may have none of these; one made with its defaults has all
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int, splits: int):
         super().__init__(channels)
         self.splits = splits
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.splits == 1:
             return super().forward(x)
         n, c, *size = x.shape
@@ -33,7 +41,7 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
         return out.unflatten(1, (self.splits, c)).transpose(0, 1).reshape(n, c, *size)
 
 
-def split_batchnorm(module, splits):
+def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
     """Replace every BatchNorm3d inside `module` by a SplitBatchNorm3d with the same weights and statistics."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm3d):
@@ -46,7 +54,7 @@ def split_batchnorm(module, splits):
 
 
 @contextmanager
-def running_statistics_kept(module):
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     """After it, the running statistics of batch norms inside `module` are what they were before.
 
     For clips that pass a second time, only to get their gradient.

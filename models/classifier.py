@@ -1,6 +1,9 @@
 """Backbone and linear layer: fine-tuning, linear probe, ten-clip test."""
+from collections.abc import Sequence
+
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
 from .backbones import BACKBONES
 
@@ -13,7 +16,8 @@ class Classifier(nn.Module):
     `train_what` "last" freezes the backbone, batch-norm statistics included.
     """
 
-    def __init__(self, net, num_classes, width=1.0, dropout=0.0, final_bn=False, l2_norm=False, train_what="ft"):
+    def __init__(self, net: str, num_classes: int, width: float = 1.0, dropout: float = 0.0, final_bn: bool = False,
+                 l2_norm: bool = False, train_what: str = "ft"):
         super().__init__()
         self.backbone = BACKBONES[net](width)
         self.l2_norm = l2_norm
@@ -25,25 +29,25 @@ class Classifier(nn.Module):
         self.frozen = train_what == "last"
         self.backbone.requires_grad_(not self.frozen)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
 
-    def forward(self, clips):
+    def forward(self, clips: Tensor) -> Tensor:
         h = pooled(self.backbone, clips)
         if self.l2_norm:
             h = F.normalize(h, dim=1)
         return self.fc(self.dropout(self.final_bn(h)))
 
 
-def topk(scores, labels, ks=(1, 5)):
+def topk(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
     """Share of rows of scores (N, C) with the label (N,) among the k highest -> {"top1": scalar, "top5": scalar}."""
     right = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices == labels[:, None]
     return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}
 
 
-def pooled(backbone, clips):
+def pooled(backbone: nn.Module, clips: Tensor) -> Tensor:
     """Global average of the feature map: (N, 3, T, H, W) -> (N, feature_dim)."""
     return backbone(clips).mean(dim=(2, 3, 4))

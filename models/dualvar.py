@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import BACKBONES
+from .backbones.base import Backbone
 from .heads import ClipHead, SegmentHead
 from .losses import info_nce, nt_xent, shuffle_rank, temporal_coherent, temporal_coherent_queue
+
+HEADS = ("clip", "segment")
 
 # --- encoder ---------------------------------------------------------------------------------------------------
 
@@ -32,13 +35,12 @@ class DualEncoder(nn.Module):
         self.backbone = BACKBONES[net](width)
         self.clip_head = ClipHead(self.backbone.feature_dim, dim)
         self.segment_head = SegmentHead(self.backbone.feature_dim, n_series, series_dim)
-        every = {"clip": self.clip_head, "segment": self.segment_head}
-        for name, head in every.items():
-            head.requires_grad_(name in heads)
-        self.heads = [name for name in every if name in heads]
+        self.heads = [name for name in HEADS if name in heads]
+        for name in HEADS:
+            self.head(name).requires_grad_(name in heads)
 
     def head(self, name: str) -> ClipHead | SegmentHead:
-        return {"clip": self.clip_head, "segment": self.segment_head}[name]
+        return self.clip_head if name == "clip" else self.segment_head
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
         """views (B, V, 3, T, H, W), encoded in one batch -> {"clip": (B, V, dim), "segment": (B, V, n, d)}.
@@ -78,13 +80,16 @@ def restore_segments(segments: Tensor, permutation: Tensor) -> Tensor:
 
 @dataclass
 class Embedded:
-    """Embeddings of one head, L2-normalised, (B, dim) or (B, n, d); None where no term of the mode needs them."""
+    """Embeddings of one head, L2-normalised, (B, dim) or (B, n, d).
+
+    Views that no term of the mode needs stay None; Pretrainer.forward looks before it asks a term for its losses.
+    """
 
     head: str
     view1: Tensor
-    view2: Tensor | None = None  # MoCo: by the key encoder, without gradient
-    view3: Tensor | None = None  # the frames of view 1 with an augmentation of their own
-    restored: Tensor | None = None  # view 3 with its segments shuffled, the embeddings put back in order
+    view2: Tensor = None  # type: ignore[assignment]  # MoCo: by the key encoder, without gradient
+    view3: Tensor = None  # type: ignore[assignment]  # the frames of view 1 with an augmentation of their own
+    restored: Tensor = None  # type: ignore[assignment]  # of the shuffled view 3, embeddings put back in order
 
 
 Losses = dict[str, tuple[Tensor, Tensor | None]]  # name -> (scalar loss, logits with the positive in column 0 or None)
@@ -238,7 +243,7 @@ class Pretrainer(nn.Module):
         """How many views of a sample are encoded together, in each encoding."""
         raise NotImplementedError
 
-    def backbones(self) -> list[nn.Module]:
+    def backbones(self) -> list[Backbone]:
         """The trained backbone first, then others, as of a momentum encoder."""
         return [self.encoder.backbone]
 
@@ -267,7 +272,8 @@ class Pretrainer(nn.Module):
         for name, term in self.terms.items():
             for view in term.views:
                 if getattr(embedded[term.head], view) is None:
-                    raise ValueError(f"term {name!r} needs {view}, which framework {type(self).__name__} does not embed")
+                    raise ValueError(f"term {name!r} needs {view}, which framework {type(self).__name__} does not "
+                                     "embed")
             found = term.loss(self, embedded[term.head])
             if set(found) != set(term.names):
                 raise ValueError(f"term {name!r} makes losses {sorted(found)}, TERMS names {sorted(term.names)}")

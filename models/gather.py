@@ -1,25 +1,28 @@
 """Collecting embeddings from all processes, with gradient. Identity in a single process."""
+from typing import Any
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from core.dist import rank, world_size
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)  # every process computed a loss from x: their gradients add up
         return grad.chunk(world_size())[rank()]
 
 
-def gather(x):
+def gather(x: Tensor) -> Tensor:
     """(B, ...) on each of W processes -> (W * B, ...) on all of them, in rank order, differentiable.
 
     When every process derives the same whole-batch loss from the result, x's gradient comes out W times too
@@ -30,7 +33,7 @@ def gather(x):
 
 
 @torch.no_grad()
-def shuffled(x, generator=None):
+def shuffled(x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Exchange samples between processes at random, as MoCo does to its keys.
 
     x: (B, ...) on each process. Returns this process's share of the shuffled whole batch, (B, ...), and
@@ -44,7 +47,7 @@ def shuffled(x, generator=None):
 
 
 @torch.no_grad()
-def unshuffled(x, order):
+def unshuffled(x: Tensor, order: Tensor) -> Tensor:
     """Undo `shuffled` on values computed from its samples: (B, ...) -> (B, ...) for this process's own."""
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)

@@ -5,14 +5,15 @@ B samples, n segments, d dimensions, K queue entries.
 """
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def positive_first(logits):
+def positive_first(logits: Tensor) -> Tensor:
     """Mean cross-entropy of rows whose positive is column 0."""
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
-def all_but(first, second, total):
+def all_but(first: Tensor, second: Tensor, total: int) -> Tensor:
     """Indices 0..total-1 without first[i] < second[i], ascending: two (rows,) -> (rows, total - 2).
 
     Computed and not looked for with a mask, which would make the host wait for the GPU.
@@ -22,7 +23,7 @@ def all_but(first, second, total):
     return index + (index >= second[:, None])
 
 
-def nt_xent(z, temperature):
+def nt_xent(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross-entropy over the 2B embeddings of a batch of pairs.
 
     z: (B, 2, d), z[i, 0] and z[i, 1] are the positives of each other, the other 2B - 2 rows the negatives.
@@ -39,7 +40,7 @@ def nt_xent(z, temperature):
     return positive_first(logits), logits
 
 
-def info_nce(q, k, queue, temperature):
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE of queries against their keys and a queue of earlier keys.
 
     q, k: (B, d); queue: (K, d). Returns the loss and logits (B, 1 + K). MoCo, He et al. 2020, eq. 1.
@@ -49,7 +50,7 @@ def info_nce(q, k, queue, temperature):
     return positive_first(logits), logits
 
 
-def temporal_coherent(s, temperature):
+def temporal_coherent(s: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Temporal-coherent contrast: NT-Xent between segment sets.
 
     s: (B, 2, n, d). The similarity of two sets is the mean of <a, b> over all n x n pairs of their segments,
@@ -58,7 +59,7 @@ def temporal_coherent(s, temperature):
     return nt_xent(s.mean(dim=2), temperature)
 
 
-def temporal_coherent_queue(q, k, queue, temperature):
+def temporal_coherent_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Temporal-coherent contrast against a queue of segment sets.
 
     q, k: (B, n, d); queue: (K, n, d). Returns the loss and logits (B, 1 + K).
@@ -66,7 +67,7 @@ def temporal_coherent_queue(q, k, queue, temperature):
     return info_nce(q.mean(dim=1), k.mean(dim=1), queue.mean(dim=1), temperature)
 
 
-def shuffle_rank(a, b, theta, clamp=None):
+def shuffle_rank(a: Tensor, b: Tensor, theta: float, clamp: float | None = None) -> tuple[Tensor, Tensor]:
     """Shuffle-rank: each segment is closer to its counterpart than to every other segment, in either set.
 
     a, b: (B, n, d), n >= 2, segment i of `a` is the counterpart of segment i of `b`. Of the 2n rows
@@ -91,11 +92,11 @@ def shuffle_rank(a, b, theta, clamp=None):
     return F.softplus(margin).mean(), torch.cat([positive, negative], dim=2).flatten(0, 1)
 
 
-def ranked_first(logits):
+def ranked_first(logits: Tensor) -> Tensor:
     """Whether a row's positive (column 0) is above all others; a tie, as in a collapse, counts as wrong."""
     return logits[:, 0] > logits[:, 1:].amax(dim=1)
 
 
-def top1(logits):
+def top1(logits: Tensor) -> Tensor:
     """Share of rows that are `ranked_first`."""
     return ranked_first(logits).float().mean()

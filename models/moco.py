@@ -1,10 +1,13 @@
 """DualVar on MoCo (He et al. 2020): negatives come from queues of keys made by a momentum encoder."""
 import copy
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .dualvar import Embedded, Option, Pretrainer, encode_whole, normalised, restore_segments
+from .backbones.base import Backbone
+from .dualvar import DualEncoder, Embedded, Encode, Option, Pretrainer, Term, encode_whole, normalised, restore_segments
 from .gather import gather, shuffled, unshuffled
 
 QUEUES = {"clip": "queue", "segment": "segment_queue"}  # buffer of each head
@@ -15,8 +18,13 @@ class MoCo(Pretrainer):
                Option("momentum", "--moco-m", 0.999, "momentum of the key encoder"))
     shuffles_keys = True
 
-    def __init__(self, encoder, terms, temperature=0.07, theta=0.05, sr_clamp=None, queue_size=16384, momentum=0.999,
-                 shuffle_keys=False):
+    queue: Tensor  # (K, dim)
+    segment_queue: Tensor  # (K, n, d)
+    queue_position: Tensor  # scalar, of the oldest keys
+
+    def __init__(self, encoder: DualEncoder, terms: Mapping[str, Term], temperature: float = 0.07, theta: float = 0.05,
+                 sr_clamp: float | None = None, queue_size: int = 16384, momentum: float = 0.999,
+                 shuffle_keys: bool = False):
         """queue_size: K, divisible by the global batch; shuffle_keys: encode keys in a random order over processes."""
         super().__init__(encoder, terms, temperature, theta, sr_clamp)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
@@ -27,26 +35,26 @@ class MoCo(Pretrainer):
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, batch_size, queue_size, momentum):
+    def check(cls, batch_size: int, queue_size: int, momentum: float) -> None:  # type: ignore[override]  # its options
         if not 0 <= momentum <= 1:
             raise ValueError(f"--moco-m {momentum} is not between 0 and 1")
         if queue_size < 1 or queue_size % batch_size:
             raise ValueError(f"--moco-k {queue_size} is not divisible by --batch_size {batch_size}")
 
     @property
-    def encodes(self):
+    def encodes(self) -> set[int]:
         return {1, 2} if "restored" in self.needed else {1}
 
-    def backbones(self):
+    def backbones(self) -> list[Backbone]:
         return [self.encoder.backbone, self.key_encoder.backbone]
 
     @torch.no_grad()
-    def update_key_encoder(self):
+    def update_key_encoder(self) -> None:
         """key parameters <- m * key + (1 - m) * query; batch-norm statistics are the key encoder's own."""
         torch._foreach_lerp_(list(self.key_encoder.parameters()), list(self.encoder.parameters()), 1 - self.momentum)
 
     @torch.no_grad()
-    def keys(self, view, encode=encode_whole):
+    def keys(self, view: Tensor, encode: Encode = encode_whole) -> dict[str, Tensor]:
         """Key embeddings of view 2 (B, 3, T, H, W) -> {head: (B, ...)}.
 
         With `shuffle_keys` samples change places (and processes) while they are encoded, so that no batch
@@ -58,7 +66,7 @@ class MoCo(Pretrainer):
         mixed = normalised(encode(self.key_encoder, view[:, None]))
         return {head: unshuffled(x[:, 0], order) for head, x in mixed.items()}
 
-    def embed(self, views, permutation, encode):
+    def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
         """As in the release, view 1 is encoded alone, view 2 by the key encoder, views 3 and x' in one batch.
 
         In training mode the key encoder is updated first.
@@ -79,13 +87,14 @@ class MoCo(Pretrainer):
                 found["segment"].restored = restore_segments(both["segment"][:, 1], permutation)
         return found
 
-    def contrast(self, embedded, in_batch, against_queue):
+    def contrast(self, embedded: Embedded, in_batch: Callable[..., tuple[Tensor, Tensor]],
+                 against_queue: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         # a copy: the keys of this batch enter the queue before the backward pass reads it
         queue = self.get_buffer(QUEUES[embedded.head]).clone()
         return against_queue(embedded.view1, embedded.view2, queue, self.temperature)
 
     @torch.no_grad()
-    def after_losses(self, embedded):
+    def after_losses(self, embedded: dict[str, Embedded]) -> None:
         """In training, replace the oldest keys by the whole batch's, from all processes.
 
         Raises ValueError where the batch does not divide the queue.

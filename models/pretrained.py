@@ -8,7 +8,9 @@ that, unless --allow_partial. Heads, queues and key encoders are left aside.
 """
 import argparse
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
 from .weights.identify import best_net, comparisons, initial, kind, stated
 from .weights.loading import load_released
-from .weights.match import check_fit, is_plain, listed, printable
+from .weights.match import Match, check_fit, is_plain, listed, printable
 
 __all__ = ["load_released", "main"]
 
@@ -27,7 +29,7 @@ OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": 
           "unknown": "no names known here"}
 
 
-def flags():
+def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m models.pretrained", description=__doc__.partition("\n")[0],
                                      allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -46,20 +48,20 @@ def flags():
     return parser
 
 
-def counts(result):
+def matched_text(result: Match) -> str:
     given = len(result.tensors) - len(result.filled)
     return f"{given} of {result.total} matched, " + ", ".join(
         f"{len(names)} {name}" for name, names in result.problems.items()
         if names or name in ("missing", "unexpected", "misshapen")) + f", {len(result.aside)} left aside"
 
 
-def by_part(names):
+def by_part(names: Iterable[str]) -> str:
     """Names counted by their first part, e.g. "encoder_q. 154, queue 1"."""
     parts = Counter(name.partition(".")[0] + ("." if "." in name else "") for name in names)
     return ", ".join(f"{printable(part)} {count}" for part, count in parts.items())
 
 
-def entry(value):
+def entry(value: object) -> str:
     """A checkpoint's entry beside its state dict, as text."""
     if isinstance(value, dict) and all(not isinstance(x, (dict, torch.Tensor)) for x in value.values()):
         value = ", ".join(f"{key}={x}" for key, x in value.items())
@@ -69,12 +71,12 @@ def entry(value):
     return text if len(text) <= 1000 else text[:1000] + "..."
 
 
-def print_names(title, names):
+def print_names(title: str, names: Iterable[str]) -> None:
     for name in names:
         print(f"    {title:<12} {printable(name)}")
 
 
-def inspect(args):
+def inspect(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.file)
     state, found = checkpoint["state_dict"], comparisons(checkpoint)
     best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
@@ -90,7 +92,7 @@ def inspect(args):
     print(f"  {'prefixes':<12} {by_part(state)}\nOur networks:")
     for net, (width, result) in found.items():
         verdict = "fits" if result.fits else "does not fit"
-        print(f"  {net:<5} x {width:<6.4g} {verdict:<12} {counts(result)}")
+        print(f"  {net:<5} x {width:<6.4g} {verdict:<12} {matched_text(result)}")
         if not (args.all or net == best and result.family != "unknown"):
             continue
         print(f"    {'names':<12} {OWNERS[result.family]}"
@@ -103,7 +105,7 @@ def inspect(args):
         print_names("note", result.notes)
 
 
-def check_out(args):
+def check_out(args: argparse.Namespace) -> None:
     if args.out.is_dir():
         raise CheckpointError(f"{args.out} is a folder: name the file to write")
     if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
@@ -112,7 +114,7 @@ def check_out(args):
         raise CheckpointError(f"{args.out} exists: name another file, or replace it with --force")
 
 
-def chosen_network(args, checkpoint):
+def chosen_network(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> tuple[str, float, Match]:
     """-> (net, width, Match) by the flags, the file's config, or what fits."""
     net, width = stated(checkpoint["config"])
     for name, own in (("net", net), ("width", width)):
@@ -128,12 +130,12 @@ def chosen_network(args, checkpoint):
     return net, *found[net]
 
 
-def convert(args):
+def convert(args: argparse.Namespace) -> None:
     check_out(args)
     checkpoint = read_checkpoint(args.file)
     net, width, result = chosen_network(args, checkpoint)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
-          + (f" under {printable(result.prefix)}" if result.prefix else "") + f": {counts(result)}")
+          + (f" under {printable(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
     print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])
     for title, names in {**result.problems, "left aside": result.aside, "note": result.notes}.items():
         print_names(title, names)
@@ -156,7 +158,7 @@ def convert(args):
     print(f"written to {args.out}")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     parser = flags()
     args = parser.parse_args(argv)
     if args.command == "inspect":

@@ -14,8 +14,10 @@ from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple,
 from core.errors import CheckpointError
 from models import build_backbone, build_classifier, build_pretrainer
 from models.backbones import BACKBONES
-from models.pretrained import guess_width, initial, load_backbone, load_released, template
+from models.pretrained import load_released
 from models.weights.checkpoint import read_checkpoint
+from models.weights.identify import guess_width, initial, template
+from models.weights.loading import load_backbone
 from models.weights.match import load_strict
 
 WIDTH = 0.0625
@@ -139,7 +141,7 @@ def test_network_and_width_are_told_from_the_file(net, call):
     for width in (0.0625, 0.11, 0.35):
         state = weights(net, width=width)
         for file in (state, in_release_names(net, state)):
-            found = template(net, guess_width(file, net))
+            found = template(net, guess_width(file, net)).state_dict()
             assert {name: value.shape for name, value in found.items()} == {
                 name: value.shape for name, value in state.items()}
     torch.save({"state_dict": under("encoder_q.0.", in_release_names(net, weights(net)))}, "in.pth.tar")

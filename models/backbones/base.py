@@ -1,7 +1,8 @@
 """The contract of every backbone, and what all of them share."""
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -69,15 +70,19 @@ class Backbone(nn.Module):
             features = self._run(clips)
         return features.float()
 
-    def _run(self, x):
+    def _run(self, x: Tensor) -> Tensor:
         for part in self.parts():
             if self.checkpointing and torch.is_grad_enabled():
                 # the second pass must not count in the running statistics; nothing in the parts is random
                 x = checkpoint(part, x, use_reentrant=False, preserve_rng_state=False,
-                               context_fn=lambda part=part: (nullcontext(), running_statistics_kept(part)))
+                               context_fn=partial(_both_passes, part))
             else:
                 x = part(x)
         return x
+
+
+def _both_passes(part: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), running_statistics_kept(part)
 
 
 class SpatialConv(nn.Conv3d):
@@ -87,11 +92,11 @@ class SpatialConv(nn.Conv3d):
     backward pass of R(2+1)D's widest such layers takes less than half as long.
     """
 
-    def __init__(self, c_in, c_out, kernel, stride=1):
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__(c_in, c_out, (1, kernel, kernel), (1, stride, stride), (0, kernel // 2, kernel // 2),
                          bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not x.is_contiguous(memory_format=torch.channels_last_3d):
             return super().forward(x)
         frames = x.transpose(1, 2).flatten(0, 1)

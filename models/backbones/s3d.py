@@ -1,11 +1,14 @@
 """S3D and S3D-G: separable Inception for video (Xie et al. 2018)."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn as nn
+from torch import Tensor
 
-from .base import Backbone, SpatialConv, scaled
+from .base import Backbone, Rules, SpatialConv, scaled
 
 # the release's S3D is CoCLR's, names included
-RELEASE = [
+RELEASE: Rules = [
     (r"^stem\.", "Conv_1a."), (r"^conv(2[bc])\.", r"Conv_\1."),
     (r"^mixed([345])\.(\d)\.", lambda m: f"Mixed_{m[1]}{'bcdef'[int(m[2])]}."),
     (r"\.branches\.0\.", ".branch0.0."), (r"\.branches\.", ".branch"), (r"\.gates\.", ".gating_b"),
@@ -27,20 +30,20 @@ MIXED = {
 
 
 class Conv1x1(nn.Module):
-    def __init__(self, c_in, c_out):
+    def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.conv = nn.Conv3d(c_in, c_out, 1, bias=False)
         self.bn = nn.BatchNorm3d(c_out)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.bn(self.conv(x)))
 
 
 class SeparableConv(nn.Module):
     """1 x k x k - BN - ReLU - k x 1 x 1 - BN - ReLU, the stride in space and in time."""
 
-    def __init__(self, c_in, c_out, kernel, stride=1):
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__()
         pad = kernel // 2
         self.spatial = SpatialConv(c_in, c_out, kernel, stride)
@@ -49,7 +52,7 @@ class SeparableConv(nn.Module):
         self.temporal_bn = nn.BatchNorm3d(c_out)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.spatial_bn(self.spatial(x)))
         return self.relu(self.temporal_bn(self.temporal(x)))
 
@@ -57,18 +60,18 @@ class SeparableConv(nn.Module):
 class SelfGating(nn.Module):
     """Each channel times sigmoid(Linear(mean over t, h, w))."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         self.fc = nn.Linear(channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.fc(x.mean(dim=(2, 3, 4))))[:, :, None, None, None]
 
 
 class Mixed(nn.Module):
     """Inception block: four branches, gated or not, concatenated over channels."""
 
-    def __init__(self, c_in, channels, gating):
+    def __init__(self, c_in: int, channels: Sequence[int], gating: bool):
         super().__init__()
         c0, c1a, c1b, c2a, c2b, c3 = channels
         self.branches = nn.ModuleList([
@@ -81,7 +84,7 @@ class Mixed(nn.Module):
         self.gates = nn.ModuleList([SelfGating(c) if gating else nn.Identity() for c in out])
         self.out_channels = sum(out)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
 
 
@@ -94,14 +97,14 @@ class S3D(Backbone):
     def __init__(self, width: float = 1.0):
         super().__init__()
 
-        def mixed(c_in, *names):
+        def mixed(c_in: int, *names: str) -> tuple[nn.Sequential, int]:
             blocks = []
             for name in names:
                 blocks.append(Mixed(c_in, [scaled(c, width) for c in MIXED[name]], self.gating))
                 c_in = blocks[-1].out_channels
             return nn.Sequential(*blocks), c_in
 
-        def spatial_pool():
+        def spatial_pool() -> nn.MaxPool3d:
             return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
         self.stem = SeparableConv(3, scaled(64, width), 7, stride=2)
@@ -118,11 +121,11 @@ class S3D(Backbone):
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=0.01)
 
-    def parts(self):
+    def parts(self) -> Sequence[nn.Module]:
         return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
                 self.pool4, *self.mixed5]
 
-    def foreign_names(self, name):
+    def foreign_names(self, name: str) -> dict[str, list[str]]:
         found = super().foreign_names(name)
         part, _, leaf = found["release"][0].partition(".")
         found["release"].append(f"{TWINS[part]}.{leaf}")

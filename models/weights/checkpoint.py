@@ -6,9 +6,12 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.errors import CheckpointError
 from core.files import whole_file
@@ -19,7 +22,7 @@ ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was f
 EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
 
 
-def write_checkpoint(path, content):
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Save `content` to `path`; where that fails (a full disk, say) `path` is as it was, and OSError is raised."""
     buffer = io.BytesIO()  # torch's own writer to a file hides what the system says
     torch.save(content, buffer)
@@ -27,7 +30,8 @@ def write_checkpoint(path, content):
         temporary.write_bytes(buffer.getbuffer())
 
 
-def write_latest(folder, content, epoch=None, keep=0, keep_epoch=None):
+def write_latest(folder: Path, content: Mapping[str, Any], epoch: int | None = None, keep: int = 0,
+                 keep_epoch: int | None = None) -> None:
     """Make `content` the latest checkpoint of a run's model/ folder; the one before stays, as previous.
 
     epoch: number of the copy epoch<N>.pth.tar to make, if any; of such copies the last `keep` stay (0: all), and
@@ -47,33 +51,33 @@ def write_latest(folder, content, epoch=None, keep=0, keep_epoch=None):
             copies[old].unlink()
 
 
-def epoch_copies(folder):
+def epoch_copies(folder: Path) -> dict[int, Path]:
     """{N: path} of the epoch<N>.pth.tar files of a folder, the latest first."""
     found = {int(match[1]): path for path in folder.glob("epoch*.pth.tar") if (match := EPOCH.fullmatch(path.name))}
     return dict(sorted(found.items(), reverse=True))
 
 
-def saved_checkpoints(folder):
+def saved_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run's model/ folder to go on from, the latest first."""
     return [path for path in (folder / LATEST, folder / PREVIOUS) if path.exists()] + [*epoch_copies(folder).values()]
 
 
-def read_last_good(folder):
-    """The last checkpoint of a run's model/ folder that is whole -> (its content, {later one: what is wrong with it}).
+def read_last_good(folder: Path) -> tuple[dict[str, Any], Path, dict[Path, str]]:
+    """The last checkpoint of a run's model/ folder that is whole -> (content, path, {later one: its fault}).
 
     Raises CheckpointError where none is.
     """
-    damaged = {}
+    damaged: dict[Path, str] = {}
     for path in saved_checkpoints(folder):
         try:
-            return {**read_checkpoint(path), "path": path}, damaged
+            return read_checkpoint(path), path, damaged
         except CheckpointError as error:
             damaged[path] = str(error)
     raise CheckpointError(f"{'; '.join(damaged.values())}: no checkpoint in {folder} is whole: remove it to begin "
                           "again")
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of ours or the release's, on the CPU.
 
     Returns its dict with "state_dict" (names without `module.`) and "config" (the arguments the model was
@@ -106,7 +110,7 @@ def read_checkpoint(path):
     return {**content, "config": config if isinstance(config, dict) else {}, "state_dict": strip_module(weights)}
 
 
-def damaged_member(path):
+def damaged_member(path: Path) -> str | None:
     """Name of a zip file's first member that is not as it was written, or None.
 
     torch writes a checksum for every tensor and does not look at it.
@@ -116,7 +120,7 @@ def damaged_member(path):
         return folders[0] if folders else archive.testzip()
 
 
-def check_training_state(state, path):
+def check_training_state(state: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError unless a checkpoint's content is what engine.session.Session writes."""
     expected = {"optimizer": dict, "flags": dict, "inputs": dict, "versions": dict, "meters": dict, "epoch": int,
                 "step": int, "steps": int, "replaced": int}
@@ -128,16 +132,16 @@ def check_training_state(state, path):
                               f"{', '.join(strange or ['epoch, step or steps'])} in it make no sense")
 
 
-def fingerprint(state_dict):
+def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
     """A short text that changes with any value or name of a state dict."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(state_dict.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def strip_module(state_dict):
+def strip_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
     wrapped = state_dict and all(key.startswith("module.") for key in state_dict)
     return {key.removeprefix("module."): value for key, value in state_dict.items()} if wrapped else state_dict

@@ -1,16 +1,19 @@
 """Which network a checkpoint is of, how wide it is, and what else it seems to be."""
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ..backbones import BACKBONES
-from .match import is_plain, match
+from ..backbones.base import Backbone
+from .match import Match, is_plain, match
 from .names import locate, name_tables
 
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
 
 
-def initial(net, width):
+def initial(net: str, width: float) -> Backbone:
     """The network with the weights of a fixed seed; draws of the caller's are not touched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -18,20 +21,20 @@ def initial(net, width):
 
 
 @functools.cache
-def template(net, width):
+def template(net: str, width: float) -> Backbone:
     """The network without values, on torch's meta device: names, shapes and types."""
     with torch.device("meta"):
         return BACKBONES[net](width)
 
 
-def stated(config):
+def stated(config: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
     net, width = config.get("net"), config.get("width")
     believable = isinstance(width, (int, float)) and 0 < width <= MAX_WIDTH
     return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
 
 
-def guess_width(state_dict, net):
+def guess_width(state_dict: Mapping[str, Any], net: str) -> float:
     """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing."""
     full = template(net, 1.0)
     own, tables = full.state_dict(), name_tables(full)
@@ -54,7 +57,8 @@ def guess_width(state_dict, net):
     return 1.0
 
 
-def comparisons(checkpoint, nets=None, width=None, prefix=None):
+def comparisons(checkpoint: Mapping[str, Any], nets: Sequence[str] | None = None, width: float | None = None,
+                prefix: str | None = None) -> dict[str, tuple[float, Match]]:
     """{net: (width, Match)} of a checkpoint's tensors against networks of ours, all of them where None are named."""
     net, own_width = stated(checkpoint["config"])
     result = {}
@@ -64,16 +68,16 @@ def comparisons(checkpoint, nets=None, width=None, prefix=None):
     return result
 
 
-def best_net(found):
+def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
     """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
     score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
              for net, (_, result) in found.items()}
-    best = max(score, key=score.get)
+    best = max(score, key=lambda net: score[net])
     told = 2 * score[best][0] >= found[best][1].total and list(score.values()).count(score[best]) == 1
     return best if told else None
 
 
-def kind(checkpoint, result):
+def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
     state, config = checkpoint["state_dict"], checkpoint["config"]
     parts = {name for key in state for name in key.split(".")[:3]}

@@ -50,20 +50,22 @@ def load_released(model: nn.Module, state_dict: dict[str, Tensor], source: str =
         head = {key.replace("final_fc.0.", "fc."): value for key, value in state_dict.items()
                 if not key.startswith("backbone.")}
         state_dict = head | _renamed(state_dict, model.backbone, "backbone.", "backbone.", source)
-    else:
+    elif isinstance(model, Backbone):
         state_dict = _renamed(state_dict, model, None, "", source)
     load_strict(model, state_dict, source)
 
 
-def _renamed(state_dict, backbone, old, new, source):
+def _renamed(state_dict: dict[str, Tensor], backbone: Backbone, old: str | None, new: str,
+             source: str) -> dict[str, Tensor]:
     """A backbone's tensors under prefix `old` (None: found out), in our names under prefix `new`."""
     result = match(state_dict, backbone, old)
     check_fit(result, source)
     return {new + name: value for name, value in result.tensors.items()}
 
 
-def _convert_pretrainer(state_dict, model, source):
+def _convert_pretrainer(state_dict: dict[str, Tensor], model: Pretrainer, source: str) -> dict[str, Tensor]:
     moco = isinstance(model, MoCo)
+    n_series = model.encoder.segment_head.shape[0]
     converted = _renamed(state_dict, model.encoder.backbone, "encoder_q.0.", "encoder.backbone.", source)
     if moco:
         converted |= _renamed(state_dict, model.encoder.backbone, "encoder_k.0.", "key_encoder.backbone.", source)
@@ -78,6 +80,6 @@ def _convert_pretrainer(state_dict, model, source):
         converted[key] = value
     if moco and {"queue", "series_queue", "queue_ptr"} <= converted.keys():
         converted["queue"] = converted["queue"].T
-        converted["segment_queue"] = converted.pop("series_queue").T.unflatten(1, (model.segment_queue.shape[1], -1))
+        converted["segment_queue"] = converted.pop("series_queue").T.unflatten(1, (n_series, -1))
         converted["queue_position"] = converted.pop("queue_ptr").reshape(())
     return converted

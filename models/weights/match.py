@@ -1,34 +1,38 @@
 """A checkpoint's tensors against a model's: what fits, and what does not, tensor by tensor."""
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 import torch
+from torch import Tensor, nn
 
 from core.errors import CheckpointError
 
+from ..backbones.base import Backbone
 from .names import is_head, locate, name_tables
 
 COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Text of a foreign file, without what could steer a terminal."""
     text = str(text)
     return text if text.isprintable() else ascii(text)
 
 
-def listed(names, count):
+def listed(names: Sequence[str], count: int) -> str:
     """The first names, as text for a message."""
     return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
 
 
-def is_plain(value):
+def is_plain(value: object) -> TypeGuard[Tensor]:
     """Whether a checkpoint's value is a tensor that lies in memory as it is."""
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and not (
         value.is_meta or value.is_quantized or value.is_nested)
 
 
-def misfit(value, own):
+def misfit(value: object, own: Tensor) -> str | None:
     """Why a checkpoint's `value` cannot become tensor `own`, as text; None where it can."""
     if not is_plain(value):
         return "a sparse, quantised or empty tensor" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
@@ -39,18 +43,18 @@ def misfit(value, own):
     return None
 
 
-def is_finite(value):
+def is_finite(value: Tensor) -> bool:
     """Whether all of a tensor is finite as float32."""
     return bool(value.float().isfinite().all())
 
 
-def refusal(source, problems, total):
+def refusal(source: str, problems: Mapping[str, Sequence[str]], total: int) -> CheckpointError:
     """CheckpointError that says what does not fit: {kind: names}, of `total` tensors."""
     text = "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in problems.items() if names)
     return CheckpointError(f"{source} does not fit the model: {text} of {total} tensors")
 
 
-def load_strict(model, state_dict, source="the state dict"):
+def load_strict(model: nn.Module, state_dict: Mapping[str, Any], source: str = "the state dict") -> None:
     """load_state_dict that first compares all names, shapes and values; CheckpointError, and nothing loaded, if not."""
     own = model.state_dict()
     faults = {key: misfit(state_dict[key], own[key]) for key in own if key in state_dict}
@@ -69,32 +73,32 @@ class Match:
 
     family: str  # whose names: ours, release, torchvision, unknown
     prefix: str  # before the names in the file
-    rivals: list  # other prefixes under which as many names were found
+    rivals: list[str]  # other prefixes under which as many names were found
     total: int  # tensors of the backbone
-    pairs: dict = field(default_factory=dict)  # the file's name -> ours, of tensors that fit
-    tensors: dict = field(default_factory=dict)  # our name -> tensor in the backbone's type
-    missing: list = field(default_factory=list)
-    misshapen: dict = field(default_factory=dict)  # name -> why
-    unexpected: list = field(default_factory=list)
-    broken: list = field(default_factory=list)  # not finite
-    twice: list = field(default_factory=list)  # two names of one tensor, with different values
-    aside: list = field(default_factory=list)  # heads, queues, other encoders
-    filled: list = field(default_factory=list)  # counters without a value in the file: 0
-    cast: Counter = field(default_factory=Counter)  # tensors of another floating type, by type
+    pairs: dict[str, str] = field(default_factory=dict)  # the file's name -> ours, of tensors that fit
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # our name -> tensor in the backbone's type
+    missing: list[str] = field(default_factory=list)
+    misshapen: dict[str, str] = field(default_factory=dict)  # name -> why
+    unexpected: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # not finite
+    twice: list[str] = field(default_factory=list)  # two names of one tensor, with different values
+    aside: list[str] = field(default_factory=list)  # heads, queues, other encoders
+    filled: list[str] = field(default_factory=list)  # counters without a value in the file: 0
+    cast: Counter[str] = field(default_factory=Counter)  # tensors of another floating type, by type
 
     @property
-    def problems(self):
+    def problems(self) -> dict[str, list[str]]:
         """{kind: names} of all that keeps the file from being this backbone; empty lists where it is."""
         return {"missing": self.missing, "unexpected": self.unexpected,
                 "misshapen": [f"{name} {why}" for name, why in self.misshapen.items()],
                 "contradictory": self.twice, "not finite": self.broken}
 
     @property
-    def fits(self):
+    def fits(self) -> bool:
         return not any(self.problems.values()) and not self.rivals
 
     @property
-    def notes(self):
+    def notes(self) -> list[str]:
         """What was done to make it fit, as sentences."""
         notes = [f"{count} tensors are {dtype} in the file and become float32" for dtype, count in self.cast.items()]
         if self.filled:
@@ -103,12 +107,13 @@ class Match:
         return notes
 
 
-def match(state_dict, backbone, prefix=None):
+def match(state_dict: Mapping[str, Any], backbone: Backbone, prefix: str | None = None) -> Match:
     """Compare a state dict in any known names with a backbone's -> Match.
 
     backbone: of which names, shapes and types count; prefix: where to look; None: found out.
     """
-    own, tables, found = backbone.state_dict(), name_tables(backbone), {}
+    own, tables = backbone.state_dict(), name_tables(backbone)
+    found: dict[str, dict[str, Any]] = {}  # our name -> {the file's name: value}
     result = Match(*locate(state_dict, tables, prefix), len(own))
     table = tables.get(result.family, {})
     for key, value in state_dict.items():
@@ -120,7 +125,7 @@ def match(state_dict, backbone, prefix=None):
         else:
             result.unexpected.append(key)
     for name, target in own.items():
-        _place(result, name, target, found.get(name, {}))
+        _enter(result, name, target, found.get(name, {}))
     for name in [name for name in result.missing if name.endswith(COUNTER)]:
         if name.removesuffix(COUNTER) + ".running_var" in result.tensors:
             result.missing.remove(name)
@@ -129,7 +134,7 @@ def match(state_dict, backbone, prefix=None):
     return result
 
 
-def check_fit(result, source, forgiven=(), hint=""):
+def check_fit(result: Match, source: str, forgiven: Sequence[str] = (), hint: str = "") -> None:
     """Raises CheckpointError for a Match with problems of kinds that are not forgiven, or with several candidates."""
     if any(names for kind, names in result.problems.items() if kind not in forgiven):
         raise CheckpointError(f"{refusal(source, result.problems, result.total)}{hint}")
@@ -139,14 +144,15 @@ def check_fit(result, source, forgiven=(), hint=""):
                               "python -m models.pretrained convert")
 
 
-def _place(result, name, target, values):
+def _enter(result: Match, name: str, target: Tensor, values: Mapping[str, Any]) -> None:
     """Enter one tensor of the backbone into a Match; values: {key: tensor} that the file has for it."""
-    faults = [misfit(value, target) for value in values.values()]
-    first, *others = values.values() or [None]
     if not values:
         result.missing.append(name)
-    elif any(faults):
-        result.misshapen[name] = next(filter(None, faults))
+        return
+    faults = [fault for value in values.values() if (fault := misfit(value, target))]
+    first, *others = values.values()
+    if faults:
+        result.misshapen[name] = faults[0]
     elif not all(torch.equal(first.to(target.dtype), other.to(target.dtype)) for other in others):
         result.twice.append(" / ".join(values))
     elif not is_finite(first):

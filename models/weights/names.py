@@ -1,13 +1,16 @@
 """The names that others give to our backbones' tensors, and where in a checkpoint such names stand."""
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from ..backbones.base import Backbone
 
 # copies of the encoder that is trained
 _KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler)[._]")
 _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logit")
 
 
-def name_tables(backbone):
+def name_tables(backbone: Backbone) -> dict[str, dict[str, str]]:
     """{family: {its name of a tensor: ours}} of a models.backbones.Backbone. Two names may mean one tensor."""
     tables = {"ours": {name: name for name in backbone.state_dict()}}
     for name in tables["ours"]:
@@ -16,14 +19,15 @@ def name_tables(backbone):
     return tables
 
 
-def locate(keys, tables, prefix=None):
+def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
+           prefix: str | None = None) -> tuple[str, str, list[str]]:
     """Where the names of a checkpoint are those of a backbone -> (family, prefix, other prefixes that do as well).
 
     tables: the backbone's `name_tables`. The prefix under which most names are found wins, key encoders and the like
     coming last; it may be anything (`module.encoder_q.0.`), and is `prefix` where that is given. Family "unknown"
     where no name is found.
     """
-    votes = Counter()
+    votes: Counter[tuple[str, str]] = Counter()  # of (family, prefix)
     for key in keys:
         starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
         votes.update((family, key[:start]) for start in starts for family, table in tables.items()
@@ -31,16 +35,16 @@ def locate(keys, tables, prefix=None):
     if not votes:
         return "unknown", prefix or "", []
     most = max(votes.values())
-    found = [place for place, count in votes.items() if 2 * count >= most]
-    found = [place for place in found if not _KEY_SIDE.search(place[1])] or found
-    most = max(votes[place] for place in found)
-    # C3D's names of the release under `layers.` are ours: the same tensors are one place
-    places = {frozenset(place[1] + name for name in tables[place[0]]): place
-              for place in reversed(found) if votes[place] == most}
-    (family, prefix), *others = reversed(places.values())
+    found = [one for one, count in votes.items() if 2 * count >= most]
+    found = [one for one in found if not _KEY_SIDE.search(one[1])] or found
+    most = max(votes[one] for one in found)
+    # C3D's names of the release under `layers.` are ours: the same tensors count once
+    different = {frozenset(prefix + name for name in tables[family]): (family, prefix)
+                 for family, prefix in reversed(found) if votes[family, prefix] == most}
+    (family, prefix), *others = reversed(different.values())
     return family, prefix, [other for _, other in others]
 
 
-def is_head(name):
+def is_head(name: str) -> bool:
     """Whether a tensor beside a backbone's is of a head or a queue, by the first part of its name."""
     return bool(_HEAD.search(name.partition(".")[0]))
