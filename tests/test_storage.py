@@ -379,5 +379,3 @@ def test_videos_and_extracted_frames_are_the_same_within_jpeg_loss(tmp_path):
         assert (distances.argmin(axis=1) == np.arange(len(indices))).mean() > 0.9  # a still scene apart
         with pytest.raises(DataError, match=f"frame {count + 1} of video"):
             frames_of(FrameReader(CLIPS, (60, 80), "", VideoFiles), name, np.array([count]))
-
-
