@@ -25,8 +25,8 @@ if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
 # shellcheck source=commands.sh
 source "$here/commands.sh"
 if [ -z "$GPUS" ]; then
-    GPUS=1
     if [ -z "$show" ]; then GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())'); fi
+    if [ "${GPUS:-0}" = 0 ]; then GPUS=1; fi
 fi
 LOG=${LOG_DIR:-log}/${PREFIX:-dualvar}
 WHERE=(--log_dir "${LOG_DIR:-log}" --prefix "${PREFIX:-dualvar}")
