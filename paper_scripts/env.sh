@@ -6,14 +6,8 @@
 #   an active venv or conda env  is used; what it lacks is installed into it
 #   otherwise                    .venv in the repository, made once with python3
 
-for name in PYTHON DUALVAR_DATA DUALVAR_LISTS LOG_DIR PRETRAINED; do  # paths are the caller's
-    path=${!name:-}
-    case "$name=$path" in *=/* | *= | *=random) continue ;; PYTHON=*) case "$path" in */*) ;; *) continue ;; esac ;; esac
-    export "$name=$PWD/$path"
-done
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-
-die() { echo "error: $*" >&2; exit 1; }
+# shellcheck source-path=SCRIPTDIR source=common.sh
+declare -F wrong >/dev/null || source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 use_environment() {
     local python=${PYTHON:-} in_environment="import sys; sys.exit(sys.prefix == sys.base_prefix)"

@@ -1,97 +1,41 @@
 #!/usr/bin/env bash
-# One stage of one experiment:  bash paper_scripts/<mode>/<experiment>.sh [flags of the stage's script]
+# shellcheck source-path=SCRIPTDIR
+# One stage of one experiment:  bash paper_scripts/<mode>/<experiment>.sh [--show] [flags of the stage's script]
 # Every such script is a link to this one (`bash paper_scripts/launch.sh <mode> <experiment>` is the same).
+# It prints each command before it runs it; with --show it only prints them, and needs no environment for that.
 #
 # modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order;
 #              report: a page of what there is of them, and what is not
 # experiments  recipes.sh explains their names and holds their flags; flags given here come last and win
-# environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU), NNODES,
-#              NODE_RANK, MASTER_ADDR, MASTER_PORT; LOG_DIR, PREFIX (results are in LOG_DIR/PREFIX, log/dualvar);
+# environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU, and one with
+#              --show); on several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT;
+#              LOG_DIR, PREFIX (results are in LOG_DIR/PREFIX, log/dualvar);
 #              SPLIT (number, or all for testing); PRETRAINED (checkpoint to start from), EVAL_EPOCH (pretraining
 #              epoch to take, or last); PYTHON;
 #              for run: PRETRAIN_FLAGS, RETRIEVAL_FLAGS, FINETUNE_FLAGS, TEST_FLAGS (and RENDER_FLAGS for demo) go
 #              to one kind of stage each
 set -eu -o pipefail
 
-script=$0
-if [ "$(basename "$script")" = launch.sh ]; then
-    [ $# -ge 2 ] || { echo "usage: bash paper_scripts/launch.sh <mode> <experiment> [flags]" >&2; exit 2; }
-    mode=$1 experiment=$2
-    shift 2
-else
-    mode=$(basename "$(cd "$(dirname "$script")" && pwd)") experiment=$(basename "$script" .sh)
-fi
-here=$(dirname "$(readlink -f "$script")")
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=arguments.sh
+source "$here/arguments.sh"
+set -- "${FLAGS[@]}"
 # shellcheck source=env.sh
-source "$here/env.sh" requirements.txt
-# shellcheck source=recipes.sh
-source "$here/recipes.sh"
-asked_epoch=${EVAL_EPOCH:-}
-recipe "$experiment"
-if [ "${SPLIT:-1}" = all ]; then
-    case "$mode" in test | test_hmdb51) ;; *) die "SPLIT=all is for test and test_hmdb51: give $mode a number" ;; esac
+if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
+# shellcheck source=commands.sh
+source "$here/commands.sh"
+if [ -z "$GPUS" ]; then
+    if [ -z "$show" ]; then GPUS=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())'); fi
+    if [ "${GPUS:-0}" = 0 ]; then GPUS=1; fi
 fi
-
-dry_run=
-# shellcheck disable=SC2086  # the *_FLAGS are lists of words
-for flag in "$@" ${PRETRAIN_FLAGS:-} ${RETRIEVAL_FLAGS:-} ${FINETUNE_FLAGS:-} ${TEST_FLAGS:-}; do
-    case "$flag" in
-        --dry_run) dry_run=1 ;;
-        --log_dir* | --prefix* | --name* | --dataset* | --split* | --pretrain* | --checkpoint* | --net*)
-            die "$flag: this launcher sets it; use LOG_DIR=, PREFIX=, SPLIT=, PRETRAINED= or another experiment" ;;
-    esac
-done
-# a pretraining of another length has no use for the recipe's epoch
-case "$mode $* ${PRETRAIN_FLAGS:-}" in
-    "run "*--epochs* | "pretrain "*--epochs*) if [ -z "$asked_epoch" ]; then EVAL_EPOCH=last; fi ;;
-esac
 LOG=${LOG_DIR:-log}/${PREFIX:-dualvar}
 WHERE=(--log_dir "${LOG_DIR:-log}" --prefix "${PREFIX:-dualvar}")
-SPLIT=${SPLIT:-1}
-NNODES=${NNODES:-1}
-GPUS=${GPUS:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 
 # The split to pretrain on must be the one to test on, where both are of one set.
 own_split=1 pretrained_as=$experiment
 if [ "${TARGETS%% *}" = "$SET" ] && [ "$SPLIT" != 1 ]; then
     own_split=$SPLIT pretrained_as=${experiment}_split$SPLIT
 fi
-
-# A signal asks the stage that runs to save itself and stop, and no other is begun.
-stage_pid='' signalled=''
-trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/null || true; fi' INT TERM USR1
-
-# launch SCRIPT FLAGS...: in one process, or with torchrun in several
-launch() {
-    local command=("$PYTHON") status
-    if [ "$GPUS" -gt 1 ] || [ "$NNODES" -ne 1 ]; then
-        command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$GPUS"
-                  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}")
-    fi
-    if [ -n "$signalled" ]; then exit 0; fi
-    "${command[@]}" "$@" &  # bash acts on a signal while it waits, not while it runs a command
-    stage_pid=$!
-    if [ -n "$signalled" ]; then kill -TERM "$stage_pid" || true; fi
-    while true; do
-        status=0
-        wait "$stage_pid" || status=$?
-        kill -0 "$stage_pid" 2>/dev/null || break
-    done
-    stage_pid=''
-    if [ -n "$signalled" ] && [ "$status" -eq 0 ]; then exit 0; fi
-    return "$status"
-}
-
-# train FOLDER SCRIPT FLAGS...: launch it; where it was asked to stop, by whatever signal, the launcher ends too
-train() {
-    local folder=$1 status=0
-    shift
-    case "$*" in *--dry_run*) launch "$@"; return ;; esac
-    rm -f "$folder/STOPPED"
-    launch "$@" || status=$?
-    if [ -e "$folder/STOPPED" ]; then exit 0; fi
-    return "$status"
-}
 
 pretrained() {
     local file=epoch$EVAL_EPOCH
@@ -145,7 +89,7 @@ report() {
     for set in $TARGETS; do
         planned+=("ft/${experiment}_on_${set}_split$SPLIT" "test/${experiment}_ft_on_${set}_split$SPLIT")
     done
-    "$PYTHON" -m analysis.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
+    run_python -m analysis.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
 }
 
 # of the flags given, those that every stage has -> array COMMON, for the stages after training
@@ -182,24 +126,31 @@ all_stages() {
     }
 }
 
+try_all_stages() {
+    if [[ " $* " != *" --dry_run "* ]]; then set -- "$@" --dry_run; fi
+    all_stages "$@"
+}
+
 run_all() {
     if [ "$experiment" = demo ]; then prepare_demo; fi
     # own flags are tried on all stages first: a mistake in the last one's would be found days later
-    if [ -n "$*${PRETRAIN_FLAGS:-}${RETRIEVAL_FLAGS:-}${FINETUNE_FLAGS:-}${TEST_FLAGS:-}" ]; then
+    if [ -z "$show" ] && [ -n "$*${PRETRAIN_FLAGS:-}${RETRIEVAL_FLAGS:-}${FINETUNE_FLAGS:-}${TEST_FLAGS:-}" ]; then
         echo "Trying all stages' flags:"
-        all_stages "$@" --dry_run
+        try_all_stages "$@"
+    elif [ -n "$dry_run" ]; then
+        try_all_stages "$@"
     fi
     if [ -z "$dry_run" ]; then
         all_stages "$@"
-        "$PYTHON" -m analysis.summary "$LOG" "$experiment"
+        run_python -m analysis.summary "$LOG" "$experiment"
     fi
 }
 
 prepare_demo() {
     # shellcheck disable=SC2086
-    "$PYTHON" process_data/src/render_demo.py ${RENDER_FLAGS:-}
-    "$PYTHON" process_data/src/extract_frame.py --dataset demo
-    "$PYTHON" process_data/src/write_csv.py --dataset demo
+    run_python process_data/src/render_demo.py ${RENDER_FLAGS:-}
+    run_python process_data/src/extract_frame.py --dataset demo
+    run_python process_data/src/write_csv.py --dataset demo
 }
 
 case "$mode" in
@@ -215,5 +166,4 @@ case "$mode" in
     retrieval) retrieve "$(pretrained)" "$pretrained_as" "$@" ;;
     run) run_all "$@" ;;
     report) report "$@" ;;
-    *) die "$mode is not a mode: pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run report" ;;
 esac

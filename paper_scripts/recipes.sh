@@ -5,6 +5,15 @@
 #
 # An experiment is called <framework>_<net>_<mode>_<pretraining set>, or demo.
 
+# experiments: the names of those that have launchers, one a line
+experiments() {
+    local file
+    for file in paper_scripts/pretrain/*.sh; do
+        file=${file##*/}
+        printf '\n    %s' "${file%.sh}"
+    done
+}
+
 recipe() {
     if [ "$1" = demo ]; then demo_recipe; else paper_recipe "$1"; fi
 }
@@ -13,7 +22,10 @@ recipe() {
 paper_recipe() {
     local framework net mode set extra
     IFS=_ read -r framework net mode set extra <<<"$1"
-    [ -n "$set" ] && [ -z "$extra" ] || die "$1 is not <framework>_<net>_<mode>_<pretraining set>, nor demo"
+    if [ -z "$set" ] || [ -n "$extra" ]; then
+        wrong "${1:-nothing} is not an experiment <framework>_<net>_<mode>_<pretraining set>, nor demo; there are:" \
+            "$(experiments)"
+    fi
     local clip=(--seq_len 16 --img_dim 112)
     SET=$set TARGETS=$set
     case "$set" in ucf101 | k400) TARGETS="ucf101 hmdb51" ;; esac
@@ -21,8 +33,12 @@ paper_recipe() {
     NETWORK=(--net "$net" --width 1.0)
     PRETRAIN=("${clip[@]}" --framework "$framework" --mode "$mode" --ds 4 --n_series 2 --series_dim 64 --batch_size 64
               --lr 0.003 --wd 1e-4 --epochs 200 --schedule 120 160 --save_freq 5 --bn sync)
-    # The release's gather lost 7/8 of the clip term's gradient on its 8 GPUs; this weight is that, on any number.
-    if [ "$framework" = simclr ]; then PRETRAIN+=(--clip_weight 0.125); else PRETRAIN+=(--moco-k 16384); fi
+    case "$framework" in
+        # The release's gather lost 7/8 of the clip term's gradient on its 8 GPUs; this weight is that, on any number.
+        simclr) PRETRAIN+=(--clip_weight 0.125) ;;
+        moco) PRETRAIN+=(--moco-k 16384) ;;
+        *) wrong "$1: recipes.sh has no recipe for the framework $framework, only for simclr and moco" ;;
+    esac
     FINETUNE=("${clip[@]}" --ds 2 --batch_size 16 --lr 0.05 --wd 1e-3 --color_jitter --hflip)
     if [ "$set" = k400 ]; then
         FINETUNE+=(--epochs 150 --schedule 50 100)

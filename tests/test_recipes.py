@@ -1,12 +1,14 @@
 """Every experiment's flags, and launchers as a user starts them."""
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY, assert_gone, children, copy_checkout, environment, free_port, make_dataset, wait_for
+from helpers import REPOSITORY, assert_gone, children, copy_checkout, environment, make_dataset, wait_for
 
 import finetune
 import retrieval
@@ -71,6 +73,60 @@ def test_recipe(experiment):
     assert recipe["MORE"][1:] == ["189", "ucf101", "hmdb51"]
 
 
+def commands(text):
+    """Words of each command in what a launcher or a page prints; without comments."""
+    return [words for line in text.replace("\\\n", "").splitlines() if (words := shlex.split(line, comments=True))]
+
+
+PAGE = REPOSITORY / "docs/recipes.md"
+PARSERS = {"train.py": train, "finetune.py": finetune, "test.py": ten_clip_test, "retrieval.py": retrieval}
+
+
+def test_page_is_what_its_command_prints():
+    done = subprocess.run(["bash", SCRIPTS / "recipes_page.sh"], capture_output=True, text=True, cwd="/",
+                          env={**os.environ, "SPLIT": "2", "EVAL_EPOCH": "3", "PYTHON": "/bin/false", "GPUS": "5"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == PAGE.read_text(), "run: bash paper_scripts/recipes_page.sh > docs/recipes.md"
+
+
+@pytest.mark.parametrize("experiment", RECIPES)
+def test_page_has_every_stage_of_every_experiment(experiment):
+    """Each command is taken by the parser of its script; processes and batch are those of the paper."""
+    (block,) = re.findall(rf"<code>{experiment}</code></summary>\n\n```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    found = []
+    for program, *words in commands(block):
+        assert program == "python"
+        processes = 1
+        if words[:3] == ["-m", "torch.distributed.run", "--standalone"]:
+            processes, words = int(words[4]), words[5:]
+        if words[0] not in PARSERS:
+            file = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]
+            assert experiment == "demo" and (REPOSITORY / file).is_file()
+            continue
+        args = PARSERS[words[0]].flags().parse_args(words[1:])
+        found.append((words[0], getattr(args, "train_what", None), args.dataset, processes))
+        assert args.batch_size % processes == 0 and args.split == 1
+    if experiment == "demo":
+        assert {script for script, *_ in found} == set(PARSERS) and {processes for *_, processes in found} == {1}
+        return
+    assert found == [("train.py", None, experiment.split("_")[3], 8), ("retrieval.py", None, "ucf101", 1),
+                     ("finetune.py", "last", "ucf101", 4), ("test.py", None, "ucf101", 4),
+                     ("finetune.py", "ft", "ucf101", 4), ("test.py", None, "ucf101", 1),
+                     ("finetune.py", "ft", "hmdb51", 4), ("test.py", None, "hmdb51", 1)]
+    assert [int(gpus) for gpus in re.findall("GPUS=([0-9]+) bash", block)] == [8, 1, 4, 4, 1, 4, 1]
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck():
+    files = [path for path in SCRIPTS.rglob("*.sh") if not path.is_symlink()]
+    done = subprocess.run(["shellcheck", "-x", *files], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stdout
+
+
+def test_scripts_are_shell():
+    assert not [path for path in SCRIPTS.rglob("*") if path.is_file() and path.suffix != ".sh"]
+
+
 def test_every_launcher_is_there():
     there = {f"{mode}/{path.stem}" for mode in MODES for path in (SCRIPTS / mode).glob("*.sh")}
     wanted = {f"{mode}/{experiment}" for mode in MODES for experiment in PAPER}
@@ -99,9 +155,14 @@ def launch(checkout, script, *flags, **more):
                                       "epoch189.pth.tar is not there yet", "Test"]),
 ])
 def test_launcher_dry_run(checkout, script, words):
-    done = launch(checkout, script, "--dry_run", "--workers", "0")
+    done = launch(checkout, script, "--dry_run", "--workers", "0", GPUS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(word in done.stdout for word in words), done.stdout
+    shown = launch(checkout, script, "--show", "--dry_run", "--workers", "0", GPUS="1")
+    assert shown.returncode == 0, shown.stderr
+    at = 0
+    for command in re.split(r"(?<!\\)\n", shown.stdout.rstrip("\n")):  # all of them, in order, before what they print
+        at = done.stdout.index(command + "\n", at)
     assert not (checkout[0] / "log").exists()
 
 
@@ -121,7 +182,7 @@ def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
     flags = ["--width", "0.0625", "--img_dim", "24", "--seq_len", "4", "--bn", "local", "--workers", "1", "--device",
              "cpu", "--batch_size", "4", "--epochs", "1000", "--print_freq", "1"]
     run = subprocess.Popen(["bash", "paper_scripts/pretrain/simclr_r3d_clip_ucf101.sh", *flags], cwd=folder, text=True,
-                           env={**env, "GPUS": gpus, "PREFIX": run_folder.parts[-3], "MASTER_PORT": str(free_port())},
+                           env={**env, "GPUS": gpus, "PREFIX": run_folder.parts[-3]},
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     log = run_folder / "log.txt"
     assert wait_for(lambda: log.exists() and "step 2/" in log.read_text(), [run], 120), run.communicate()
@@ -149,6 +210,106 @@ esac
 """
 
 
+# notes its arguments as a shell would read them
+RECORDER = """#!/usr/bin/env bash
+case "$1" in core/check_requirements.py) exit 0 ;; -c) echo 0; exit 0 ;; esac
+echo "${DUALVAR_DATA@Q} ${*@Q}" >> "$CALLS"
+"""
+BARE = {"PATH": os.environ["PATH"]}
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    """(copy of the repository, environment in which launchers record what they start, file of the records)"""
+    root = tmp_path_factory.mktemp("recorder")
+    folder = copy_checkout(root / "the copy")
+    stub = root / "a stub"
+    stub.write_text(RECORDER)
+    stub.chmod(0o755)
+    return folder, {**BARE, "PYTHON": str(stub), "CALLS": str(root / "calls")}, root / "calls"
+
+
+def recorded(recorder, command, **more):
+    """Run a command in the copy -> (standard output, [the arguments of each Python that was started])."""
+    folder, env, calls = recorder
+    calls.unlink(missing_ok=True)
+    done = subprocess.run(["bash", *command], cwd=folder, env={**env, **more}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize("script,more", [
+    *((f"{mode}/simclr_r3d_clip_ucf101", {}) for mode in MODES), ("run/demo", {"RENDER_FLAGS": "--groups 3"}),
+    ("pretrain/demo", {"GPUS": "2", "PREFIX": "it's new", "LOG_DIR": "/tmp/a log"}), ("test/demo", {"SPLIT": "all"}),
+    ("finetune/demo", {"PRETRAINED": "some where/weights $1.pth.tar", "NNODES": "3", "NODE_RANK": "1"}),
+    ("pretrain/demo", {"DUALVAR_DATA": "my data"}), ("run/evidence", {"MODES": "clip tc", "SEEDS": "0 3"})])
+def test_shown_commands_are_those_that_run(recorder, script, more):
+    """--show prints what a launch prints and starts nothing; a copy of it starts what the launch starts."""
+    path = f"paper_scripts/{script}.sh"
+    printed, started = recorded(recorder, [path], **more)
+    shown, none = recorded(recorder, [path, "--show"], **more)
+    assert shown == printed and not none and started
+    root = f"DUALVAR_DATA={recorder[0]}/my data" if "DUALVAR_DATA" in more else None
+    program = [word for word in (root, recorder[1]["PYTHON"]) if word]
+    assert commands(shown) == [[*program, *shlex.split(line)[bool(root):]] for line in started]
+    assert recorded(recorder, ["-c", shown]) == ("", started)
+    assert all(len(line) <= 160 for line in shown.splitlines())
+    assert not (recorder[0] / "log").exists()
+
+
+def test_show_needs_no_environment(recorder):
+    done = subprocess.run(["bash", "paper_scripts/launch.sh", "--show", "run", "demo"], cwd=recorder[0], env=BARE,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert {words[0] for words in commands(done.stdout)} == {"python"} and not (recorder[0] / ".venv").exists()
+
+
+def show(folder, script="pretrain/demo", **env):
+    """What a launcher answers to --show, started from folder `/`."""
+    return subprocess.run(["bash", folder / f"paper_scripts/{script}.sh", "--show"], cwd="/", env={**BARE, **env},
+                          capture_output=True, text=True)
+
+
+def test_processes_and_machines():
+    """One process, several of one machine on a free port, several machines on a port that all know."""
+    words = commands(show(REPOSITORY, PYTHON="python").stdout)[0]
+    assert words[:2] == ["python", "train.py"]
+    words = commands(show(REPOSITORY, PYTHON="python", GPUS="4", MASTER_PORT="1234").stdout)[0]
+    assert words[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
+    assert words[6] == "train.py"
+    more = {"NNODES": "2", "NODE_RANK": "1", "GPUS": "4", "MASTER_ADDR": "first", "MASTER_PORT": "1234"}
+    words = commands(show(REPOSITORY, PYTHON="python", **more).stdout)[0]
+    assert words[3:13] == ["--nnodes", "2", "--node_rank", "1", "--nproc_per_node", "4", "--master_addr", "first",
+                           "--master_port", "1234"] and words[13] == "train.py"
+
+
+@pytest.mark.parametrize("script,name,value", [
+    ("pretrain/demo", "GPUS", "0,1"), ("pretrain/demo", "GPUS", "0"), ("report/demo", "GPUS", "two"),
+    ("pretrain/demo", "GPUS", "08"), ("pretrain/demo", "GPUS", "99999999999999999999"),
+    ("pretrain/demo", "NNODES", "0"), ("pretrain/demo", "NODE_RANK", "1"), ("pretrain/demo", "NODE_RANK", "-1"),
+    ("pretrain/demo", "NNODES", "2"), ("run/demo", "MASTER_PORT", "70000"), ("run/demo", "MASTER_PORT", "http"),
+    ("test/demo", "SPLIT", "1.5"), ("test/demo", "SPLIT", "0"), ("pretrain/demo", "SPLIT", "all"),
+    ("retrieval/demo", "EVAL_EPOCH", "best"), ("retrieval/demo", "EVAL_EPOCH", "-1"), ("run/evidence", "SPLIT", "x"),
+    ("run/evidence", "EPOCHS", "0"), ("run/evidence", "SEEDS", "0 one")])
+def test_numbers_of_the_environment_are_checked(script, name, value):
+    done = show(REPOSITORY, script, **{name: value})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"error: {name}={value.split()[-1]} ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments,words", [
+    ([], ["mode", "experiment", "pretrain"]), (["foo", "bar"], ["foo is not a mode", "linear_probe", "report"]),
+    (["pretrain"], ["experiment", "moco_c3d_clip_ucf101"]), (["test", "demo2"], ["demo2", "moco_c3d_clip_ucf101"]),
+    (["test", "a_b_c_d_e"], ["a_b_c_d_e", "demo"]), (["retrieval", "byol_r3d_clip_ucf101"], ["byol", "simclr"]),
+    (["run", "demo", "--net", "r3d"], ["--net", "experiment"]), (["report", "demo", "--log_dir=x"], ["LOG_DIR="])])
+def test_wrong_words_are_named_with_what_there_is(arguments, words):
+    """Before Python is looked for."""
+    done = subprocess.run(["bash", SCRIPTS / "launch.sh", *arguments], capture_output=True, text=True,
+                          env={**BARE, "PYTHON": "/no/python"})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and all(word in done.stderr for word in words), done.stderr
+
+
 @pytest.mark.parametrize("stop", ["itself", "launcher"])
 def test_no_stage_follows_a_stopped_one(checkout, tmp_path, stop):
     folder = copy_checkout(tmp_path / "copy")
@@ -169,10 +330,9 @@ def test_no_stage_follows_a_stopped_one(checkout, tmp_path, stop):
     assert len(calls) == 1 and calls[0].startswith("train.py"), calls
 
 
-def test_launcher_names_unknown_modes_and_experiments(checkout):
+def test_scripts_refuse_what_launchers_cannot_know(checkout):
+    """Names of networks are in one place, models/backbones."""
     folder, env = checkout
-    for word, arguments in (("walk", ["walk", "demo"]), ("demo2", ["pretrain", "demo2"]),
-                            ("r50", ["pretrain", "simclr_r50_clip_ucf101"])):
-        done = subprocess.run(["bash", "paper_scripts/launch.sh", *arguments], cwd=folder, env=env,
-                              capture_output=True, text=True)
-        assert done.returncode != 0 and "error: " in done.stderr and word in done.stderr
+    done = subprocess.run(["bash", "paper_scripts/launch.sh", "pretrain", "simclr_r50_clip_ucf101"], cwd=folder,
+                          env={**env, "GPUS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "r50" in done.stderr and "r21d" in done.stderr

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
+# shellcheck source-path=SCRIPTDIR/..
 # Does it work? Modes x seeds on real video, all with the same budget, beside random weights and the thumbnail floor.
-# What is done is passed over, what was stopped goes on; ends in a table and a report of what there is.
+# What is done is passed over, what was stopped goes on; ends in a table and a report of what there is. Prints each
+# command before it runs it; with --show it only prints those that are left to run.
 #
 #   bash paper_scripts/run/evidence.sh                    R3D at a quarter of its width, 56 px: for CPUs
 #   DATASET (ucf101-5class or demo), SPLIT, MODES, SEEDS, EPOCHS: which cells, and the budget of each
@@ -8,11 +10,24 @@
 #   LOG_DIR, PYTHON: as for the launchers; results are in LOG_DIR/evidence
 set -eu -o pipefail
 here=$(dirname "$(readlink -f "$0")")/..
-# shellcheck source=env.sh
-source "$here/env.sh" requirements.txt
+# shellcheck source=common.sh
+source "$here/common.sh"
+show=''
+for flag in "$@"; do
+    [ "$flag" = --show ] || wrong "$flag: evidence.sh takes --show only; flags of the stages go into PRETRAIN_FLAGS= etc."
+    show=1
+done
 DATASET=${DATASET:-ucf101-5class} SPLIT=${SPLIT:-1} LOG=${LOG_DIR:-log}
 all_modes="clip clip-sr clip-sr-tc tc sr-tc" all_seeds="0 1 2"
 MODES=${MODES:-$all_modes} SEEDS=${SEEDS:-$all_seeds}
+whole_number SPLIT "$SPLIT" 1 99 "the number of a train/test split"
+whole_number EPOCHS "${EPOCHS:-60}" 1 99999 "the number of epochs of pretraining"
+for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
+# shellcheck source=env.sh
+if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
+GPUS=1 NNODES=1  # for commands.sh: a cell is small
+# shellcheck source=commands.sh
+source "$here/commands.sh"
 case "$DATASET" in
     demo)
         common=(--net r3d --width 0.125 --img_dim 16 --seq_len 8 --ds 4)
@@ -32,18 +47,16 @@ finetune=(--batch_size 16 --lr 0.02 --wd 1e-4 --epochs 20 --cosine --hflip ${FIN
 cell() {
     local name=$1 weights=$2 seed=$3 runs=$LOG/evidence
     if [ ! -e "$runs/retrieval/$name/results.json" ]; then
-        "$PYTHON" retrieval.py "${common[@]}" --seed "$seed" --pretrain "$weights" --name "$name" \
+        launch retrieval.py "${common[@]}" --seed "$seed" --pretrain "$weights" --name "$name" \
             --save_features "$runs/features/$name" --per_clip
     fi
     if [ ! -e "$runs/features/$name/probe.json" ]; then
-        "$PYTHON" -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
+        run_python -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/test/$name/results.json" ]; then
-        rm -f "$runs/ft/$name/STOPPED"
-        "$PYTHON" finetune.py "${common[@]}" "${finetune[@]}" --seed "$seed" --pretrain "$weights" --name "$name" \
-            --resume auto
-        if [ -e "$runs/ft/$name/STOPPED" ]; then exit 0; fi
-        "$PYTHON" test.py "${common[@]}" --checkpoint "$runs/ft/$name/model/latest.pth.tar" --name "$name"
+        train "$runs/ft/$name" finetune.py "${common[@]}" "${finetune[@]}" --seed "$seed" --pretrain "$weights" \
+            --name "$name" --resume auto
+        launch test.py "${common[@]}" --checkpoint "$runs/ft/$name/model/latest.pth.tar" --name "$name"
     fi
 }
 
@@ -59,12 +72,11 @@ for seed in $SEEDS; do
     for mode in $MODES; do
         name=${mode}_${suffix}_seed$seed weights=$LOG/evidence/pretrain/${mode}_${suffix}_seed$seed
         if [ ! -e "$weights/model/backbone.pth.tar" ]; then
-            rm -f "$weights/STOPPED"
-            "$PYTHON" train.py "${common[@]}" "${pretrain[@]}" --seed "$seed" --mode "$mode" --name "$name" --resume auto
-            if [ -e "$weights/STOPPED" ]; then exit 0; fi
+            train "$weights" train.py "${common[@]}" "${pretrain[@]}" --seed "$seed" --mode "$mode" --name "$name" \
+                --resume auto
         fi
         cell "$name" "$weights/model/backbone.pth.tar" "$seed"
     done
 done
-"$PYTHON" -m analysis.evidence "$LOG/evidence"
-"$PYTHON" -m analysis.report "$LOG/evidence" --dataset "$DATASET" --planned "${planned[@]}"
+run_python -m analysis.evidence "$LOG/evidence"
+run_python -m analysis.report "$LOG/evidence" --dataset "$DATASET" --planned "${planned[@]}"

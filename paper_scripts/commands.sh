@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2154  # `show` is set by the launcher, CHANGED_PATHS by common.sh
+# Sourced by the launchers: every command is printed, so that a copy of it runs from the repository's root, and then
+# run. The caller sets `show` (not empty: print only), PYTHON (needed only to run), GPUS and NNODES, and for several
+# machines NODE_RANK, MASTER_ADDR and MASTER_PORT.
+
+if [ -n "$show" ] && [ -z "${PYTHON:-}" ]; then  # nothing is installed to print a command
+    PYTHON=python
+    if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" = base ] && [ -x .venv/bin/python ]; then
+        PYTHON=.venv/bin/python
+    fi
+fi
+
+# print_command WORD...: quoted for a shell, a line of up to 118 characters after the other, broken before flags
+print_command() {
+    local groups=('') line='' group word
+    for word in "${CHANGED_PATHS[@]}" "$@"; do
+        printf -v word %q "$word"
+        if [[ $word == -* ]] || [ ${#groups[-1]} -gt 70 ]; then
+            groups+=("$word")
+        else
+            groups[-1]+="${groups[-1]:+ }$word"  # a flag's value stays beside it
+        fi
+    done
+    for group in "${groups[@]}"; do
+        if [ -n "$line" ] && [ $((${#line} + ${#group})) -gt 115 ]; then
+            printf '%s \\\n' "$line"
+            line='   '
+        fi
+        line+="${line:+ }$group"
+    done
+    printf '%s\n' "$line"
+}
+
+# run_python WORDS...: what is no stage
+run_python() {
+    print_command "$PYTHON" "$@"
+    if [ -z "$show" ]; then "$PYTHON" "$@"; fi
+}
+
+# A signal asks the stage that runs to save itself and stop, and no other is begun.
+stage_pid='' signalled=''
+trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/null || true; fi' INT TERM USR1
+
+# launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several
+launch() {
+    local command=("$PYTHON") status
+    if [ "$NNODES" -gt 1 ]; then
+        command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
+                  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$MASTER_PORT")
+    elif [ "$GPUS" -gt 1 ]; then
+        command+=(-m torch.distributed.run --standalone --nproc_per_node "$GPUS")  # takes a free port
+    fi
+    command+=("$@")
+    if [ -n "$signalled" ]; then exit 0; fi
+    print_command "${command[@]}"
+    if [ -n "$show" ]; then return; fi
+    "${command[@]}" &  # bash acts on a signal while it waits, not while it runs a command
+    stage_pid=$!
+    if [ -n "$signalled" ]; then kill -TERM "$stage_pid" || true; fi
+    while true; do
+        status=0
+        wait "$stage_pid" || status=$?
+        kill -0 "$stage_pid" 2>/dev/null || break
+    done
+    stage_pid=''
+    if [ -n "$signalled" ] && [ "$status" -eq 0 ]; then exit 0; fi
+    return "$status"
+}
+
+# train FOLDER SCRIPT FLAGS...: launch it; where it was asked to stop, by whatever signal, the launcher ends too
+train() {
+    local folder=$1 status=0
+    shift
+    if [ -n "$show" ] || [[ "$*" == *--dry_run* ]]; then launch "$@"; return; fi
+    rm -f "$folder/STOPPED"
+    launch "$@" || status=$?
+    if [ -e "$folder/STOPPED" ]; then exit 0; fi
+    return "$status"
+}
