@@ -13,9 +13,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from engine.setup import check_shapes
 from helpers import REPOSITORY
 
 from core.errors import DataError, UsageError
+from engine.gradcache import GradCache
+from models import build_backbone, build_classifier, build_pretrainer
+from models.dualvar import TERMS, total_loss
+from process_data.src.official_lists import READERS
 
 PAGES = [path.relative_to(REPOSITORY).as_posix() for path in (
     REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "CHANGELOG.md",
@@ -24,7 +29,9 @@ PAGES = [path.relative_to(REPOSITORY).as_posix() for path in (
 PRESENT = [page for page in PAGES if page != "CHANGELOG.md"]  # that one names what there was before
 WALKS = "docs/architecture.md"
 
-LEFT_OUT = {".git", ".venv", "__pycache__", "data", "log"}  # of the repository's root, and caches anywhere
+LEFT_OUT = {"__pycache__", "data", "log"}  # folders that are not part of the repository, as most hidden ones
+ROOMS = ("core", "dataset", "models", "engine", "analysis")  # in the order in which they may import
+ENTRIES = ("train", "finetune", "test", "retrieval", "utils")
 PROGRAMS = {"$EDITOR", "tensorboard", "pip", "pre-commit", "git", "rm", "cd", "pytest", "ruff", "mypy"}  # not ours
 NOT_OURS = {"--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--logdir",  # torchrun's, tensorboard's
             "--rand_flip"}  # the release's
@@ -47,14 +54,26 @@ def files():
     found = []
     for folder, folders, names in os.walk(REPOSITORY):
         inside = Path(folder).relative_to(REPOSITORY)
-        folders[:] = [name for name in folders if name not in LEFT_OUT or inside.parts and name == "data"]
+        folders[:] = {name for name in folders if name[0] != "."} - LEFT_OUT | {".ci", ".github"} & set(folders)
         found += [(inside / name).as_posix() for name in names]
     return found
 
 
 @cache
+def text_of(name):
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+@cache
 def sources(*suffixes):
-    return "\n".join((REPOSITORY / name).read_text() for name in files() if name.endswith(suffixes))
+    return "\n".join(text_of(name) for name in files() if name.endswith(suffixes))
+
+
+@cache
+def programs():
+    """Modules of the repository that are started as programs."""
+    return [module_of(name) for name in files() if name.endswith(".py") and not name.startswith("tests/")
+            and "\nif __name__ == " in text_of(name)]
 
 
 class Parsed(Exception):
@@ -73,11 +92,11 @@ def parser_of(module):
     def stop(parser, *_, **__):
         raise Parsed(parser)
 
-    program = importlib.import_module(module)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        patch.setattr(sys, "argv", [module])
         patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", [module])
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        program = importlib.import_module(module)
         if not re.search(r"argparse|[Pp]arser\(|flags\(", inspect.getsource(program)):
             return None
         try:
@@ -97,12 +116,6 @@ def options(parser):
     return found
 
 
-def programs():
-    """Modules of the repository that are started as programs."""
-    return [module_of(name) for name in files() if name.endswith(".py") and not name.startswith("tests/")
-            and "\nif __name__ == " in (REPOSITORY / name).read_text()]
-
-
 @pytest.fixture(scope="module")
 def parsers(walks):
     """{module: its parser, or None}, made when it is asked for the first time."""
@@ -113,16 +126,11 @@ def parsers(walks):
 def flags(parsers):
     """Every flag: those that the programs' text adds, those that train.py derives from tables, and the launchers'."""
     added = {flag for name in files() if name.endswith(".py") and not name.startswith("tests/")
-             for flag in re.findall(r"""add_argument\(\s*"(--[\w-]+)""", (REPOSITORY / name).read_text())}
+             for flag in re.findall(r"""add_argument\(\s*"(--[\w-]+)""", text_of(name))}
     return added | options(parsers("train")) | set(FLAG.findall(sources(".sh"))) | NOT_OURS | {"--help"}
 
 
 # --- what the pages say --------------------------------------------------------------------------------------
-
-@cache
-def text_of(page):
-    return (REPOSITORY / page).read_text()
-
 
 def blocks(page, language):
     return [code for kind, code in FENCE.findall(text_of(page)) if kind == language]
@@ -188,27 +196,20 @@ def walks():
         table.update(before)
 
 
-def pretrain(framework, net, mode, encode_in=1):
-    """A training step -> (model, its output)."""
-    from engine.gradcache import GradCache
-    from models import build_pretrainer
-    from models.dualvar import TERMS, total_loss
-
+def pretrain(framework, net, mode, parts=1):
+    """A training step, the batch in `parts` parts -> (model, its output)."""
     torch.manual_seed(0)
     model = build_pretrainer(framework, net, mode, width=0.0625, queue_size=8)
     views, permutation = torch.randn(4, 3, 3, 4, 16, 16), torch.tensor([[1, 0], [0, 1]] * 2)
-    cache = GradCache(model, encode_in) if encode_in > 1 else None
-    out = (cache or model)(views, permutation)
+    grad_cache = GradCache(model, parts) if parts > 1 else None
+    out = (grad_cache or model)(views, permutation)
     loss = total_loss(out.losses, {name: term.weight for name, term in TERMS.items()})
-    cache.backward(loss) if cache else loss.backward()
+    grad_cache.backward(loss) if grad_cache else loss.backward()
     assert loss.isfinite()
     return model, out
 
 
 def test_walk_backbone(walks, parsers):
-    from engine.setup import check_shapes
-    from models import build_backbone, build_classifier
-
     backbone = build_backbone("tiny3d", width=0.25)
     assert backbone(torch.zeros(1, 3, 8, 32, 32)).shape == (1, 64, 2, 4, 4)
     assert build_classifier("tiny3d", 5, width=0.25)(torch.zeros(2, 3, 8, 32, 32)).shape == (2, 5)
@@ -220,7 +221,7 @@ def test_walk_backbone(walks, parsers):
 
 @pytest.mark.parametrize("framework", ["simclr", "moco"])
 def test_walk_term(walks, parsers, framework):
-    model, out = pretrain(framework, "r3d", "clip-inv")
+    _, out = pretrain(framework, "r3d", "clip-inv")
     assert set(out.losses) == {"clip", "inv"} and 0 < out.losses["inv"] < 2
     args = parse_args(parsers("train"), ["--mode", "clip-inv"])
     assert args.inv_weight == 0.5 and args.clip_weight == 1
@@ -238,8 +239,6 @@ def test_walk_framework(walks, parsers, mode, parts):
 
 
 def test_walk_data_set(walks, tmp_path):
-    from process_data.src.official_lists import READERS
-
     path = tmp_path / "splits.csv"
     path.write_text("a.avi,run,train\nb.mp4,jump,test\nc,jump,train\n")
     classes, (split,) = READERS["mine"](tmp_path, tmp_path)
@@ -252,6 +251,20 @@ def test_walk_data_set(walks, tmp_path):
 
 def test_walks_name_new_files():
     assert len(new_files()) == 2 and not any((REPOSITORY / path).exists() for path in new_files())
+
+
+def test_rooms_import_downwards():
+    """As architecture.md says: a room imports from itself and from the rooms before it, nobody from entry scripts."""
+    wrong = []
+    for name in files():
+        room = Path(name).parts[0]
+        if not name.endswith(".py") or room not in ROOMS:
+            continue
+        above = (*ROOMS[ROOMS.index(room) + 1:], *ENTRIES)
+        for line in re.findall(r"^ *(?:from|import) (\w+)", text_of(name), re.MULTILINE):
+            if line in above:
+                wrong.append(f"{name}: {line}")
+    assert not wrong
 
 
 # --- links ---------------------------------------------------------------------------------------------------
@@ -286,15 +299,24 @@ def test_readme_is_short_and_leads_to_every_page():
 
 # --- files and names -----------------------------------------------------------------------------------------
 
+@cache
+def roots():
+    return {Path(name).parts[0] for name in files() if "/" in name}
+
+
+@cache
+def file_names():
+    return {Path(name).name for name in (*files(), *new_files())}
+
+
 def missing_file(word):
     """Whether a word looks like a file or folder of the repository and is none."""
     word = word.strip("()[],;:.'\"").removeprefix("./")
-    roots = {Path(name).parts[0] for name in files() if "/" in name}
     if re.search(r"[<>*{}$=]|\.\.\.", word) or word in new_files():
         return False
-    if word.split("/")[0] in roots and "/" in word:
+    if word.split("/")[0] in roots() and "/" in word:
         return not (word.startswith("process_data/data") or (REPOSITORY / word).exists())
-    return bool(FILE_NAME.fullmatch(word)) and word not in {Path(name).name for name in (*files(), *new_files())}
+    return bool(FILE_NAME.fullmatch(word)) and word not in file_names()
 
 
 @pytest.mark.parametrize("page", PRESENT)
@@ -310,7 +332,7 @@ def test_names_in_the_code(page):
     wrong = []
     for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", text_of(page)):
         for name in re.findall(r"\w+", names):
-            if not re.search(rf"^(?:def |class )?{name}\b", (REPOSITORY / path).read_text(), re.MULTILINE):
+            if not re.search(rf"^(?:def |class )?{name}\b", text_of(path), re.MULTILINE):
                 wrong.append(f"{path}: {name}")
     packages = {Path(name).parts[0] for name in files() if name.count("/") == 1 and name.endswith("/__init__.py")}
     for name in inline(page):
@@ -336,13 +358,13 @@ def test_flags(page, flags):
 
 
 def check_python(words, parsers):
-    """What is wrong with the arguments of `python` -> text or None."""
+    """What is wrong with what follows `python` -> text or None."""
+    if words[:2] == ["-m", "torch.distributed.run"]:
+        words = after_torchrun(words)
     if words[0] == "-m":
         module, words = words[1], words[2:]
         if module in MODULES:
             return None
-        if not (REPOSITORY / f"{module.replace('.', '/')}.py").exists():
-            return f"no module {module}"
     else:
         script, words = words[0], words[1:]
         if script not in files():
@@ -360,6 +382,11 @@ def check_python(words, parsers):
     except SystemExit as end:
         return "the parser refuses it" if end.code else None
     return None
+
+
+def after_torchrun(words):
+    """The script and its flags, of what follows `torchrun`."""
+    return words[next(number for number, word in enumerate(words) if word.endswith(".py")):]
 
 
 def check_launcher(words, flags):
@@ -383,13 +410,9 @@ def test_commands(page, parsers, flags):
     for words, environment, text in commands(page):
         program, *rest = words
         if program == "torchrun":
-            first = next(number for number, word in enumerate(rest) if word.endswith(".py"))
-            problem = check_python(rest[first:], parsers)
+            problem = check_python(after_torchrun(rest), parsers)
         elif Path(program).name in ("python", "python3"):
             problem = check_python(rest, parsers)
-            if rest[:2] == ["-m", "torch.distributed.run"]:
-                first = next(number for number, word in enumerate(rest) if word.endswith(".py"))
-                problem = check_python(rest[first:], parsers)
         elif program == "bash":
             problem = check_launcher(rest, flags)
         else:
@@ -404,15 +427,14 @@ def test_commands(page, parsers, flags):
 
 @pytest.mark.parametrize("page", PRESENT)
 def test_commands_in_sentences(page):
-    """`python X` and `bash X` within a line: X is there. Arguments may be placeholders, so they are not parsed."""
+    """`python x.py` and `bash x.sh` within a line: the file is there. What follows may be a placeholder."""
     wrong = []
     for code in inline(page):
-        found = re.match(r"(?:python3?|bash|torchrun) (?:.*? )?((?:-m )?[\w./-]+)", code)
-        if not found or "<" in code or "X" in code.split()[:2]:
+        program, *words = code.split()
+        if program not in ("python", "bash", "torchrun") or not words or "<" in code:
             continue
-        words = code.split()[1:]
         if words[0] == "-m":
-            there = words[1] in MODULES or (REPOSITORY / f"{words[1].replace('.', '/')}.py").exists()
+            there = words[1] in {*MODULES, *programs()}
         else:
             there = any(word in files() for word in words)
         if not there:
@@ -430,4 +452,3 @@ def test_the_checks_find_what_is_wrong(parsers, flags):
     assert check_launcher(["paper_scripts/run/demo.sh", "--no_such_flag"], flags)
     assert missing_file("models/no_such.py") and missing_file("no_such.py") and missing_file("docs/no_such")
     assert not missing_file("models/moco.py") and not missing_file("moco.py") and not missing_file("tests/")
-    assert "a-title-with-code-and-signs" in [re.sub(r"[^\w\- ]", "", "a title: with code, and signs").replace(" ", "-")]
