@@ -13,11 +13,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from engine.setup import check_shapes
 from helpers import REPOSITORY
 
 from core.errors import DataError, UsageError
 from engine.gradcache import GradCache
+from engine.setup import check_shapes
 from models import build_backbone, build_classifier, build_pretrainer
 from models.dualvar import TERMS, total_loss
 from process_data.src.official_lists import READERS
