@@ -171,7 +171,7 @@ def open_list(dataset, part, split, storage="frames"):
     """
     local = local_dataset(dataset)
     if not 1 <= split <= local.splits:
-        raise UsageError(f"--split {split}: {dataset} has splits 1 to {local.splits}")
+        raise UsageError(f"--split {split}: {dataset} has splits 1 to {local.splits} by dataset/local_dataset.py")
     root = local.root(storage)
     if not root.is_dir():
         kind = {"frames": "frames", "packed": "packed videos", "video": "videos"}[storage]

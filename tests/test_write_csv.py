@@ -1,16 +1,21 @@
 """Lists from official lists and folders of frames: process_data/src/{write_csv,official_lists}.py."""
 import csv
-from pathlib import Path
+import itertools
 
+import cv2
+import numpy as np
 import pytest
-from helpers import exit_code
+from helpers import NARROW, SHARED, SMALL, InProcess, exit_code
 
-from dataset.lists import read_class_index, read_list, video_groups
-from dataset.local_dataset import DEMO_GROUP, UCF101_GROUP
+from core.errors import DataError
+from dataset.lists import open_list, read_class_index, read_list, video_groups
+from dataset.local_dataset import DATASETS, DEMO_GROUP, NO_GROUP, UCF101_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME
 from process_data.src import common, write_csv
+from process_data.src.official_lists import READERS, Split, read_lines
 
-OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "official_lists"
+OFFICIAL = SHARED / "data" / "official_lists"
+TENNIS = SHARED / "data" / "tennis-7class"
 ODD = "Ünder#s;c!o&(r)[e] d, \"x\"_wave_f_nm_np1_fr_med_0"
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
@@ -114,6 +119,153 @@ def test_kinetics_by_segment_or_id_and_folders_with_spaces_or_underscores(test_l
     assert rows(out / "train_split01.csv") == [("using_segway/d_000000_000010", "6"),
                                                ("riding (a) mule/-ab_000012_000022", "3")]
     assert rows(out / "test_split01.csv") == [("riding (a) mule/x_y", "4"), ("using_segway/c", "5")]
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Frames of own videos and two splits of them, without classInd.txt."""
+    make_frames(tmp_path / "frames", {"wave/a": 3, "wave/serve 2": 4, "wave/b.c": 5, "dive/a": 6, "dive/d.wmv": 7})
+    make_files(tmp_path / "splits", {
+        "trainlist01.txt": "wave/a.mp4\n\nwave/serve 2\r\ndive/a.MKV \n", "testlist01.txt": "wave/b.c\ndive/d.wmv\n",
+        "trainlist02.txt": "dive/d.wmv\nwave/b.c.webm", "testlist02.txt": "wave/serve 2.avi\ndive/a.mov\n"})
+    return tmp_path
+
+
+def test_given_lists_of_own_videos(given, write):
+    code, output = write(*flags(given, "folder"))
+    assert code == 0 and "split 1: 3 train and 2 test videos\nsplit 2: 2 train and 2 test videos\n" in output
+    assert "note: folder has 1 split by dataset/local_dataset.py: write splits=2 there\n2 classes" in output
+    out = given / "out"
+    assert (out / "ClassInd.txt").read_text() == "1 dive\n2 wave\n"
+    assert rows(out / "train_split01.csv") == [("wave/a", "3"), ("wave/serve 2", "4"), ("dive/a", "6")]
+    assert rows(out / "test_split01.csv") == [("wave/b.c", "5"), ("dive/d.wmv", "7")]
+    assert rows(out / "train_split02.csv") == [("dive/d.wmv", "7"), ("wave/b.c", "5")]
+    assert rows(out / "test_split02.csv") == [("wave/serve 2", "4"), ("dive/a", "6")]
+
+
+@pytest.mark.parametrize("index, classes", [("1 wave\n2 dive\n", "1 wave\n2 dive\n"), (None, "1 dive\n2 wave\n")])
+def test_given_lists_with_labels_as_ucf101_has_them(index, classes, given, write):
+    make_files(given / "splits", {"trainlist01.txt": "wave/a.mp4 1\nwave/serve 2\ndive/a.mkv 2\n"})
+    if index:
+        make_files(given / "splits", {"classInd.txt": index})
+    code, output = write(*flags(given, "folder"))
+    assert code == 0 and (given / "out" / "ClassInd.txt").read_text() == classes
+    assert rows(given / "out" / "train_split01.csv") == [("wave/a", "3"), ("wave/serve 2", "4"), ("dive/a", "6")]
+    assert ("note: the labels in the lists are not used" in output) == (index is None)
+
+
+@pytest.mark.parametrize("texts, says", [
+    ({"trainlist01.txt": "wave/a.mp4\nwave\n"}, "{splits}/trainlist01.txt row 2: expected 'class/file.mp4'"),
+    ({"trainlist01.txt": "wave/a.mp4\nwave/b/c.mp4\n"}, "trainlist01.txt row 2: expected 'class/file.mp4'"),
+    ({"testlist02.txt": "../a.mp4\n"}, "testlist02.txt row 1: expected 'class/file.mp4'"),
+    ({"testlist01.txt": "\ndive/d.wmv 1\n", "trainlist01.txt": "wave/a.mp4\ndive/a.mkv 2"},
+     "{splits}/testlist01.txt row 2: label 1, but trainlist01.txt row 2 says 2 for dive"),
+    ({"classInd.txt": "1 wave\n2 dive\n", "testlist01.txt": "wave/a.mp4\ndive/d.wmv 1\n"},
+     "{splits}/testlist01.txt row 2: label 1, but classInd.txt says 2 for dive"),
+    ({"classInd.txt": "1 wave\n"}, "{splits}/trainlist01.txt row 4: class dive is not in classInd.txt"),
+    ({"classInd.txt": "1 wave\n2 dive\n3 jump\n"}, None),
+    ({"classInd.txt": "0 wave\n1 dive\n"}, "{splits}/classInd.txt row 1: expected '1 <class name>'"),
+    ({"trainlist01.txt": "wave/b.c\n"}, "split 1: 1 video in both train and test list (wave/b.c)"),
+    ({"trainlist03.txt": "wave/a.mp4\n"}, "{splits} has split 3 but no testlist03.txt")])
+def test_given_lists_that_cannot_be(texts, says, given, write):
+    make_files(given / "splits", texts)
+    code, output = write(*flags(given, "folder"))
+    assert code == 1 and not (given / "out").exists()
+    if says:
+        assert output.startswith("error: ") and output.count("\n") == 1
+    assert (says or "split 1: 2 classes without any video: jump (train), jump (test)").format(
+        splits=given / "splits") in output
+
+
+def test_given_lists_are_taken_only_where_they_are_given(given, write, monkeypatch):
+    """A random hold-out stays the default for own videos; it says so where lists lie beside the frames."""
+    monkeypatch.setitem(DATASETS, "mine", LocalDataset(given / "frames", given / "out", NO_GROUP, 1))
+    code, output = write("--dataset", "mine", "--holdout", "0.5")
+    assert code == 0 and f"note: the lists in {given / 'splits'} are not read: give --splits" in output
+    code, output = write("--dataset", "mine", "--splits", given / "splits", "--holdout", 0.2)
+    assert code == 2 and output.startswith("error: --holdout 0.2: layout lists reads its test list from --splits")
+    assert write("--dataset", "mine", "--layout", "lists")[0] == 0
+    assert rows(given / "out" / "test_split01.csv") == [("wave/b.c", "5"), ("dive/d.wmv", "7")]
+
+
+def make_video(path, brightness, frames=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter_fourcc(*"MJPG"), 25, (32, 24))
+    for i in range(frames):
+        writer.write(np.full((24, 32, 3), brightness + 10 * i, np.uint8))
+    writer.release()
+
+
+def test_a_data_set_with_a_format_of_its_own_is_a_reader_and_two_lines(tmp_path, monkeypatch, capsys):
+    """The reader, its line in READERS and a line in DATASETS: then every tool takes the data set."""
+    def read_toy(folder, frames):
+        """parts.txt, rows `fold|class|file|train or test`."""
+        classes, splits = set(), {}
+        for row, line in read_lines(folder / "parts.txt"):
+            fields = line.split("|")
+            if len(fields) != 4 or fields[3] not in ("train", "test"):
+                raise DataError(f"{folder / 'parts.txt'} row {row}: expected fold|class|file|train or test, got {line}")
+            fold, class_name, file, part = fields
+            classes.add(class_name)
+            split = splits.setdefault(int(fold), Split(int(fold), [], []))
+            getattr(split, part).append((f"{class_name}/{file}",))
+        return sorted(classes, reverse=True), list(splits.values())
+
+    monkeypatch.setitem(READERS, "toy", read_toy)
+    monkeypatch.setitem(DATASETS, "toy", LocalDataset(tmp_path / "frames", tmp_path / "lists", NO_GROUP, 2))
+
+    parts = []
+    for class_name, file in itertools.product(("jump", "wave"), (1, 2)):
+        make_video(tmp_path / "videos" / class_name / f"{file}.avi", 20 * len(parts))
+        parts += [f"{fold}|{class_name}|{file}|{'test' if fold == file else 'train'}" for fold in (1, 2)]
+    make_files(tmp_path / "splits", {"parts.txt": "\n".join(parts)})
+    tool = InProcess(tmp_path, monkeypatch, capsys)
+    one = ("--workers", 1)
+    for script, *more in (("extract_frame", "--short_side", 32, *one), ("write_csv",), ("pack", *one), ("verify", *one),
+                          ("verify", "--storage", "packed", *one)):
+        code, out, error = tool(f"process_data/src/{script}.py", "--dataset", "toy", *more)
+        assert code == 0, out + error
+    for storage in ("frames", "packed", "video"):
+        train, test = open_list("toy", "train", 2, storage), open_list("toy", "test", 2, storage)
+        assert train.classes.tolist() == ["wave", "jump"]
+        assert train.names.tolist() == ["jump/1", "wave/1"] and train.labels.tolist() == [1, 0]
+        assert test.names.tolist() == ["jump/2", "wave/2"] and test.num_frames.tolist() == [6, 6]
+
+    make_files(tmp_path / "splits", {"parts.txt": "1|jump|1|train\n1|jump|2\n"})
+    code, _, error = tool("process_data/src/write_csv.py", "--dataset", "toy")
+    assert code == 1 and error == (f"error: {tmp_path}/splits/parts.txt row 2: expected fold|class|file|train or test, "
+                                   "got 1|jump|2\n")
+
+
+@pytest.mark.skipif(not TENNIS.is_dir(), reason=f"the real clips are not at {TENNIS}")
+def test_real_clips_with_given_lists_from_files_to_training(tmp_path, monkeypatch, capsys):
+    """Three training and two test clips of each class."""
+    texts = {}
+    for part, wanted in (("train", ("1", "2", "3")), ("test", ("41", "42"))):
+        lines = (TENNIS / "splits" / f"{part}list01.txt").read_text().splitlines()
+        some = [line for line in lines if line.removesuffix(".mp4").lstrip("abcdefghijklmnopqrstuvwxyz_/") in wanted]
+        texts[f"{part}list01.txt"] = "\n".join(some)
+        for line in some:
+            (tmp_path / "videos" / line).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "videos" / line).symlink_to(TENNIS / "videos" / line)
+    make_files(tmp_path / "splits", texts)
+    monkeypatch.setitem(DATASETS, "tennis", LocalDataset(tmp_path / "frames", tmp_path / "lists", NO_GROUP, 1))
+    tool = InProcess(tmp_path, monkeypatch, capsys)
+
+    def succeed(script, *more):
+        code, out, error = tool(script, "--dataset", "tennis", *more)
+        assert code == 0, error
+        return out
+
+    succeed("process_data/src/extract_frame.py", "--short_side", 32, "--workers", 1)
+    out = succeed("process_data/src/write_csv.py", "--splits", tmp_path / "splits")
+    assert out.startswith("split 1: 21 train and 14 test videos\n7 classes")
+    test = open_list("tennis", "test", 1)
+    assert test.names.tolist()[:2] == ["b_slice/b_slice41", "b_slice/b_slice42"] and (test.num_frames > 50).all()
+    training = [*SMALL, *NARROW, "--batch_size", 4, "--log_dir", tmp_path / "log", "--name", "t", "--eval_every", 0]
+    assert "tennis split 1, 21 videos" in succeed("train.py", *training, "--dry_run")
+    succeed("train.py", *training, "--epochs", 1)
+    assert (tmp_path / "log/dualvar/pretrain/t/model/backbone.pth.tar").exists()
 
 
 def test_folder_holds_out_whole_recordings(tmp_path, write):

@@ -1,25 +1,50 @@
-"""Read train and test lists in the formats in which UCF101, HMDB51 and Kinetics publish them."""
+"""Read train and test lists in the formats in which data sets publish them.
+
+To add a data set with lists in a format of its own, write a reader here, give it a line in READERS at the end of this
+file, and give the data set a line in dataset/local_dataset.py.
+
+A reader is a function `read(folder, frames) -> (classes, splits)`:
+
+- folder: Path of the lists, the flag --splits of write_csv.py; frames: Path of the extracted frames,
+  <frames>/<class>/<video>/, for formats whose names need a look at what is there;
+- classes: names of the classes in the order of their labels, as their folders are called;
+- splits: a Split for each division into train and test, numbered from 1 as --split counts them.
+
+It raises DataError, naming file and row, where the lists are not in the format. It need not look for videos that have
+no frames, that are listed twice or that are in both train and test: write_csv.py does that for all formats.
+"""
 import csv
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from core.errors import DataError
-from dataset.lists import read_class_index
+from dataset.lists import FOLDER, read_class_index
 from process_data.src.common import VIDEO_SUFFIXES, first
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Split:
-    """number: from 1; train, test: lists of videos, each a tuple of the names "class/video" it may go by on disk."""
+    """One division into train and test.
 
-    number: int
-    train: list
-    test: list
-    unknown: list  # videos of classes that the class index does not have
+    A video is a tuple of the names "class/video", without the suffix of a video file, under which its frames may be
+    found; the first of them that is there is taken. Most formats know one name: ("Archery/v_Archery_g01_c01",).
+    """
+
+    number: int  # from 1
+    train: list[Names]
+    test: list[Names]
+    unknown: list[str] = field(default_factory=list)  # videos of classes that the list of classes does not have
 
 
-def read_text(path):
+Reader = Callable[[Path, Path], tuple[list[str], list[Split]]]
+
+
+def read_text(path: Path) -> str:
     """A UTF-8 text file; newlines of all systems become \n. Raises DataError where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -27,36 +52,100 @@ def read_text(path):
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
 
 
-def read_lines(path):
+def read_lines(path: Path) -> list[tuple[int, str]]:
     """Lines as (row from 1, line without white space at its ends), empty ones left out."""
     return [(row, line.strip()) for row, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
 
 
-def without_suffix(name):
+def without_suffix(name: str) -> str:
     """A video's name without the suffix of a video file; a dot elsewhere stays."""
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in VIDEO_SUFFIXES else name
 
 
-def read_ucf101(folder, _frames):
-    """classInd.txt, trainlist0N.txt, testlist0N.txt -> (classes in its order, [Split])."""
-    index = read_class_index(folder / "classInd.txt")
+def find_list_pairs(folder: Path) -> list[tuple[int, Path, Path]]:
+    """(number, trainlist0N.txt, testlist0N.txt) of each split. Raises DataError where one of a pair is missing."""
     numbers = numbered(folder, r"(?:train|test)list(\d+)\.txt")
     if not numbers:
         raise DataError(f"--splits {folder} holds no trainlist01.txt and testlist01.txt")
-    splits = []
-    for number in numbers:
-        parts, unknown = [], []
-        for part in ("train", "test"):
-            path = folder / f"{part}list{number:02d}.txt"
+    pairs = [(number, *(folder / f"{part}list{number:02d}.txt" for part in ("train", "test"))) for number in numbers]
+    for number, *paths in pairs:
+        for path in paths:
             if not path.is_file():
                 raise DataError(f"--splits {folder} has split {number} but no {path.name}")
-            parts.append(read_ucf101_list(path, index, unknown))
-        splits.append(Split(number, *parts, unknown))
+    return pairs
+
+
+def read_given_lists(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
+    """trainlist0N.txt and testlist0N.txt of videos of one's own, rows `class/file.mp4` -> (classes, [Split]).
+
+    A label may follow: `class/file.mp4 3`. The classes are those of classInd.txt (rows `3 class`) in its order, which
+    must then have every class of the lists and agree with the labels. Without classInd.txt they are the classes of
+    the lists, ordered by name, and each must have one label wherever labels are given.
+    """
+    pairs = find_list_pairs(folder)
+    rows = {path: read_given_list(path) for _, *paths in pairs for path in paths}
+    index_path = folder / "classInd.txt"
+    if index_path.exists():
+        index = read_class_index(index_path)
+        labels = {name: (label + 1, "classInd.txt") for name, label in index.items()}
+    else:
+        index, labels = sorted({row.class_name for some in rows.values() for row in some}), {}
+    for path, some in rows.items():
+        for row in some:
+            if row.class_name not in index:
+                raise DataError(f"{path} row {row.number}: class {row.class_name} is not in classInd.txt: add it "
+                                "there, or take the row out")
+            if row.label is not None:
+                label, source = labels.setdefault(row.class_name, (row.label, f"{path.name} row {row.number}"))
+                if row.label != label:
+                    raise DataError(f"{path} row {row.number}: label {row.label}, but {source} says {label} for "
+                                    f"{row.class_name}")
+    classes = list(index)
+    if any(label != classes.index(name) + 1 for name, (label, _) in labels.items()):
+        print("note: the labels in the lists are not used: without classInd.txt the classes are numbered by name")
+    names = {path: [row.names for row in some] for path, some in rows.items()}
+    return classes, [Split(number, names[train], names[test]) for number, train, test in pairs]
+
+
+@dataclass(frozen=True)
+class GivenRow:
+    """A row of a given list. number: from 1; label: what follows the video, None where nothing does."""
+
+    number: int
+    class_name: str
+    names: Names
+    label: int | None
+
+
+def read_given_list(path: Path) -> list[GivenRow]:
+    """Rows `class/file.mp4` or `class/file.mp4 3`. Raises DataError at any other."""
+    rows = []
+    for number, line in read_lines(path):
+        labelled = re.fullmatch(r"(.+\.\w{1,5})\s+(\d+)", line)  # without a suffix, "serve 3" is a video's name
+        video, label = labelled.groups() if labelled else (line, None)
+        class_name, _, file = video.partition("/")
+        if not FOLDER.fullmatch(class_name) or not FOLDER.fullmatch(file):
+            raise DataError(f"{path} row {number}: expected 'class/file.mp4' or 'class/file.mp4 1', got {line!r}")
+        names = (without_suffix(video),)
+        if names == (video,) and (stem := re.sub(r"\.\w{1,5}$", "", video)) != video:
+            names = (video, stem)  # .wmv or the like, of frames that another tool extracted, or a dot in the name
+        rows.append(GivenRow(number, class_name, names, None if label is None else int(label)))
+    return rows
+
+
+def read_ucf101(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
+    """classInd.txt, trainlist0N.txt, testlist0N.txt -> (classes in its order, [Split])."""
+    index = read_class_index(folder / "classInd.txt")
+    splits = []
+    for number, *paths in find_list_pairs(folder):
+        unknown: list[str] = []
+        train, test = (read_ucf101_list(path, index, unknown) for path in paths)
+        splits.append(Split(number, train, test, unknown))
     return list(index), splits
 
 
-def read_ucf101_list(path, index, unknown):
+def read_ucf101_list(path: Path, index: dict[str, int], unknown: list[str]) -> list[Names]:
     """`Class/v.avi` or `Class/v.avi 1` rows; a video of a class that is not in `index` goes to `unknown`."""
     names = []
     for row, line in read_lines(path):
@@ -74,13 +163,13 @@ def read_ucf101_list(path, index, unknown):
     return names
 
 
-def numbered(folder, pattern):
+def numbered(folder: Path, pattern: str) -> list[int]:
     """Sorted distinct numbers that files named by `pattern` carry in its last group."""
     found = (re.fullmatch(pattern, path.name) for path in folder.iterdir())
     return sorted({int(match[match.lastindex]) for match in found if match})
 
 
-def read_hmdb51(folder, _frames):
+def read_hmdb51(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
     """<class>_test_splitN.txt with rows `video.avi 0|1|2` (1: train, 2: test) -> (classes by name, [Split])."""
     pattern = r"(.+)_test_split(\d+)\.txt"
     numbers = numbered(folder, pattern)
@@ -99,11 +188,11 @@ def read_hmdb51(folder, _frames):
                 if not match:
                     raise DataError(f"{path} row {row}: expected 'video.avi 0|1|2', got {line!r}")
                 parts[match[2]].append((f"{name}/{without_suffix(match[1])}",))
-        splits.append(Split(number, parts["1"], parts["2"], []))
+        splits.append(Split(number, parts["1"], parts["2"]))
     return classes, splits
 
 
-def read_k400(folder, frames):
+def read_k400(folder: Path, frames: Path) -> tuple[list[str], list[Split]]:
     """train.csv and val.csv (or validate.csv, test.csv) of Kinetics -> (classes by name, [Split]).
 
     A video goes by <id>_<start>_<end>, seconds with six digits, or by <id>; a class by its label, or with
@@ -121,10 +210,10 @@ def read_k400(folder, frames):
         class_of[label] = joined if (frames / joined).is_dir() and not (frames / label).is_dir() else label
     train, test = ([tuple(f"{class_of[label]}/{video}" for video in videos) for label, videos in part]
                    for part in rows)
-    return list(class_of.values()), [Split(1, train, test, [])]
+    return list(class_of.values()), [Split(1, train, test)]
 
 
-def read_k400_rows(path):
+def read_k400_rows(path: Path) -> Iterator[tuple[str, Names]]:
     """Yields (label, names that the video may have)."""
     needed = ("label", "youtube_id", "time_start", "time_end")
     table = csv.DictReader(io.StringIO(read_text(path)))
@@ -142,4 +231,12 @@ def read_k400_rows(path):
         yield label, (f"{video}_{start:06d}_{end:06d}", video)
 
 
-READERS = {"ucf101": read_ucf101, "hmdb51": read_hmdb51, "k400": read_k400}
+# name of a data set in dataset/local_dataset.py, or of a format for --layout -> reader
+READERS: dict[str, Reader] = {
+    "ucf101": read_ucf101,
+    "ucf101-5class": read_ucf101,
+    "demo": read_ucf101,
+    "hmdb51": read_hmdb51,
+    "k400": read_k400,
+    "lists": read_given_lists,  # of every data set that has no line here, where --splits is given
+}

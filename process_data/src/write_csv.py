@@ -1,10 +1,13 @@
 """Write the lists that training reads, from the official lists and the extracted frames.
 
     python process_data/src/write_csv.py --dataset ucf101 --splits /data/ucfTrainTestlist
+    python process_data/src/write_csv.py --dataset mine --splits /data/mine/splits   own videos, lists given
+    python process_data/src/write_csv.py --dataset mine                              own videos, a random division
 
 Takes UCF101's classInd.txt, trainlist0N.txt and testlist0N.txt; HMDB51's <class>_test_splitN.txt; Kinetics'
-train.csv and val.csv; or, for any other folder of frames, no list at all: then a share of the recordings is held
-out for the test. Writes {train,test}_split0N.csv, rows `class/video,frames`, and ClassInd.txt, rows `1 Archery`.
+train.csv and val.csv; for any other data set trainlist0N.txt and testlist0N.txt with rows `class/file.mp4`, or no list
+at all: then a share of the recordings is held out for the test. official_lists.py says more about these formats and
+how to add one. Writes {train,test}_split0N.csv, rows `class/video,frames`, and ClassInd.txt, rows `1 Archery`.
 Each video's frames are counted, and videos without all their frames are an error unless --allow_missing.
 --exclude leaves out the videos of an exclusion list, such as verify.py writes: one `class/video` a line for a video
 in no list, `train_split01.csv: class/video` for one that only that list goes without; `#` starts a comment line.
@@ -41,7 +44,6 @@ from process_data.src.common import (
 from process_data.src.frame_check import PREFIX, SUFFIX
 from process_data.src.official_lists import READERS, Split, read_lines
 
-LAYOUTS = {"ucf101": "ucf101", "ucf101-5class": "ucf101", "demo": "ucf101", "hmdb51": "hmdb51", "k400": "k400"}
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
 EXCLUDED, ALL_LISTS = "left out by --exclude", ""
 UNKNOWN, NO_VIDEO = "of a class that is not in classInd.txt", "classes without any video"
@@ -115,9 +117,12 @@ def hold_out_split(args, folders):
     """
     classes, names = sorted(folders), all_names(folders)
     labels = [classes.index(name.rpartition("/")[0]) for name in names]
+    beside = args.local.frames.parent / "splits"
+    if any(beside.glob("trainlist*.txt")):
+        print(f"note: the lists in {beside} are not read: give --splits {beside} to use them")
     videos = VideoList(np.array(names), np.zeros(len(names), int), np.array(labels, int), np.array(classes))
     parts = hold_out(videos, args.holdout, args.local.group, args.seed)
-    return classes, [Split(1, *([(name,) for name in part.names.tolist()] for part in parts), [])]
+    return classes, [Split(1, *([(name,) for name in part.names.tolist()] for part in parts))]
 
 
 def read_exclusions(paths):
@@ -222,10 +227,13 @@ def parse(argv):
     parser = Parser(description="Write train and test lists from official lists and extracted frames.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
-    parser.add_argument("--splits", type=Path, help="folder of the official lists; None: `splits` beside the frames")
+    parser.add_argument("--splits", type=Path, help="folder of the official lists; None: `splits` beside the frames, "
+                        "and for a data set without a format of its own no lists")
     parser.add_argument("--out", type=Path, help="folder to write; None: the data set's lists in local_dataset.py")
     parser.add_argument("--layout", choices=(*READERS, "folder"),
-                        help="format of the official lists, folder: there are none; None: by --dataset")
+                        help="format of the official lists; lists: rows `class/file.mp4`; folder: there are none; "
+                             "None: by --dataset, and for one without a format of its own lists or, without --splits, "
+                             "folder")
     parser.add_argument("--holdout", type=float, help="layout folder: share of each class for the test; None: 0.2")
     parser.add_argument("--seed", type=int, default=0, help="layout folder: draws the recordings held out")
     parser.add_argument("--allow_missing", action="store_true",
@@ -236,7 +244,8 @@ def parse(argv):
     args.excluded = read_exclusions(args.exclude)
     args.local = local_dataset(args.dataset)
     args.frames, args.out = args.frames or args.local.frames, args.out or args.local.lists
-    args.layout = args.layout or LAYOUTS.get(args.dataset, "folder")
+    if args.layout is None:
+        args.layout = args.dataset if args.dataset in READERS else "lists" if args.splits else "folder"
     if args.layout == "folder":
         if args.splits:
             raise UsageError(f"--splits {args.splits}: layout folder reads no lists; choose one with --layout")
@@ -295,6 +304,9 @@ def summarise(splits, dropped, classes, texts, args):
         print(f"split {split.number}: {rows[0]} train and {rows[1]} test videos"
               + (f", {excluded} {EXCLUDED}" if excluded else "") + (f", {missing} left out" if missing else "")
               + (f" (missing_split{split.number:02d}.txt)" if excluded or missing else ""))
+    if (last := max(split.number for split in splits)) > args.local.splits:
+        print(f"note: {args.dataset} has {plural(args.local.splits, 'split')} by dataset/local_dataset.py: write "
+              f"splits={last} there")
     print(f"{len(classes)} classes; lists and ClassInd.txt in {args.out}")
 
 
