@@ -20,6 +20,7 @@ from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+PATIENCE = 300  # seconds after which something hangs; a slow or busy machine is no failure
 # flags that make any stage take seconds
 SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", "--workers", "0", "--device", "cpu"]
 NARROW = ["--net", "r3d", "--width", "0.0625"]
@@ -62,20 +63,28 @@ def pictures_of(clips):
 
 
 def copy_checkout(folder):
-    """Copy the repository's files, tests aside, to `folder`, where launchers may write."""
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,
-                           text=True, check=True).stdout.splitlines()
-    for name in files:
-        if not name.startswith("tests/") and (REPOSITORY / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, folder / name, follow_symlinks=False)
-    return folder
+    """Copy the repository's files, tests aside, to `folder`, where launchers may write.
+
+    Without git, which not everybody's copy of the repository has.
+    """
+    ignored = [line for line in (REPOSITORY / ".gitignore").read_text().split("\n") if line.strip("# ") == line.strip()]
+    top = [name.strip("/") for name in ignored if name.startswith("/")]
+    anywhere = shutil.ignore_patterns(*(name.strip("/") for name in ignored if not name.startswith("/")), ".git")
+
+    def left_out(where, names):
+        inside = Path(where).relative_to(REPOSITORY)
+        return anywhere(where, names) | {name for name in names if (inside / name).as_posix() in [*top, "tests"]}
+
+    return Path(shutil.copytree(REPOSITORY, folder, symlinks=True, ignore=left_out, dirs_exist_ok=True))
 
 
 def environment(root, **more):
-    """Environment in which all data sets are under `root`, with one thread a process."""
+    """Environment in which all data sets are under `root`, with one thread a process.
+
+    Processes talk over the loopback device: the machine's name may lead nowhere.
+    """
     return {**os.environ, "DUALVAR_DATA": str(root), "DUALVAR_LISTS": str(root / "lists"), "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY), **more}
+            "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", **more}
 
 
 class Process:
@@ -131,7 +140,7 @@ def start(*args, cwd, env, processes=1, env_of=None):
             for r in range(processes)]
 
 
-def wait_for(condition, group, timeout=60):
+def wait_for(condition, group, timeout=PATIENCE):
     """Wait until `condition()` holds -> False where a process of the group has ended before."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -158,7 +167,7 @@ def children(pid, deep=False):
     return found
 
 
-def assert_gone(pids, timeout=10):
+def assert_gone(pids, timeout=PATIENCE):
     """None of these processes is left (a zombie is gone)."""
     deadline = time.monotonic() + timeout
     for pid in pids:
@@ -173,7 +182,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def command(*args, cwd, env, processes=1, timeout=300):
+def command(*args, cwd, env, processes=1, timeout=PATIENCE):
     """Run `python args...` in folder `cwd` -> CompletedProcess, of the first process that failed or the first."""
     group = start(*args, cwd=cwd, env=env, processes=processes)
     for process in group:

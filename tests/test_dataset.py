@@ -1,4 +1,5 @@
 """Sampling, reading, crops, lists, batches: what reaches the network is what the protocol says."""
+import csv
 import importlib
 import math
 import os
@@ -291,13 +292,17 @@ def test_lists_that_cannot_be_opened(tmp_path):
 
 
 def test_a_long_list_is_read_quickly(tmp_path):
-    """240,000 rows (Kinetics-400) take about a second of a processor; ten are allowed."""
+    """240,000 rows (Kinetics-400), within what this processor takes for a plain reading of them 50 times over."""
     names = [f"riding a bike/{i:011d}_000123_000133" for i in range(240_000)]
     (tmp_path / "l.csv").write_text("".join(f"{name},300\n" for name in names))
     start = time.process_time()
+    with open(tmp_path / "l.csv", newline="") as file:
+        plain = [(name, int(count)) for name, count in csv.reader(file)]
+    between = time.process_time()
     videos = read_list(tmp_path / "l.csv", {"riding a bike": 0})
-    assert time.process_time() - start < 10
-    assert videos.names.tolist() == names and (videos.num_frames == 300).all()
+    print((time.process_time() - between) / (between - start))
+    assert time.process_time() - between < 50 * (between - start)
+    assert videos.names.tolist() == names == [name for name, _ in plain] and (videos.num_frames == 300).all()
 
 
 def test_missing_lists_and_data_sets(tmp_path):

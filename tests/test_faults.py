@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import (
     NARROW,
+    PATIENCE,
     SMALL,
     assert_gone,
     children,
@@ -97,7 +98,7 @@ def test_a_killed_worker_gets_a_sentence(root, tmp_path):
     assert wait_for(begun(tmp_path), [process])
     workers = children(process.pid)
     os.kill(workers[0], signal.SIGKILL)
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE) == 1
     assert re.match("error: a loader worker was killed .*try fewer --workers", last_line(process))
     assert_gone(workers)
 
@@ -112,7 +113,7 @@ def test_a_hanging_worker_gets_a_sentence(root, tmp_path):
                        cwd=tmp_path, env=environment(data))
     assert wait_for(lambda: children(process.pid), [process])
     workers = children(process.pid)
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE) == 1
     assert re.match("error: DataLoader timed out after 2.0 seconds: reading hangs", last_line(process))
     assert_gone(workers)
 
@@ -172,7 +173,7 @@ def test_meters_survive_a_checkpoint():
 def test_a_process_that_fails_ends_all_with_the_first_error_last(damaged, tmp_path, processes):
     """By torchrun, as users start it."""
     run = torchrun("train.py", *FLAGS, "--batch_size", "4", processes=processes, cwd=tmp_path, env=environment(damaged))
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode != 0
     summary = out[out.index("Root Cause"):]
     assert "is not a whole JPEG" in summary and "verify.py --dataset ucf101" in summary
@@ -185,7 +186,7 @@ def test_a_killed_process_ends_all(root, tmp_path):
     both = children(run.pid)
     victim = next(pid for pid in both if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
     os.kill(victim, signal.SIGKILL)
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode != 0 and f"Signal 9 (SIGKILL) received by PID {victim}" in out[out.index("Root Cause"):]
     assert "another process of this run ended first" in out
     assert_gone(both)
@@ -207,12 +208,12 @@ def test_two_nodes(root, tmp_path):
     for pid in children(group[1].pid):
         os.kill(pid, signal.SIGKILL)
     os.kill(group[1].pid, signal.SIGKILL)
-    out, _ = group[0].communicate(timeout=60)
+    out, _ = group[0].communicate(timeout=PATIENCE)
     assert group[0].returncode != 0 and "another process of this run ended first" in out
-    group[1].communicate(timeout=10)
+    group[1].communicate(timeout=PATIENCE)
     assert_gone(everybody)
     port = free_port()
-    outputs = [node.communicate(timeout=90)[0] for node in nodes("--epochs", str(epochs_done(tmp_path) + 2))]
+    outputs = [node.communicate(timeout=PATIENCE)[0] for node in nodes("--epochs", str(epochs_done(tmp_path) + 2))]
     assert "Pretrained: " in outputs[0] and "going on from" in outputs[0]
 
 
@@ -228,7 +229,7 @@ def test_a_killed_agent_takes_its_processes_along(root, tmp_path):
     assert wait_for(begun(tmp_path), [run])
     both = children(run.pid)
     os.kill(run.pid, signal.SIGKILL)
-    run.communicate(timeout=30)
+    run.communicate(timeout=PATIENCE)
     assert_gone(both)
     assert "stopped by SIGTERM" in (tmp_path / "log/dualvar/pretrain/x/STOPPED").read_text()
 
@@ -240,6 +241,6 @@ def test_processes_with_different_lists_do_not_begin(root, tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-4]))
     group = start("train.py", *FLAGS, cwd=tmp_path, env=environment(root), processes=2,
                   env_of={1: environment(other)})
-    assert all(process.wait(60) == 1 for process in group)
+    assert all(process.wait(PATIENCE) == 1 for process in group)
     assert "the processes disagree on the steps an epoch, 4 and 6" in last_line(group[0])
     assert not list((tmp_path / "log").rglob("*.tar"))

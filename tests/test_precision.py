@@ -1,10 +1,16 @@
-"""Low precision: what the self-check finds, what it does about it, and what is kept."""
+"""Low precision: what the self-check finds, what it does about it, and what is kept.
+
+Low-precision kernels differ between processors, and some are wrong. So these tests bring their own, right and wrong
+ones, and hold on any machine; one test alone looks at the kernels of the machine it runs on.
+"""
 import copy
 import json
+import re
 
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
 from engine import precision
@@ -21,6 +27,28 @@ SHAPE = (2, 3, 8, 32, 32)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/dualvar/precision.json"
+
+
+REAL = {name: getattr(F, name) for name in ("conv2d", "conv3d", "linear")}
+
+
+def right_kernel(kernel):
+    """`kernel` with a low precision that is right everywhere: rounded inputs, float32 sums, a rounded result."""
+    def compute(x, weight, bias=None, *more, **options):
+        if not torch.is_autocast_enabled("cpu"):
+            return kernel(x, weight, bias, *more, **options)
+        low = torch.get_autocast_dtype("cpu")
+        rounded = [None if tensor is None else tensor.to(low).float() for tensor in (x, weight, bias)]
+        with torch.autocast("cpu", enabled=False):
+            return kernel(*rounded, *more, **options).to(low)
+    return compute
+
+
+@pytest.fixture(autouse=True)
+def right_kernels(monkeypatch):
+    """What convolutions and linear layers compute under autocast is right, whatever this machine's kernels do."""
+    for name, kernel in REAL.items():
+        monkeypatch.setattr(F, name, right_kernel(kernel))
 
 
 class Spoilt(torch.autograd.Function):
@@ -55,44 +83,85 @@ class WrongConv(nn.Conv3d):
             weight = Spoilt.apply(weight, float("nan"))
         elif self.what == "input":
             x = Spoilt.apply(x, 0.9)
+        elif self.what == "missing":
+            raise RuntimeError("no kernel for this\nand where it was looked for")
         out = self._conv_forward(x, weight, self.bias)
         if self.what == "output":
             out = torch.cat([out[:-1], 1.1 * out[-1:]])
         return out
 
 
-@pytest.mark.parametrize("what, words", [("weight", "weight gradient 1 off"), ("one value", "weight gradient"),
-                                         ("nan", "weight gradient nan off"), ("input", "input gradient 0.1 off"),
-                                         ("output", "output 0.0"), ("nothing", None)])
+@pytest.mark.parametrize("what, words", [
+    ("weight", "weight gradient 1 off"), ("one value", r"weight gradient \S+ off"), ("nan", "weight gradient nan off"),
+    ("input", "input gradient 0.1 off"), ("output", r"output 0\.0\d+ off, .*"), ("missing", "no kernel for this"),
+    ("nothing", None)])
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_wrong_layer_is_caught_whatever_is_wrong(monkeypatch, what, words, dense):
+    """And nothing else of it, except that a wrong output makes wrong gradients."""
     monkeypatch.setattr(WrongConv, "what", what)
     found = disagreement(WrongConv(4, 8, 3, padding=1), (3, 4, 2, 5, 5), dense, "bf16", CPU)
-    assert found is None if words is None else found.startswith(words)
+    assert found is None if words is None else re.fullmatch(words, found)
+
+
+def test_memory_that_runs_out_says_nothing_about_a_layer(monkeypatch):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("out of memory")
+    monkeypatch.setattr(WrongConv, "forward", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        disagreement(WrongConv(4, 8, 3, padding=1), (3, 4, 2, 5, 5), False, "bf16", CPU)
 
 
 def test_a_layer_compared_in_pieces_gives_what_the_whole_gives(monkeypatch):
     monkeypatch.setattr(WrongConv, "what", "output")
     layer = WrongConv(4, 8, 3, padding=1)
     whole = disagreement(layer, (3, 4, 2, 5, 5), True, "bf16", CPU)
+    assert whole
     monkeypatch.setattr(precision, "PIECE", 1)
     assert disagreement(layer, (3, 4, 2, 5, 5), True, "bf16", CPU) == whole
 
 
+class RealConv(nn.Conv3d):
+    """Computes with this machine's kernels and notes what these gave under autocast: dtype, output, gradients."""
+
+    noted = {}
+
+    def forward(self, x):
+        if not torch.is_autocast_enabled("cpu"):
+            return REAL["conv3d"](x, self.weight, self.bias, self.stride, self.padding)
+        # views, whose gradients are those of this call alone and are not added to any other
+        x, weight = x.view_as(x), self.weight.view_as(self.weight)
+        out = REAL["conv3d"](x, weight, self.bias, self.stride, self.padding)
+        self.noted.update({"x": x.detach(), "weight": weight.detach(), "output": out.detach().clone()})
+        for name, tensor in (("output's gradient", out), ("input gradient", x), ("weight gradient", weight)):
+            tensor.register_hook(lambda gradient, name=name: self.noted.__setitem__(name, gradient.clone()))
+        return out
+
+
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_verdict_on_temporal_depth_2_is_what_the_weight_gradients_say(dense):
-    """Where bf16 weight gradients are wrong on the CPU; which CPUs and versions are, differs."""
-    layer, x, generator = precision.trial(nn.Conv3d(64, 64, 3, padding=1, bias=False), (4, 64, 2, 7, 7), dense,
-                                          torch.bfloat16, CPU)
-    gradient = torch.randn(x.shape, generator=generator).to(torch.bfloat16)
-    found = []
-    for dtype in (torch.bfloat16, torch.float32):
-        w = layer.weight.detach().to(dtype).requires_grad_(True)
-        nn.functional.conv3d(x.to(dtype), w, padding=1).backward(gradient.to(dtype))
-        found.append(w.grad.float())
-    wrong = not (found[0] - found[1]).norm() < 0.02 * found[1].norm()
-    said = disagreement(layer, (4, 64, 2, 7, 7), dense, "bf16", CPU) or ""
-    assert ("weight gradient" in said) == wrong
+def test_the_verdict_on_this_machine_s_kernels_is_what_their_numbers_say(monkeypatch, dense):
+    """bf16 Conv3d at temporal depth 2, the last stage of the published networks at 16 frames.
+
+    Its weight gradients are wrong on CPUs with AVX512-BF16 (torch 2.13, 2.15) and right on others. The wrong ones
+    differ from call to call, so the numbers compared here are those that the self-check itself got.
+    """
+    monkeypatch.setattr(RealConv, "noted", noted := {})
+    said = disagreement(RealConv(512, 512, 3, padding=1, bias=False), (4, 512, 2, 7, 7), dense, "bf16", CPU) or ""
+    if "weight gradient" not in noted:  # this machine has no such kernel
+        x, weight = torch.randn(4, 512, 2, 7, 7).bfloat16(), torch.randn(512, 512, 3, 3, 3).bfloat16()
+        with pytest.raises(RuntimeError, match=re.escape(said)), torch.autocast("cpu", torch.bfloat16):
+            REAL["conv3d"](x, weight.requires_grad_(True), padding=1).sum().backward()
+        return
+    assert noted["output"].dtype == noted["output's gradient"].dtype == torch.bfloat16
+    x, weight = (noted[name].double().requires_grad_(True) for name in ("x", "weight"))
+    wanted = F.conv3d(x, weight, padding=1)
+    wanted.backward(noted["output's gradient"].double())
+    right = {"output": wanted.detach(), "input gradient": x.grad, "weight gradient": weight.grad}
+    wrong = {}
+    for name, value in right.items():
+        error = noted[name].double() - value
+        # not <=, for nan
+        wrong[name] = not (error.norm() <= 0.02 * value.norm() and error.abs().max() <= 0.06 * value.abs().max())
+    assert {name: f"{name} " in said for name in right} == wrong
 
 
 @pytest.mark.parametrize("net", ["r21d", "s3dg", "c3d"])
@@ -145,6 +214,15 @@ def test_auto_takes_what_is_faster_by_the_clock(monkeypatch, slowness, chosen):
     assert set_precision([backbone], "auto", [SHAPE], CPU) == (
         chosen, [f"precision: {chosen}, the fastest that is right on this machine"])
     assert backbone.low == precision.LOW.get(chosen)
+
+
+def test_auto_keeps_in_float32_what_is_wrong_in_the_faster_precision(monkeypatch):
+    monkeypatch.setattr(precision, "seconds", lambda layer, x, low, device: 0.5 if low else 1.0)
+    backbone = build_backbone("r3d", 0.0625)
+    backbone.stage5.conv2.__class__ = WrongConv
+    assert set_precision([backbone], "auto", [SHAPE], CPU) == ("bf16", [
+        "precision: bf16, the fastest that is right on this machine",
+        "precision bf16: 1 of 12 layers stay in float32, being wrong here: stage5.conv2 (weight gradient 1 off)"])
 
 
 def test_findings_are_kept_by_machine_versions_and_layer(cache, monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import exit_code
+from helpers import PATIENCE, exit_code
 
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
@@ -33,7 +33,7 @@ ODD_NAME = "a b#c;d!e&(f)[g]_wave_f_nm_np1_fr_med_0"
 def tool(name, *flags, check=None, **options):
     """Run a script as a user does; -> CompletedProcess. `check`: the exit code that must come."""
     command = [sys.executable, str(REPOSITORY / "process_data" / "src" / f"{name}.py"), *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **options)
     assert "Traceback" not in done.stderr, done.stderr
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
@@ -270,11 +270,11 @@ def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     script = REPOSITORY / "process_data" / "src" / "extract_frame.py"
     process = subprocess.Popen([sys.executable, str(script), *map(str, flags)], stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + PATIENCE
     while len(list(frames.glob("*/[!.]*"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
     (os.killpg if kill == signal.SIGINT else os.kill)(process.pid, kill)  # a terminal's Ctrl-C goes to all processes
-    _, error = process.communicate(timeout=10)  # workers hold stderr: it closes when the last of them is gone
+    _, error = process.communicate(timeout=PATIENCE)  # workers hold stderr: it closes when the last of them is gone
     finished = {str(path.relative_to(frames)): path.stat().st_mtime_ns for path in frames.glob("*/[!.]*")}
     assert 4 <= len(finished) < len(names), "the run was not stopped midway"
     if kill == signal.SIGINT:
@@ -454,11 +454,11 @@ def test_workers_end_with_a_killed_parent_in_the_middle_of_a_job(tmp_path):
     job = f"open({str(tmp_path / 'begun')!r}, 'w').close() or __import__('time').sleep(60)"
     code = f"from process_data.src.common import run_jobs; list(run_jobs(eval, [{job!r}], 1))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    process.communicate(timeout=10)  # the worker holds stderr: it closes when the worker is gone
+    process.communicate(timeout=PATIENCE)  # the worker holds stderr: it closes when the worker is gone
     assert (tmp_path / "begun").exists()
 
 

@@ -8,7 +8,16 @@ import subprocess
 import sys
 
 import pytest
-from helpers import REPOSITORY, assert_gone, children, copy_checkout, environment, make_dataset, wait_for
+from helpers import (
+    PATIENCE,
+    REPOSITORY,
+    assert_gone,
+    children,
+    copy_checkout,
+    environment,
+    make_dataset,
+    wait_for,
+)
 
 import finetune
 import retrieval
@@ -145,8 +154,9 @@ def checkout(tmp_path_factory):
 
 def launch(checkout, script, *flags, **more):
     folder, env = checkout
-    return subprocess.run(["bash", f"paper_scripts/{script}.sh", *flags], cwd=folder, env={**env, **more},
-                          capture_output=True, text=True, timeout=600)
+    env = {**env, "GPUS": "0", "MASTER_PORT": str(free_port()), **more}
+    return subprocess.run(["bash", f"paper_scripts/{script}.sh", *flags], cwd=folder, env=env, capture_output=True,
+                          text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("script,words", [
@@ -185,10 +195,10 @@ def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
                            env={**env, "GPUS": gpus, "PREFIX": run_folder.parts[-3]},
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     log = run_folder / "log.txt"
-    assert wait_for(lambda: log.exists() and "step 2/" in log.read_text(), [run], 120), run.communicate()
+    assert wait_for(lambda: log.exists() and "step 2/" in log.read_text(), [run]), run.communicate()
     everybody = [run.pid, *children(run.pid, deep=True)]
     (os.killpg if receiver == "everybody" else os.kill)(run.pid, number)
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, out
     assert "stopped by SIG" in out and "--resume auto goes on" in out
     assert (run_folder / "model/latest.pth.tar").exists()
@@ -324,7 +334,7 @@ def test_no_stage_follows_a_stopped_one(checkout, tmp_path, stop):
     if stop == "launcher":
         assert wait_for((folder / "begun").exists, [run])
         run.send_signal(signal.SIGTERM)
-    out, _ = run.communicate(timeout=30)
+    out, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, out
     calls = [line for line in (folder / "calls").read_text().splitlines() if "--dry_run" not in line]
     assert len(calls) == 1 and calls[0].startswith("train.py"), calls

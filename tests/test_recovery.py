@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import (
     NARROW,
+    PATIENCE,
     REPOSITORY,
     SMALL,
     assert_gone,
@@ -111,7 +112,7 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(root, tmp_path, sta
                 os.kill(process.pid, signal.SIGKILL)
             killed += 1
         for process in group:
-            process.wait(30)
+            process.wait(PATIENCE)
     assert killed == len(MOMENTS)
     out = succeed(*run_flags(stage, "broken", workers), **options)
     assert "going on from" in out
@@ -135,7 +136,7 @@ def test_kills_at_any_time(root, tmp_path):
         time.sleep(delay)
         if group[0].poll() is None:
             os.kill(group[0].pid, signal.SIGKILL)
-        group[0].wait(30)
+        group[0].wait(PATIENCE)
     succeed(*run_flags("moco", "broken"), **options)
     assert_same_run(folder_of(tmp_path, "moco", "whole"), folder)
 
@@ -150,7 +151,7 @@ def test_a_signal_saves_and_stops(root, tmp_path, number, to_group):
     workers = children(group[0].pid)
     assert len(workers) == 2
     (os.killpg if to_group else os.kill)(group[0].pid, number)
-    assert group[0].wait(60) == 0, group[0].output("err")
+    assert group[0].wait(PATIENCE) == 0, group[0].output("err")
     name = signal.Signals(number).name
     assert f"{name}: finishing this step and saving" in group[0].output("err")
     last = group[0].output("out").strip().splitlines()[-1]
@@ -177,7 +178,7 @@ def test_a_second_signal_ends_at_once(root, tmp_path):
     time.sleep(1.5)
     assert group[0].poll() is None
     os.kill(group[0].pid, signal.SIGTERM)
-    assert group[0].wait(3) == 128 + signal.SIGTERM
+    assert group[0].wait(PATIENCE) == 128 + signal.SIGTERM  # the loader would wait for longer
     assert_gone([worker])
 
 
@@ -187,7 +188,7 @@ def test_one_signalled_process_stops_all(root, tmp_path):
     group = start(*run_flags("moco", "x"), **options)
     assert wait_for(logged(folder, "epoch 0 step 3/6"), group)
     os.kill(group[1].pid, signal.SIGTERM)
-    assert [process.wait(60) for process in group] == [0, 0], group[0].output("err")
+    assert [process.wait(PATIENCE) for process in group] == [0, 0], group[0].output("err")
     assert "stopped by a signal to another process" in group[0].output("out")
     succeed(*run_flags("moco", "x"), **options)
     succeed(*run_flags("moco", "whole"), **options)
@@ -344,4 +345,4 @@ def test_two_runs_do_not_write_into_one_folder(root, tmp_path):
     assert done.returncode == 1 and f"run folder {folder.relative_to(tmp_path)}: another run is writing" in done.stderr
     assert group[0].poll() is None
     os.kill(group[0].pid, signal.SIGTERM)
-    assert group[0].wait(60) == 0
+    assert group[0].wait(PATIENCE) == 0

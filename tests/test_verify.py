@@ -8,7 +8,7 @@ import sys
 
 import cv2
 import pytest
-from helpers import SHARED, environment, exit_code, make_dataset
+from helpers import PATIENCE, SHARED, environment, exit_code, make_dataset
 
 from core.errors import DataError
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, LocalDataset
@@ -147,7 +147,7 @@ def test_nothing_is_found_where_nothing_is_wrong(data, check):
 def test_command_that_training_names_needs_the_data_set_only(data, tmp_path):
     data.frame(TEST).write_bytes(b"")
     done = subprocess.run([sys.executable, verify.__file__, "--dataset", "ucf101"], env=environment(tmp_path),
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and done.stdout.startswith(f"{verify.ZERO}: 1: {TEST} ({MID})\n"), done.stderr
     assert done.stderr == "" and data.excluded() == [TEST]
 
