@@ -1,10 +1,13 @@
-"""Table of paper_scripts/run/evidence.sh: each mode's measures, mean and deviation over seeds.
+"""Table of paper_scripts/run/evidence.sh: what each mode reached, mean and deviation over seeds.
 
     python -m analysis.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
+
+A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
 import argparse
-import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +16,24 @@ from core.errors import UsageError
 from core.exits import run
 from core.files import read_json, whole_file
 from engine.log import log_rows
+from models.dualvar import TERMS
 
+from .modes import mode_position, parse_cell, unknown_modes
 from .page import markdown
 
-ORDER = ("thumbnail", "random", "clip", "clip-sr", "clip-sr-tc", "tc", "sr-tc", "sr", "clip-tc")
-CELL = re.compile(rf"(?P<mode>{'|'.join(ORDER)})_(?P<dataset>.+)_split(?P<split>\d)(?:_seed(?P<seed>\d+))?")
-MONITORS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
+CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
+
+
+def monitor_columns() -> dict[str, str]:
+    """{measure of log.jsonl: column of the table}; of a term that shuffles segments the top-1 of its first loss."""
+    return {"variance/between_video": "between videos", "variance/within_video": "within a video",
             "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank",
-            "top1_permuted/sr_view1": "SR top-1, permuted"}
+            **{f"top1_permuted/{term.names[0]}": f"{name.upper()} top-1, permuted"
+               for name, term in TERMS.items() if term.shuffles}}
 
 
-def measures(log, name):
-    """What there is of a cell -> {column: value}."""
+def cell_measures(log: Path, name: str) -> dict[str, float]:
+    """What the stages measured of the result `name` -> {column: value}, without the stages that were not run."""
     found = {}
     if (path := log / "retrieval" / name / "results.json").exists():
         found |= {k: v for k, v in read_json(path, "results")["results"].items() if k in ("R@1", "R@5", "R@10")}
@@ -32,28 +41,33 @@ def measures(log, name):
         found["linear probe"] = float(np.mean(read_json(path, "linear")["linear"]))
     if (path := log / "test" / name / "results.json").exists():
         found["fine-tuned"] = list(read_json(path, "results")["results"].values())[-1]["top1"]
-    looked = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
-    return found | {text: looked[-1][key] for key, text in MONITORS.items() if looked and key in looked[-1]}
+    watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
+    columns = monitor_columns() if watched else {}
+    return found | {column: watched[-1][key] for key, column in columns.items() if key in watched[-1]}
 
 
-def collect(log):
-    """-> a row for each cell there is, as a DataFrame."""
-    names = sorted({path.name for path in (log / "retrieval").glob("*") if CELL.fullmatch(path.name)})
-    return pd.DataFrame([{"name": name, **CELL.fullmatch(name).groupdict(), **measures(log, name)} for name in names])
+def result_names(log: Path) -> list[str]:
+    """Names of the retrieval results in a folder of runs."""
+    return sorted(path.name for path in (log / "retrieval").glob("*"))
 
 
-def summary(cells):
-    """Of a data set's and split's cells: a row for each mode, mean and deviation over its seeds -> DataFrame."""
-    columns = [name for name in cells.columns if name not in ("name", "mode", "dataset", "split", "seed")
-               and cells[name].notna().any()]
-    rows = []
-    for mode in sorted(cells["mode"].unique(), key=ORDER.index):
-        mine = cells[cells["mode"] == mode]
-        rows.append({"mode": mode, "seeds": len(mine), **{name: over_seeds(mine[name].dropna()) for name in columns}})
+def collect(log: Path) -> pd.DataFrame:
+    """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures."""
+    cells = [cell for name in result_names(log) if (cell := parse_cell(name)) and cell.known]
+    return pd.DataFrame([{**asdict(cell), **cell_measures(log, cell.name)} for cell in cells])
+
+
+def summary(cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `collect` of one data set and split -> a row for each mode: mean and deviation over its seeds."""
+    columns = [name for name in cells.columns if name not in CELL_COLUMNS and cells[name].notna().any()]
+    rows: list[dict[str, Any]] = []
+    for mode in sorted(cells["mode"].unique(), key=mode_position):
+        own = cells[cells["mode"] == mode]
+        rows.append({"mode": mode, "seeds": len(own), **{name: over_seeds(own[name].dropna()) for name in columns}})
     return pd.DataFrame(rows)
 
 
-def over_seeds(values):
+def over_seeds(values: pd.Series) -> str:
     """"0.512 ± 0.013" of several seeds, "0.512" of one, "" of none."""
     if values.empty:
         return ""
@@ -66,12 +80,15 @@ def main(argv):
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")
     args = parser.parse_args(argv)
-    cells = collect(args.log)
+    cells, unknown = collect(args.log), unknown_modes(result_names(args.log))
     if cells.empty:
-        raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet")
+        raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet"
+                         + "".join(f"; {sentence}" for sentence in unknown))
     text = "\n".join(f"{dataset}, split {split}\n\n{markdown(summary(rows))}"
                      for (dataset, split), rows in cells.groupby(["dataset", "split"]))
     print(text)
+    for sentence in unknown:
+        print(f"note: {sentence}")
     if args.out:
         with whole_file(args.out) as path:
             path.write_text(text)

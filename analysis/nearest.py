@@ -1,12 +1,17 @@
-"""Nearest neighbours among many: exact, without the matrix of all similarities; and what retrieval makes of them."""
+"""Nearest neighbours among many: exact, without the matrix of all similarities; and the R@k that retrieval reports."""
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 KS = (1, 5, 10, 20, 50)  # of the R@k that the paper gives
 BLOCK = 64  # similarities whose largest is compared first
 
 
-def nearest(query, gallery, k, unit=lambda rows: rows, queries=2048, chunk=4096):
+def nearest(query: Tensor, gallery: Tensor, k: int, unit: Callable[[Tensor], Tensor] = lambda rows: rows,
+            queries: int = 2048, chunk: int = 4096) -> Tensor:
     """Indices of the `k` gallery rows with the largest inner product, best first, of equal ones the lower index.
 
     query: (Q, D) and gallery: (G, D) float, on one device, k <= G -> (Q, k) int64. unit: applied to a chunk of
@@ -17,7 +22,15 @@ def nearest(query, gallery, k, unit=lambda rows: rows, queries=2048, chunk=4096)
     return torch.cat(found)
 
 
-def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
+def centre_and_normalise(features: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Features (..., D) less `centre` (D,), each then of unit length: their inner product is the cosine that all
+    measures here compare. centre: the mean of the features (N, D) themselves where None.
+    """
+    return F.normalize(features - (features.mean(dim=0) if centre is None else centre), dim=-1)
+
+
+def topk_accuracy(query: Tensor | np.ndarray, query_labels: Tensor | np.ndarray, gallery: Tensor | np.ndarray,
+                  gallery_labels: Tensor | np.ndarray, ks: Sequence[int]) -> dict[int, float]:
     """R@k of query features (Q, D) against gallery features (G, D), labels (Q,) and (G,) -> {k: share in [0, 1]}.
 
     Each set is centred by its own mean and L2-normalised here, the gallery without a copy of it; similarity is
@@ -30,14 +43,17 @@ def topk_accuracy(query, query_labels, gallery, gallery_labels, ks):
     query_mean, gallery_mean = query.mean(dim=0), gallery.mean(dim=0)
     if not (query_mean.isfinite().all() and gallery_mean.isfinite().all()):  # as the mean of anything else is
         raise ValueError("features are not finite")
-    indices = nearest(F.normalize(query - query_mean, dim=1), gallery, max(ks),
-                      unit=lambda rows: F.normalize(rows - gallery_mean, dim=1))
+    indices = nearest(centre_and_normalise(query, query_mean), gallery, max(ks),
+                      unit=lambda rows: centre_and_normalise(rows, gallery_mean))
     right = gallery_labels[indices] == query_labels[:, None]
     return {k: int(right[:, :k].any(dim=1).sum()) / len(query) for k in ks}
 
 
-def vote(labels, cosines):
-    """The label for which neighbours vote, each with 1 + its cosine, one at -inf with nothing: two (Q, k) -> (Q,)."""
+def vote(labels: Tensor, cosines: Tensor) -> Tensor:
+    """Weighted vote of the neighbours: labels (Q, k) and cosines (Q, k) -> the label that wins, (Q,).
+
+    A neighbour counts 1 + its cosine; one at -inf does not count.
+    """
     weights = cosines.add(1).nan_to_num(neginf=0)
     return weights.new_zeros(len(labels), int(labels.max()) + 1).scatter_add_(1, labels, weights).argmax(dim=1)
 

@@ -4,7 +4,6 @@ All are of features that were centred by their mean over the videos at hand and 
 runs can be compared, and the mean squared length of all features, their whole variance, is 1.
 """
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.clips import VideoClips
@@ -12,10 +11,10 @@ from engine import evaluation
 from models.backbones.base import Backbone
 from models.dualvar import shuffle_segments
 
-from .nearest import vote
+from .nearest import centre_and_normalise, vote
 
 
-def kinds_of_features(backbone, clips, n):
+def kinds_of_features(backbone: Backbone, clips: Tensor, n: int) -> Tensor:
     """Pooled features of clips (N, 3, T, H, W) and of what is made of them -> (N, (3 + n) * D).
 
     In this order: the clip itself; with its n segments shuffled (each moves one place on, the last to the front); in
@@ -28,7 +27,7 @@ def kinds_of_features(backbone, clips, n):
                               for x in clips.chunk(n, dim=2)], dim=1)
 
 
-def measures(features, n):
+def measures(features: Tensor, n: int) -> dict[str, float]:
     """Of features (V, K, 3 + n, D), V videos of K >= 2 clips each, as kinds_of_features orders them -> {name: float}.
 
     With f the features of clip k of video v and g those of its segments, of unit length:
@@ -49,8 +48,8 @@ def measures(features, n):
     features = features.double()
     own, segments = features[:, :, 0], features[:, :, 3:]
     centre = own.mean(dim=(0, 1))
-    unit = F.normalize(features[:, :, :3] - centre, dim=-1)
-    parts = F.normalize(segments - segments.mean(dim=(0, 1, 2)), dim=-1)
+    unit = centre_and_normalise(features[:, :, :3], centre)
+    parts = centre_and_normalise(segments, segments.mean(dim=(0, 1, 2)))
     f = unit[:, :, 0]
     within = f.var(dim=1).sum(dim=-1).mean()
     between = f.mean(dim=1).var(dim=0).sum() - within / clips
@@ -72,15 +71,14 @@ def measures(features, n):
     return {name: value.item() for name, value in found.items()}
 
 
-def nearest_of_other_groups(features, labels, groups, k=10):
+def nearest_of_other_groups(features: Tensor, labels: Tensor, groups: Tensor, k: int = 10) -> dict[str, float]:
     """How often labels agree with the nearest videos of another recording, all videos being queries and gallery.
 
     features: (V, K, D), averaged over the clips, centred and L2-normalised here; labels, groups: (V,) int.
     -> {"retrieval/R@1": share whose nearest has the query's label, "retrieval/vote": share whose label has the largest
     sum of similarities among the k nearest}, over the videos whose label another recording has too.
     """
-    f = features.double().mean(dim=1)
-    f = F.normalize(f - f.mean(dim=0), dim=1)
+    f = centre_and_normalise(features.double().mean(dim=1))
     cosines = f @ f.T
     cosines[groups[:, None] == groups] = -torch.inf
     possible = ((labels[:, None] == labels) & (groups[:, None] != groups)).any(dim=1)
