@@ -1,4 +1,7 @@
-"""What the benchmarks share: the machine behind a result, timing and memory, real frames, tables, the report's file."""
+"""What the benchmarks share: the machine behind a result, timing and memory, real frames, tables, the report's file.
+
+Benchmarks import no entry script: they call what lies below one, or start it as a command (`run_script`).
+"""
 import multiprocessing
 import os
 import re
@@ -12,27 +15,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import utils
-from core.errors import UsageError
+from core.errors import RunError, UsageError
 from core.files import whole_file
 from dataset.lists import VideoList
 from dataset.loader import return_memory
 from dataset.local_dataset import DATA, REPOSITORY
+from engine import flags
 from engine.log import versions
 from process_data.src.common import find_videos
 
 MIB = 2**20
 
+# Defaults of train.py's flags and of its looks at the features, which benchmarks measure as they are.
+# tests/test_benchmarks.py compares them with train.py.
+TRAIN = {"batch_size": 64, "seq_len": 16, "ds": 4, "img_dim": 112, "time_reverse": 0.5, "n_series": 2,
+         "temperature": 0.07, "lr": 0.003, "momentum": 0.9, "wd": 1e-4, "loader_timeout": 600.0, "eval_every": 10,
+         "eval_videos": 128, "workers": min(8, os.cpu_count())}
+WATCHED_CLIPS = 2
+
 # --- reports -------------------------------------------------------------------------------------------------
 
 
-def new_parser(script, doc, videos=False):
-    """Flags that benchmarks share; videos: whether it needs any, which `choose` links."""
-    parser = utils.new_parser(script, doc)
+def new_parser(script, doc, videos=False, out=None):
+    """Flags that benchmarks share; videos: whether it needs any, which `choose` links; out: default of --out."""
+    parser = flags.new_parser(script, doc)
     if videos:
         parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are "
                                                         "any, else made-up ones")
-    parser.add_argument("--out", type=Path, help="file for the report (Markdown); None: only print it")
+    parser.add_argument("--out", type=Path, default=out, help="file for the report (Markdown); None: only print it")
     return parser
 
 
@@ -123,7 +133,17 @@ def resident(name):
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-# --- real frames ---------------------------------------------------------------------------------------------
+# --- commands and real frames --------------------------------------------------------------------------------
+
+def run_script(script, *more, **environment):
+    """Run a script of the repository with flags `more` -> what it prints; RunError with its last line if it fails."""
+    done = subprocess.run([sys.executable, REPOSITORY / script, *map(str, more)], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"{script} ended with exit code {done.returncode}: {last}")
+    return done.stdout
+
 
 def choose(videos, count, folder):
     """Link `count` videos, spread over the folder `videos`, into `folder` -> where they are.
@@ -135,9 +155,8 @@ def choose(videos, count, folder):
     source = videos or next((place for place in places if place.is_dir()), None)
     if source is None:
         source = folder.with_name("rendered")
-        subprocess.run([sys.executable, REPOSITORY / "process_data/src/render_demo.py", "--videos", source, "--splits",
-                        folder.with_name("splits"), "--groups", "3", "--test_groups", "1", "--frames", "160",
-                        "--size", "240x320"], check=True, stdout=subprocess.DEVNULL)
+        run_script("process_data/src/render_demo.py", "--videos", source, "--splits", folder.with_name("splits"),
+                   "--groups", 3, "--test_groups", 1, "--frames", 160, "--size", "240x320")
     if not source.is_dir():
         raise UsageError(f"--videos {source} is no folder")
     found = find_videos(source)[0]
@@ -150,9 +169,7 @@ def choose(videos, count, folder):
 
 def extract(videos, frames, short_side):
     """Extract the videos' frames -> VideoList of them."""
-    script = REPOSITORY / "process_data/src/extract_frame.py"
-    subprocess.run([sys.executable, script, "--videos", videos, "--frames", frames, "--short_side", str(short_side)],
-                   check=True, stdout=subprocess.DEVNULL)
+    run_script("process_data/src/extract_frame.py", "--videos", videos, "--frames", frames, "--short_side", short_side)
     folders = sorted(path for path in frames.glob("*/*") if path.is_dir())
     return VideoList(np.array([f"{path.parent.name}/{path.name}" for path in folders]),
                      np.array([len(list(path.glob("*.jpg"))) for path in folders]), np.zeros(len(folders), int),

@@ -10,7 +10,6 @@ usual way, PIL and torchvision frame by frame. `--profile` says where the worker
 import cProfile
 import io
 import pstats
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,18 +22,17 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils
-from benchmarks.common import alternate, choose, extract, heading, new_parser, table, write
+from benchmarks.common import alternate, choose, extract, heading, new_parser, run_script, table, write
 from core.exits import run
 from dataset.augment import BLUR as BLUR_COLUMN
 from dataset.augment import FACTORS, JITTER, MEAN, ORDER, SIGMA, STD, PretrainDraw, prepare
 from dataset.clips import VideoClips
 from dataset.crops import RandomCrop
 from dataset.loader import keep_memory
-from dataset.local_dataset import REPOSITORY
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import SOURCES
+from engine.flags import positive
 
 SIZE, RESIZE = 112, (128, 171)
 PEER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -109,9 +107,7 @@ def measure(args, folder):
     """-> {what: seconds for all samples}, frames a sample, samples, where the videos were, (height, width) of both."""
     source = choose(args.videos, args.count, folder / "videos")
     large, small = ((folder / str(side), extract(folder / "videos", folder / str(side), side)) for side in (240, 128))
-    pack = REPOSITORY / "process_data/src/pack.py"
-    subprocess.run([sys.executable, pack, "--frames", small[0], "--out", folder / "packed"], check=True,
-                   stdout=subprocess.DEVNULL)
+    run_script("process_data/src/pack.py", "--frames", small[0], "--out", folder / "packed")
     data, data_small, packed = data_set(*large), data_set(*small), data_set(folder / "packed", small[1], "packed")
     drawn, drawn_small = frames_of(*large), frames_of(*small)
     parameters = [data[0, index]["augment"].tolist() for index in range(len(data))]
@@ -135,7 +131,7 @@ def measure(args, folder):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "count", "rounds")
+    positive(args, "count", "rounds")
     # as in a loader's worker
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

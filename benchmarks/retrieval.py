@@ -2,7 +2,7 @@
 
     python benchmarks/retrieval.py --out benchmarks/results/retrieval.md      4 to 6 minutes and 4 GiB on 2 cores
 
-Calls retrieval.py's topk_accuracy on random features, in a process of its own, whose largest resident memory is read
+Calls topk_accuracy, as retrieval.py does, on random features, in a process of its own, whose largest resident memory is read
 from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is done with
 it: half of it before the search and half after, so that a slow minute of the machine hits both.
 """
@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils
+from analysis.nearest import KS, topk_accuracy
 from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
 from core.errors import UsageError
 from core.exits import run
-from retrieval import KS, topk_accuracy
+from engine.flags import positive
 
 QUERIES, CHUNK = 2048, 4096  # as analysis.nearest's
 
@@ -61,7 +61,7 @@ def measure(gallery_size, queries, dim, threads):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "queries", "dim")
+    positive(args, "queries", "dim")
     if args.gallery < 8192:
         raise UsageError(f"--gallery {args.gallery}: too small to measure, give 8192 or more")
     threads = args.threads or torch.get_num_threads()

@@ -5,9 +5,7 @@
 The dry run is of the publication's recipe (R(2+1)D, 16 x 112 x 112); the start of an epoch is the time until its first
 batch is on the device, in a short run of a thin network with two workers.
 """
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils
-from benchmarks.common import choose, extract, heading, new_parser, table, write, write_lists
+from benchmarks.common import choose, extract, heading, new_parser, run_script, table, write, write_lists
 from core.exits import run
-from dataset.local_dataset import REPOSITORY
+from engine.flags import positive
 
 EPOCHS = 4
 
@@ -33,15 +30,14 @@ def flags():
 def train(root, *more):
     """Seconds that train.py takes, and what it prints."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, REPOSITORY / "train.py", "--dataset", "folder", "--log_dir", root / "log",
-                           "--batch_size", "4", "--workers", "2", *more], check=True, capture_output=True, text=True,
-                          env={**os.environ, "DUALVAR_DATA": str(root), "DUALVAR_LISTS": str(root)})
-    return time.perf_counter() - start, done.stdout
+    text = run_script("train.py", "--dataset", "folder", "--log_dir", root / "log", "--batch_size", 4, "--workers", 2,
+                      *more, DUALVAR_DATA=str(root), DUALVAR_LISTS=str(root))
+    return time.perf_counter() - start, text
 
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "rounds")
+    positive(args, "rounds")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         source = choose(args.videos, 24, root / "videos")

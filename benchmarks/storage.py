@@ -6,7 +6,6 @@ Packs the frames of a data set into each kind of container in a temporary folder
 of the same random pretraining samples (two clips of 16 frames, stride 4). LMDB and HDF5 are left out where their
 packages (lmdb, h5py) are not installed. Written to benchmarks/results/storage.md unless --out says otherwise.
 """
-import argparse
 import importlib.util
 import json
 import multiprocessing
@@ -21,13 +20,14 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.common import alternate, heading, table, write
+from benchmarks.common import alternate, heading, new_parser, table, write
 from core.errors import DataError
 from core.exits import run
 from dataset.lists import local_dataset, open_list
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
 from dataset.storage import PackedFrames, VideoFiles
+from engine.flags import positive
 from process_data.src.pack import pack
 
 FRAMES = "folders of JPEGs"
@@ -219,14 +219,12 @@ def two_readers(kind, path, samples):
     return max(in_fork(reader(samples[::2]), reader(samples[1::2])))
 
 
-def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def flags():
+    parser = new_parser("benchmarks/storage.py", __doc__, out=Path("benchmarks/results/storage.md"))
     parser.add_argument("--dataset", default="ucf101-5class", help="name in dataset/local_dataset.py, with frames")
     parser.add_argument("--samples", type=int, default=300, help="random samples to read")
     parser.add_argument("--rounds", type=int, default=5, help="times all containers are read in turn; medians count")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/storage.md"), help="file to write")
-    return parser.parse_args(argv)
+    return parser
 
 
 def compare(stores, seconds, folders, samples, args):
@@ -272,7 +270,8 @@ def compare_with_decoding(local, stores, samples, rounds):
 
 
 def main(argv):
-    args = parse(argv)
+    args = flags().parse_args(argv)
+    positive(args, "samples", "rounds")
     local, videos = local_dataset(args.dataset), open_list(args.dataset, "train", 1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cv2.setNumThreads(1)
