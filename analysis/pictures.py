@@ -16,24 +16,32 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-import retrieval
-import utils
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import whole_file
 from dataset.augment import MEAN, STD, PretrainDraw, prepare
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
-from dataset.lists import local_dataset, open_list
-from dataset.reader import FrameReader
+from dataset.lists import open_list
 from dataset.sampling import EvenClips, PretrainViews
-from dataset.storage import SOURCES, advice
 from engine import evaluation
+from engine.flags import (
+    add_data_flags,
+    add_net_flags,
+    check_segments,
+    check_time_reverse,
+    complete_data_flags,
+    not_negative,
+    positive,
+)
+from engine.folders import check_folder, weights_name
 from engine.log import log_rows
+from engine.setup import open_backbone, seed_everything, start
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
 
 from . import figures
-from .features import read_features
+from .features import read_features, read_features_of
 from .nearest import nearest
 
 OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(figures.KINDS)
@@ -61,7 +69,7 @@ def parser():
         return one
 
     def data(one):
-        utils.add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+        add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
         one.add_argument("--seed", type=int, default=0, help="of every random draw")
 
     def titles(one):
@@ -91,7 +99,7 @@ def parser():
         one.add_argument("--time_reverse", type=float, default=0.5, help="as of train.py")
         one.add_argument("--n_series", type=int, default=2, help="segments of a clip")
     one = command(timeline, data, titles)
-    utils.add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
+    add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
     one.add_argument("--pretrain", nargs="+", required=True, metavar="PATH|random", help="weights, a panel each")
     one.add_argument("--video", metavar="CLASS/VIDEO", help="test video; default: the longest")
     one.add_argument("--n_series", type=int, default=2, help="a segment has seq_len / n_series frames")
@@ -107,7 +115,7 @@ def tsne(args):
     Features are centred and L2-normalised as for retrieval, then reduced to 50 dimensions where they have more. The
     points are written to --out with the ending .csv too.
     """
-    utils.positive(args, "videos")
+    positive(args, "videos")
     rows = []
     for folder, title in zip(args.features, titles_of(args, args.features), strict=True):
         clips, _, names, _ = read_features(folder, args.part, "--features", "clips")
@@ -148,12 +156,12 @@ def gallery(args):
 
     Similarity is retrieval's: the cosine of features centred by the mean of their list.
     """
-    utils.check_data_flags(args)
-    utils.positive(args, "queries", "found")
+    complete_data_flags(args, torch.device("cpu"))
+    positive(args, "queries", "found")
     if max(args.queries, args.found) > MOST_TILES:
         raise UsageError(f"--queries {args.queries}, --found {args.found}: more than {MOST_TILES} are no picture")
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("test", "train")}
-    test, train = (retrieval.features_of_list(args, args.features, part, videos, "--features")[0]
+    test, train = (read_features_of(args.features, part, videos, "--features", args.dataset, args.split)[0]
                    for part, videos in lists.items())
     if test.shape[1] != train.shape[1]:
         raise DataError(f"--features: {args.features}: the two lists' features differ in length: write them again")
@@ -262,18 +270,19 @@ def segments(args):
 
 def samples(args):
     """Yields (name, views (3, T, 3, H, W) in [0, 1], permutation (n,)) of training videos."""
-    utils.check_data_flags(args)
-    utils.positive(args, "videos")
-    utils.not_negative(args, "epoch")
-    utils.check_segments(args)
-    utils.check_time_reverse(args)
+    complete_data_flags(args, torch.device("cpu"))
+    positive(args, "videos")
+    not_negative(args, "epoch")
+    check_segments(args)
+    check_time_reverse(args)
     videos = open_list(args.dataset, "train", args.split, args.storage)
     if unknown := set(args.names or ()) - set(videos.names.tolist()):
         raise DataError(f"--names {' '.join(sorted(unknown))}: not in the training list of {args.dataset}, "
                         f"split {args.split}")
     chosen = (np.flatnonzero(np.isin(videos.names, args.names)) if args.names else evenly(len(videos), args.videos))
-    data = utils.clip_dataset(args, videos, PretrainViews(args.seq_len, args.ds, args.time_reverse),
-                              RandomCrop(args.img_dim), PretrainDraw(args.n_series, args.img_dim))
+    data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
+                      PretrainViews(args.seq_len, args.ds, args.time_reverse), RandomCrop(args.img_dim),
+                      PretrainDraw(args.n_series, args.img_dim), args.seed)
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
     for index in chosen.tolist():
         sample = data[args.epoch, index]
@@ -297,10 +306,9 @@ def timeline(args):
     eight; each is encoded alone, features are centred by the mean over 64 other videos of the list, similarity is the
     cosine.
     """
-    device = utils.start(args)
-    utils.check_data_flags(args)
-    utils.check_segments(args)
-    args.dry_run = False
+    device = start(args.device)
+    complete_data_flags(args, device)
+    check_segments(args)
     length = args.seq_len // args.n_series
     videos = open_list(args.dataset, "test", args.split, args.storage)
     if args.video and args.video not in videos.names:
@@ -315,12 +323,17 @@ def timeline(args):
     others = others.subset(evenly(len(others), 64))
     panels = []
     for weights, title in zip(args.pretrain, titles_of(args, args.pretrain), strict=True):
-        utils.seed_everything(args.seed)
-        backbone = evaluation.placed(retrieval.open_backbone(args, weights), device)
+        seed_everything(args.seed)
+        backbone = evaluation.to_device(open_backbone(
+            weights, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim), device)
 
         def features(some, sampler, average, network=backbone):
-            data = utils.clip_dataset(args, some, sampler, FixedCrops(args.img_dim))
-            return utils.over_videos(lambda clips: pooled(network, clips), data, args, device, "features", average)
+            data = VideoClips(some, open_reader(args.dataset, args.storage, args.resize), sampler,
+                              FixedCrops(args.img_dim))
+            loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=args.workers,
+                                            timeout=args.loader_timeout)
+            return evaluation.over_videos(lambda clips: pooled(network, clips), loader, len(data), device, "features",
+                                          average)
 
         centre = features(others, EvenClips(length, args.ds, 1), True).mean(dim=0)
         own = features(one, segments_of_video, False).view(-1, len(centre))
@@ -355,7 +368,7 @@ def evenly(length, count):
 def titles_of(args, paths):
     """--titles, or the names of runs that `paths` are of, with as many folders before them as tell them apart."""
     if args.titles is None:
-        named = [Path(utils.weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
+        named = [Path(weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
         for depth in range(1, max(len(path.parts) for path in named) + 1):
             titles = ["/".join(path.parts[-depth:]) for path in named]
             if len(set(titles)) == len(titles):
@@ -372,8 +385,7 @@ def short(name):
 
 
 def small_frames(args):
-    return FrameReader(local_dataset(args.dataset).root(args.storage), SMALL, advice(args.storage, args.dataset),
-                       SOURCES[args.storage])
+    return open_reader(args.dataset, args.storage, SMALL)
 
 
 def middle(reader, videos, index):
@@ -389,8 +401,8 @@ def main(argv):
         raise UsageError(f"--out {args.out}: name a file to write; it may end in .png, .pdf or .svg")
     target = args.out.with_suffix("") if kind in figures.KINDS else args.out
     if "seed" in args:
-        utils.not_negative(args, "seed")
-    utils.check_folder(target.parent)
+        not_negative(args, "seed")
+    check_folder(target.parent)
     args.table = None
     figure = args.draw(args)
     written = figures.save(figure, target, [kind] if kind in figures.KINDS else figures.KINDS)

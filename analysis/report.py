@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import utils
 from core.errors import CheckpointError, DataError, RunError, UsageError
 from core.exits import explain, run
 from core.files import read_json
 from dataset.lists import open_list
+from engine.folders import weights_name
 from engine.log import log_rows
 
 from . import evidence, paper, pictures
@@ -83,10 +83,10 @@ def chain(one, found):
     """The runs behind a test or a retrieval: (fine-tuning or probe or None, pretraining or None), if they are found."""
     trained = None
     if one.stage == "test":
-        name = utils.weights_name((one.flags["checkpoint"] or "").replace("{split}", str(first_split(one))))
+        name = weights_name((one.flags["checkpoint"] or "").replace("{split}", str(first_split(one))))
         trained = next((run for stage in ("ft", "last") for run in found[stage] if run.name == name), None)
     weights = (trained or one).flags.get("pretrain") or ""
-    return trained, next((run for run in found["pretrain"] if run.name == utils.weights_name(weights)), None)
+    return trained, next((run for run in found["pretrain"] if run.name == weights_name(weights)), None)
 
 
 def first_split(one):

@@ -16,7 +16,11 @@ from analysis.features import write_features
 from analysis.nearest import nearest
 from core.errors import DataError
 from dataset.augment import PretrainDraw, prepare
+from dataset.clips import VideoClips, open_reader
+from dataset.crops import RandomCrop
 from dataset.lists import open_list
+from dataset.sampling import PretrainViews
+from engine.monitor import sheet_of_views
 
 DATA = [*SMALL[:6], "--dataset", "ucf101", "--workers", "0"]
 

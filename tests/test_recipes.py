@@ -154,7 +154,7 @@ def checkout(tmp_path_factory):
 
 def launch(checkout, script, *flags, **more):
     folder, env = checkout
-    env = {**env, "GPUS": "0", "MASTER_PORT": str(free_port()), **more}
+    env = {**env, "GPUS": "0", **more}
     return subprocess.run(["bash", f"paper_scripts/{script}.sh", *flags], cwd=folder, env=env, capture_output=True,
                           text=True, timeout=PATIENCE)
 
