@@ -38,15 +38,13 @@ from engine.folders import check_folder, weights_name
 from engine.log import log_rows
 from engine.setup import open_backbone, seed_everything, start
 from models.classifier import pooled
-from models.dualvar import shuffle_segments
+from models.dualvar import TERMS, shuffle_segments
 
 from . import figures
 from .features import read_features, read_features_of
 from .nearest import nearest
 
 OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(figures.KINDS)
-MEASURES = ("loss/clip", "loss/sr_view1", "loss/tc", "loss", "retrieval/R@1", "top1", "top1_permuted/sr_view1",
-            "ratio/within_video", "ratio/within_clip", "effective_rank")
 SHOWN = 8  # frames of a clip, or of a video
 MOST_TILES = 50  # of a gallery, either way
 SMALL = (96, 128)  # height and width of the pictures of whole frames
@@ -90,7 +88,7 @@ def parser():
     one.add_argument("--test", type=Path, nargs="+", required=True, help="folders of tests, or of their splits")
     one = command(curves, titles)
     one.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of pretraining or fine-tuning runs")
-    one.add_argument("--measures", nargs="+", help=f"of log.jsonl; default: those there are of {', '.join(MEASURES)}")
+    one.add_argument("--measures", nargs="+", help=f"of log.jsonl; default: those there are of {', '.join(usual_measures())}")
     for draw in (views, segments):
         one = command(draw, data)
         one.add_argument("--names", nargs="+", metavar="CLASS/VIDEO", help="training videos; default: evenly spread")
@@ -198,15 +196,22 @@ def classes(args):
     return figures.class_bars(first.index.to_numpy(), {title: table.to_numpy() for title, table in tables.items()})
 
 
+def usual_measures():
+    """Measures of log.jsonl that curves are drawn of; of each term its first loss."""
+    return [*(f"loss/{term.names[0]}" for term in TERMS.values()), "loss", "retrieval/R@1", "top1",
+            *(f"top1_permuted/{term.names[0]}" for term in TERMS.values() if term.shuffles),
+            "ratio/within_video", "ratio/within_clip", "effective_rank"]
+
+
 def curves(args):
     """Losses, R@1 and other measures of several runs over their epochs; runs called ..._seed<N> look the same."""
     logs = [(SEED.sub("", title), read_log(folder))
             for title, folder in zip(titles_of(args, args.runs), args.runs, strict=True)]
     known = {name for _, rows in logs for row in rows for name in row}
-    measures = args.measures or [name for name in MEASURES if name in known]
+    measures = args.measures or [name for name in usual_measures() if name in known]
     missing = [name for name in measures if name not in known]
     if missing or not measures:
-        raise DataError(f"--measures {' '.join(missing or MEASURES)}: in none of the logs; there are "
+        raise DataError(f"--measures {' '.join(missing or usual_measures())}: in none of the logs; there are "
                         f"{', '.join(sorted(known))}")
     return figures.curves({measure: [
         (title, *np.array([(row["epoch"] + 1, row[measure]) for row in rows if measure in row]).T)

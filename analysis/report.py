@@ -23,11 +23,11 @@ from engine.folders import weights_name
 from engine.log import log_rows
 
 from . import evidence, paper, pictures
+from .modes import mode_position, parse_cell, unknown_modes
 from .page import Page
 
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}
 TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}
-MODES = {mode: i for i, mode in enumerate(evidence.ORDER)}
 MOST_PANELS = 4  # of pictures side by side
 
 
@@ -72,7 +72,7 @@ def find(log, experiment, dataset):
     for stage, file in [*((stage, "flags.json") for stage in STAGES), ("retrieval", "results.json"),
                         ("test", "results.json")]:
         runs = [Run(path, stage) for path in sorted((log / stage).glob(f"*/{file}"))]
-        runs.sort(key=lambda one: (MODES.get(one.name.partition("_")[0], -1), one.name))
+        runs.sort(key=lambda one: (mode_position(one.name.partition("_")[0]) or (-1,), one.name))
         found[stage] = [one for one in runs
                         if (experiment is None or one.name == experiment or one.name.startswith(f"{experiment}_"))
                         and (dataset is None or one.flags["dataset"] == dataset)]
@@ -266,8 +266,8 @@ def representatives(runs):
 
 def titles(runs):
     """Short names for panels: the modes of evidence cells, or the runs' names where those say more."""
-    matches = [evidence.CELL.fullmatch(one.name) for one in runs]
-    modes = [match["mode"] if match else None for match in matches]
+    cells = [parse_cell(one.name) for one in runs]
+    modes = [cell.mode if cell and cell.known else None for cell in cells]
     return modes if None not in modes and len(set(modes)) == len(modes) else [one.name for one in runs]
 
 
@@ -348,6 +348,7 @@ def write_results(page, found, cells):
     for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
         page.table(f"evidence_{dataset}_split{split}", evidence.summary(rows),
                    f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
+    page.items(unknown_modes(one.name for one in found["retrieval"]))
     table = results(found)
     if len(table):
         page.table("results", table, "Every result there is. R@k, top-k: shares of the test videos. Linear probe of "
