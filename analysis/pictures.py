@@ -88,7 +88,8 @@ def parser():
     one.add_argument("--test", type=Path, nargs="+", required=True, help="folders of tests, or of their splits")
     one = command(curves, titles)
     one.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of pretraining or fine-tuning runs")
-    one.add_argument("--measures", nargs="+", help=f"of log.jsonl; default: those there are of {', '.join(usual_measures())}")
+    one.add_argument("--measures", nargs="+",
+                     help=f"of log.jsonl; default: those there are of {', '.join(usual_measures())}")
     for draw in (views, segments):
         one = command(draw, data)
         one.add_argument("--names", nargs="+", metavar="CLASS/VIDEO", help="training videos; default: evenly spread")

@@ -348,7 +348,8 @@ def write_results(page, found, cells):
     for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
         page.table(f"evidence_{dataset}_split{split}", evidence.summary(rows),
                    f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
-    page.items(unknown_modes(one.name for one in found["retrieval"]))
+    if unknown := unknown_modes(one.name for one in found["retrieval"]):
+        page.items(unknown)
     table = results(found)
     if len(table):
         page.table("results", table, "Every result there is. R@k, top-k: shares of the test videos. Linear probe of "

@@ -17,10 +17,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import retrieval
-import test
-import utils
 from benchmarks.common import alone, choose, extract, heading, new_parser, table, write, write_lists
+from engine.flags import positive, not_negative
 from core.exits import run
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
@@ -81,7 +79,7 @@ class SeparateClips(Dataset):
 def build(script, net, width):
     """-> (network, compute(clips) -> rows) of a stage."""
     torch.manual_seed(0)
-    if script is test:
+    if script == "test":
         network = build_classifier(net, 101, width).eval()
         return network, lambda clips: network(clips).softmax(dim=1)
     network = build_backbone(net, width).eval()
@@ -92,19 +90,25 @@ def measure(way, stage, root, workers, width):
     """Evaluate all videos -> seconds of {"all", "sample" (one worker, one video), "forward" (CLIPS clips)}."""
     script, net = STAGES[stage]
     local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
-    args = script.flags().parse_args(["--dataset", "benchmark", "--workers", str(workers), "--batch_size", "2"])
-    device = utils.start(args)
-    utils.check_data_flags(args)
+    parser = new_parser("benchmarks/evaluate.py", __doc__)
+    add_data_flags(parser, ds=4 if script == "retrieval" else 2, batch_size=2, batch_help="videos")
+    args = parser.parse_args(["--dataset", "benchmark", "--workers", str(workers)])
+    device = start("auto")
+    complete_data_flags(args, device)
     videos = open_list("benchmark", "test", 1)
     network, compute = build(script, net, width)
     clips = torch.randn(CLIPS, 3, args.seq_len, args.img_dim, args.img_dim, device=device)
     if way == "ours":
-        utils.place(args, network, getattr(network, "backbone", network), [videos], device)
+        network, _ = evaluation.prepare_network(
+            network, getattr(network, "backbone", network), [videos], device, precision=default_precision(None, device),
+            batch_size=args.batch_size, clips=CLIPS, seq_len=args.seq_len, img_dim=args.img_dim)
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        data = utils.clip_dataset(args, videos, EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
+        data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
+                          EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0, 0], threads=1)}
-        start = time.perf_counter()
-        utils.over_videos(compute, data, args, device, stage)
+        began = time.perf_counter()
+        loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=workers, timeout=600)
+        evaluation.over_videos(compute, loader, len(data), device, stage)
     else:
         data = SeparateClips(videos, root / "frames", args)
         network.to(device)
@@ -167,8 +171,8 @@ def stage_rows(stage, usual, ours):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "count", "width")
-    utils.not_negative(args, "workers")
+    positive(args, "count", "width")
+    not_negative(args, "workers")
     rows, precisions = [], set()
     with tempfile.TemporaryDirectory() as root:
         source = write_data(Path(root), args.videos, args.count)

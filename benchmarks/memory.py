@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train
-import utils
 from benchmarks.common import MIB, alone, heading, new_parser, write
+from engine.flags import positive
 from core.errors import RunError, UsageError
 from core.exits import run
 from dataset import local_dataset
@@ -54,7 +53,7 @@ def flags():
 
 
 def check(args):
-    utils.positive(args, "workers", "bound")
+    positive(args, "workers", "bound")
     if args.epochs < 4:
         raise UsageError(f"--epochs {args.epochs}: a growth needs at least 4")
     for name in ("rows", "videos"):
@@ -141,18 +140,20 @@ def write_data(root, part, classes=100):
 
 def make_loader(part):
     """train.py's loader over the data set "memory" -> (batches, loader, VideoList)."""
-    args = train.flags().parse_args(["--dataset", "memory", "--device", "cpu", *part.flags])
-    device = utils.start(args)
-    utils.check_data_flags(args)
+    parser = new_parser("benchmarks/memory.py", __doc__)
+    add_data_flags(parser, ds=4, batch_size=BATCH, batch_help="videos of a step")
+    args = parser.parse_args(["--dataset", "memory", *part.flags])
+    complete_data_flags(args, start("cpu"))
     videos = open_list(args.dataset, "train", args.split)
     kept = replace(videos, names=videos.names.tolist(), num_frames=videos.num_frames.tolist(),
                    labels=videos.labels.tolist()) if part.objects else videos
-    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views=3)
-    data = utils.clip_dataset(args, kept, sampler, RandomCrop(args.img_dim), PretrainDraw(args.n_series, args.img_dim))
+    sampler = PretrainViews(args.seq_len, args.ds, 0.5, views=3)
+    data = VideoClips(kept, open_reader(args.dataset, args.storage, args.resize), sampler, RandomCrop(args.img_dim),
+                      PretrainDraw(2, args.img_dim))
     if not part.frames:
         data.reader = BlankReader(*args.resize)
-    batches = TrainBatches(len(data), args.batch_size, seed=args.seed)
-    return batches, utils.clip_loader(args, data, batches, device), videos
+    batches = TrainBatches(len(data), args.batch_size, seed=0)
+    return batches, loader_of(data, batches, args.workers, False, args.loader_timeout), videos
 
 
 def measure(part):

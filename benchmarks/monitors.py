@@ -19,10 +19,9 @@ import torch
 from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train
-import utils
 from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
 from benchmarks.step import Step
+from engine.flags import positive, not_negative
 from core.errors import UsageError
 from core.exits import run
 from dataset import local_dataset
@@ -110,8 +109,8 @@ def rows(args, root):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "eval_every", "batch_size", "img_dim", "width", "rounds")
-    utils.not_negative(args, "workers")
+    positive(args, "eval_every", "batch_size", "img_dim", "width", "rounds")
+    not_negative(args, "workers")
     if args.eval_videos < 2:
         raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
     with tempfile.TemporaryDirectory() as folder:

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import utils
 from benchmarks.common import Peak, alone, choose, extract, heading, new_parser, table, write
 from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
 from benchmarks.step import Step
+from engine.flags import positive
 from core.exits import run
 from dataset import local_dataset
 from dataset.lists import open_list
@@ -223,7 +223,7 @@ def plan(args, sample_seconds, sample_bytes):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "nodes", "node_gpus", "node_cores", "node_disk", "node_network", "gpu_tflops", "gpu_batch")
+    positive(args, "nodes", "node_gpus", "node_cores", "node_disk", "node_network", "gpu_tflops", "gpu_batch")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

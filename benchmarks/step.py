@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train
-import utils
 from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
+from engine.flags import positive
 from core.dist import world_size
 from core.exits import run
 from engine.gradcache import GradCache
@@ -164,7 +163,7 @@ def curve(args):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "batch_size", "img_dim", "rounds")
+    positive(args, "batch_size", "img_dim", "rounds")
     head = functools.partial(heading, "The training step")
     if args.curve:
         return write(args.out, [*head(), *curve(args)])

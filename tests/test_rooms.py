@@ -71,7 +71,8 @@ def test_tools_for_data_do_not_wait_for_torch(tool):
 
 def loaded_by(code, *modules):
     """Which of these modules a new process has imported after `code`, as it prints their list."""
-    done = subprocess.run([sys.executable, "-c", f"import sys; {code}; print([m for m in {modules} if m in sys.modules])"],
+    program = f"import sys; {code}; print([m for m in {modules} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program],
                           cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
