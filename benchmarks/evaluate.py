@@ -18,18 +18,22 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import alone, choose, extract, heading, new_parser, table, write, write_lists
-from engine.flags import positive, not_negative
 from core.exits import run
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
 from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
+from engine import evaluation
+from engine.flags import add_data_flags, complete_data_flags, not_negative, positive
+from engine.precision import default_precision
+from engine.setup import start
 from models import build_backbone, build_classifier
 from models.classifier import pooled
 
-STAGES = {"R3D, ten-clip test": (test, "r3d"), "R(2+1)D, retrieval": (retrieval, "r21d")}
+STAGES = {"R3D, ten-clip test": ("test", "r3d"), "R(2+1)D, retrieval": ("retrieval", "r21d")}
 CLIPS = 10
 
 
@@ -113,11 +117,11 @@ def measure(way, stage, root, workers, width):
         data = SeparateClips(videos, root / "frames", args)
         network.to(device)
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}
-        start = time.perf_counter()
+        began = time.perf_counter()
         with torch.no_grad():
             for batch in DataLoader(data, batch_size=1, num_workers=workers):
                 compute(batch.flatten(0, 1).to(device)).mean(dim=0).cpu()
-    whole = time.perf_counter() - start
+    whole = time.perf_counter() - began
     operations = count_operations(network, compute, clips)
     return {**seconds, "all": whole, "operations": operations, "videos": len(videos), "precision": args.precision}
 
@@ -129,11 +133,11 @@ def timed(function, threads=None, rounds=3):
     torch.set_num_threads(threads or usual)
     seconds = []
     for _ in range(rounds + 1):
-        start = time.perf_counter()
+        began = time.perf_counter()
         function()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - began)
     torch.set_num_threads(usual)
     return min(seconds[1:])
 

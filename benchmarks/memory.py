@@ -21,16 +21,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import MIB, alone, heading, new_parser, write
-from engine.flags import positive
 from core.errors import RunError, UsageError
 from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
+from dataset.clips import VideoClips, open_reader
 from dataset.crops import RandomCrop
 from dataset.lists import open_list
 from dataset.loader import TrainBatches
+from dataset.loader import make_loader as loader_of
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
+from engine.flags import add_data_flags, complete_data_flags, positive
+from engine.setup import start
 
 BATCH = 64  # as train.py's
 JPEGS = 16  # frames of a video on disk
@@ -161,7 +164,7 @@ def measure(part):
     with tempfile.TemporaryDirectory() as root:
         local_dataset.DATASETS["memory"] = write_data(Path(root), part)
         batches, loader, videos = make_loader(part)
-        history, start = [], time.perf_counter()
+        history, began = [], time.perf_counter()
         for epoch in range(part.epochs):
             batches.start(epoch)
             for step, _batch in enumerate(loader):
@@ -169,10 +172,10 @@ def measure(part):
                     history.append(snapshot())
             del _batch  # its memory is the loader's
             history.append(snapshot())
-            print(f"{part.title}: epoch {epoch + 1}/{part.epochs}, {time.perf_counter() - start:.0f} s, all processes "
+            print(f"{part.title}: epoch {epoch + 1}/{part.epochs}, {time.perf_counter() - began:.0f} s, all processes "
                   f"{history[-1]['all', 'proportional'] / MIB:.1f} MiB", flush=True)
     arrays = (videos.names, videos.num_frames, videos.labels, videos.classes)
-    return {"history": history, "seconds": time.perf_counter() - start, "list": sum(x.nbytes for x in arrays),
+    return {"history": history, "seconds": time.perf_counter() - began, "list": sum(x.nbytes for x in arrays),
             "batches": len(batches), "batch": batches.batch}
 
 

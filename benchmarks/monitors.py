@@ -8,7 +8,6 @@ A step is train.py's from clips that are loaded: augmentation, encoding, losses,
 is logged. A look is train.look_at_features as a run calls it, workers, decoding and measures included. Weights are
 random; each mode is measured in a process of its own.
 """
-import argparse
 import sys
 import tempfile
 import time
@@ -19,34 +18,35 @@ import torch
 from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from analysis.variance import look_at_features
 from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
 from benchmarks.step import Step
-from engine.flags import positive, not_negative
 from core.errors import UsageError
 from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
-from dataset.crops import RandomCrop
+from dataset.clips import VideoClips, open_reader
+from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import open_list
 from dataset.loader import TrainBatches
-from dataset.sampling import PretrainViews
+from dataset.sampling import EvenClips, PretrainViews
+from engine.flags import not_negative, positive
 from models.dualvar import parse_mode
 
 NET, MODES = "r3d", ("clip", "clip-sr-tc")
 LISTS = (443, 9537)  # training videos of five classes of UCF101, and of all its split 1
-USUAL = train.flags().get_default
-BATCH, LIMIT = USUAL("batch_size"), 0.05
+BATCH, LIMIT = 64, 0.05  # train.py's --batch_size
 
 
 def flags():
     parser = new_parser("benchmarks/monitors.py", __doc__, videos=True)
-    parser.add_argument("--eval_every", type=int, default=USUAL("eval_every"), help="epochs between looks")
-    parser.add_argument("--eval_videos", type=int, default=USUAL("eval_videos"), help="videos that are looked at")
+    parser.add_argument("--eval_every", type=int, default=10, help="epochs between looks")
+    parser.add_argument("--eval_videos", type=int, default=128, help="videos that are looked at")
     parser.add_argument("--batch_size", type=int, default=4, help="videos of the step that is measured; train.py's "
                                                                   f"{BATCH} are taken to last in proportion")
-    parser.add_argument("--img_dim", type=int, default=USUAL("img_dim"), help="side of the clips, pixels")
+    parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the network's channels")
-    parser.add_argument("--workers", type=int, default=USUAL("workers"), help="loader processes of a look")
+    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes of a look")
     parser.add_argument("--rounds", type=int, default=2, help="steps, of which the fastest counts")
     return parser
 
@@ -57,10 +57,9 @@ class LoadedStep(Step):
     def __init__(self, args, mode, videos):
         super().__init__(args, NET, "--dataset", "benchmark", "--mode", mode, "--width", str(args.width), "--workers",
                          str(args.workers))
-        utils.check_data_flags(self.args)
         sampler = PretrainViews(self.args.seq_len, self.args.ds, views=3 if "sr" in parse_mode(mode) else 2)
-        data = utils.clip_dataset(self.args, videos, sampler, RandomCrop(args.img_dim),
-                                  PretrainDraw(self.args.n_series, args.img_dim))
+        reader = open_reader("benchmark", "frames", resize_for(args.img_dim))
+        data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), PretrainDraw(2, args.img_dim))
         self.batch = default_collate([data[0, index % len(data)] for index in range(args.batch_size)])
 
     def __call__(self):
@@ -70,9 +69,11 @@ class LoadedStep(Step):
 
     def look(self, videos):
         """Seconds of a look at `videos`."""
-        args = argparse.Namespace(**{**vars(self.args), "batch_size": BATCH})
+        data = VideoClips(videos, open_reader("benchmark", "frames", resize_for(self.args.img_dim)),
+                          EvenClips(self.args.seq_len, self.args.ds, 2), FixedCrops(self.args.img_dim))
         start = time.perf_counter()
-        train.look_at_features(self.model, videos, args, self.device)  # its features come back to the CPU
+        look_at_features(self.model.encoder.backbone, data, torch.arange(len(videos)), 2, self.device, clips=2,
+                         batch_size=BATCH, workers=self.args.workers, timeout=600)  # features come back to the CPU
         return time.perf_counter() - start
 
 

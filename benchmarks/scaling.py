@@ -26,11 +26,11 @@ from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
 from benchmarks.step import Step
-from engine.flags import positive
 from core.exits import run
 from dataset import local_dataset
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
+from engine.flags import positive
 from models import build_backbone
 from retrieval import topk_accuracy
 

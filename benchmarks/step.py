@@ -9,6 +9,7 @@ logged. It starts from augmented clips, as the backbone does, of noise: their co
 import argparse
 import functools
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +18,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
-from engine.flags import positive
 from core.dist import world_size
 from core.exits import run
+from dataset.local_dataset import REPOSITORY
+from engine.flags import add_data_flags, add_net_flags, add_optimisation_flags, positive
 from engine.gradcache import GradCache
 from engine.monitor import embedding_monitors
+from engine.optim import gradient_norm, sgd
+from engine.precision import clip_shapes, default_precision, set_precision
+from engine.setup import compile_backbones, distribute, seed_everything, start
+from models import build_pretrainer
 
 NETS = ("r21d", "r3d", "s3d")
 MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],
@@ -39,8 +45,12 @@ def flags():
 
 
 def training_flags(args, net, *more):
-    return train.flags().parse_args(["--net", net, "--batch_size", str(args.batch_size), "--img_dim",
-                                     str(args.img_dim), "--clip_weight", "1", *more])
+    parser = new_parser("benchmarks/step.py", __doc__)
+    add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step")
+    add_net_flags(parser, "r21d").add_argument("--mode", default="clip-sr-tc", help="loss terms")
+    add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160], bn_choices=["sync", "local"])
+    sizes = ["--batch_size", str(args.batch_size), "--img_dim", str(args.img_dim)]
+    return parser.parse_args(["--net", net, *sizes, *more])
 
 
 class Step:
@@ -48,16 +58,23 @@ class Step:
 
     def __init__(self, args, net, *more, layout=torch.channels_last_3d):
         self.args = training_flags(args, net, *more)
-        self.device = utils.start(self.args)
-        utils.seed_everything(0)
-        model, _ = train.build(self.args)
-        call, self.model = utils.distribute(model, self.device, "local")
+        self.device = start()
+        seed_everything(0)
+        model = build_pretrainer("simclr", net, self.args.mode, width=self.args.width)
+        call, self.model = distribute(model, self.device, "local")
         self.model.to(memory_format=layout)
         part = args.batch_size // world_size() // self.args.accumulate
-        self.scaler, self.notes = utils.set_up_backbones(
-            self.args, self.model.backbones(), {part * v for v in self.model.encodes}, self.device)
-        self.cache = GradCache(call, self.model.train(), self.args.accumulate)
-        self.optimizer = utils.sgd(self.args, self.model, self.device)
+        self.args.precision, self.notes = set_precision(
+            self.model.backbones(), default_precision(self.args.precision, self.device),
+            clip_shapes({part * v for v in self.model.encodes}, self.args.seq_len, args.img_dim), self.device)
+        self.model.encoder.backbone.checkpointing = self.args.checkpointing
+        if self.args.compile:
+            compile_backbones(self.model.backbones(), self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.args.precision == "fp16")
+        self.model.train()
+        self.call = call
+        self.cache = GradCache(self.model, self.args.accumulate) if self.args.accumulate > 1 else None
+        self.optimizer = sgd(self.model, self.args.lr, self.args.momentum, self.args.wd)
         videos = args.batch_size // world_size()
         size = (videos, 3, 3, self.args.seq_len, args.img_dim, args.img_dim)
         self.views = torch.randn(size, device=self.device)
@@ -65,15 +82,18 @@ class Step:
         self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
-        out = self.cache(self.views, self.permutation)
-        loss = sum(value for name, value in out.items() if name in train.TERM)
+        out = (self.cache or self.call)(self.views, self.permutation)
+        loss = sum(out.losses.values())
         self.optimizer.zero_grad(set_to_none=True)
-        self.cache.backward(self.scaler.scale(loss))
+        if self.cache:
+            self.cache.backward(self.scaler.scale(loss))
+        else:
+            self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        utils.gradient_norm(self.optimizer)
+        gradient_norm(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        embedding_monitors(out, self.args.temperature, self.permutation)
+        embedding_monitors(out, 0.07, self.permutation)
 
     def bare(self):
         self.model.zero_grad(set_to_none=True)
@@ -142,10 +162,11 @@ def curve(args):
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "bf16"):
-            train.main(["--dataset", args.dataset, "--net", "r3d", "--width", "0.125", "--img_dim", "32", "--seq_len",
+            subprocess.run([sys.executable, REPOSITORY / "train.py", "--dataset", args.dataset,
+                        "--net", "r3d", "--width", "0.125", "--img_dim", "32", "--seq_len",
                         "8", "--batch_size", "16", "--lr", "0.02", "--epochs", "2", "--warmup", "0.5", "--bn", "local",
                         "--print_freq", "1", "--workers", "1", "--log_dir", folder, "--name", precision,
-                        "--precision", precision])
+                        "--precision", precision], check=True)
             text = Path(folder, "dualvar", "pretrain", precision, "log.txt").read_text()
             losses[precision] = torch.tensor([float(x) for x in re.findall(r"^epoch .* total ([\d.]+)", text, re.M)])
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
