@@ -5,9 +5,10 @@
 A minute on 2 cores; at full size, without the three flags, longer.
 
 A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
-is logged. A look is train.look_at_features as a run calls it, workers, decoding and measures included. Weights are
+is logged. A look is analysis.variance.look_at_features as a run calls it, workers, decoding and measures included. Weights are
 random; each mode is measured in a process of its own.
 """
+import os
 import sys
 import tempfile
 import time
@@ -123,7 +124,7 @@ def main(argv):
     epochs = " and ".join(str(len(TrainBatches(n, BATCH))) for n in LISTS)
     write(args.out, [
         *heading("Looks at the features during pretraining",
-                 f"{NET} x {args.width:g}, clips of {USUAL('seq_len')} x {args.img_dim} x {args.img_dim}, "
+                 f"{NET} x {args.width:g}, clips of 16 x {args.img_dim} x {args.img_dim}, "
                  f"{torch.get_num_threads()} threads; steps in {' and '.join(sorted(precisions))}, the fastest of "
                  f"{args.rounds}",
                  f"A look, every {args.eval_every} epochs: {args.eval_videos} videos ({len(videos)} there are, of "
