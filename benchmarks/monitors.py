@@ -5,7 +5,7 @@
 A minute on 2 cores; at full size, without the three flags, longer.
 
 A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
-is logged. A look is analysis.variance.look_at_features as a run calls it, workers, decoding and measures included. Weights are
+is logged. A look is look_at_features of analysis/variance.py, workers, decoding and measures included. Weights are
 random; each mode is measured in a process of its own.
 """
 import os

@@ -51,7 +51,8 @@ def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, process
     env["PYTHONPATH"] += f":{env['PYTHONPATH']}/tests"
     options = {"cwd": tmp_path, "env": env, "processes": processes}
     succeed("tests/toys.py", "train.py", *SMALL, "--net", "tiny", "--width", "0.25", "--framework", "byol",
-            "--target-m", "0.9", "--mode", "clip-sr-same", "--same_weight", "2", "--batch_size", "4", "--accumulate", accumulate,
+            "--target-m", "0.9", "--mode", "clip-sr-same", "--same_weight", "2", "--batch_size", "4", "--accumulate",
+            accumulate,
             "--epochs", "1", "--bn", "local", "--eval_every", "1", "--name", "toys", **options)
     run = tmp_path / "log/dualvar/pretrain/toys"
     row = json.loads((run / "log.jsonl").read_text())
