@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from analysis.nearest import topk_accuracy
 from benchmarks.common import Peak, alone, choose, extract, heading, new_parser, table, write
 from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
@@ -32,7 +33,6 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from engine.flags import positive
 from models import build_backbone
-from retrieval import topk_accuracy
 
 K400 = 240_000  # training videos
 BATCH, T, SIZE, WIDTH = 4, 16, 56, "0.25"

@@ -147,7 +147,9 @@ def not_negative(args: argparse.Namespace, *names: str) -> None:
 def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Ranges of the data flags; --device and --resize become what they stand for."""
     args.device = device.type
-    positive(args, "seq_len", "ds", "img_dim", "batch_size", *(["width"] if getattr(args, "width", None) is not None else []))
+    positive(args, "seq_len", "ds", "img_dim", "batch_size")
+    if getattr(args, "width", None) is not None:
+        positive(args, "width")
     not_negative(args, "workers", "seed", "loader_timeout")
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if min(args.resize) < args.img_dim:
