@@ -96,6 +96,7 @@ def measure(way, stage, root, workers, width):
     local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
     parser = new_parser("benchmarks/evaluate.py", __doc__)
     add_data_flags(parser, ds=4 if script == "retrieval" else 2, batch_size=2, batch_help="videos")
+    parser.set_defaults(seed=0)
     args = parser.parse_args(["--dataset", "benchmark", "--workers", str(workers)])
     device = start("auto")
     complete_data_flags(args, device)

@@ -145,6 +145,7 @@ def make_loader(part):
     """train.py's loader over the data set "memory" -> (batches, loader, VideoList)."""
     parser = new_parser("benchmarks/memory.py", __doc__)
     add_data_flags(parser, ds=4, batch_size=BATCH, batch_help="videos of a step")
+    parser.set_defaults(seed=0)
     args = parser.parse_args(["--dataset", "memory", *part.flags])
     complete_data_flags(args, start("cpu"))
     videos = open_list(args.dataset, "train", args.split)
