@@ -2,14 +2,16 @@
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from .errors import DataError
 
 
 @contextmanager
-def whole_file(path):
+def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was.
 
     An OSError, as of a full disk, names `path`.
@@ -28,7 +30,7 @@ def whole_file(path):
         temporary.unlink(missing_ok=True)
 
 
-def take_lock(folder, name):
+def take_lock(folder: str | Path, name: str) -> IO[str]:
     """Keep a second run out of a folder, made if need be; -> the open file that holds the lock while it is open.
 
     Raises DataError, calling the folder `name`, where another run holds it.
@@ -43,12 +45,12 @@ def take_lock(folder, name):
     return lock
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: Any) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path, *keys):
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
     try:
         found = json.loads(path.read_text())
