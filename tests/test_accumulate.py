@@ -34,6 +34,7 @@ def steps(tmp_path_factory):
 
 @pytest.mark.parametrize("divided", [(1, 4), (2, 2)])
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.slow
 def test_a_batch_in_parts_gives_the_losses_gradients_queue_and_momentum_of_the_whole(steps, step, divided):
     whole = steps[1, 1][0][step]
     for process in steps[divided]:

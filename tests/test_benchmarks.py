@@ -38,6 +38,7 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.slow
 def test_benchmark_writes_its_table(tmp_path, videos, name):
     more = [] if name == "retrieval" else ["--videos", str(videos)]
     done = subprocess.run([sys.executable, REPOSITORY / f"benchmarks/{name}.py", *more, *SMALLEST[name], "--out",
@@ -55,6 +56,7 @@ def check(text):
     assert len(found) >= 4 and all(value >= 0 for value in found) and any(found)
 
 
+@pytest.mark.slow
 def test_evaluate(tmp_path, videos, monkeypatch):
     monkeypatch.setitem(DATASETS, "benchmark", None)  # restored afterwards
     monkeypatch.setattr(evaluate, "STAGES", {"retrieval": (retrieval, "r3d")})
@@ -76,6 +78,7 @@ def test_monitors(tmp_path, videos, monkeypatch):
     assert monitors.share(args, 2.0, 96.0, 443) == pytest.approx(96 / (10 * 6 * 16 * 2))
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     """Points, their tables and picture, and the plan."""
     seconds, _ = scaling.rows(1000)

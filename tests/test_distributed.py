@@ -7,6 +7,8 @@ import torch
 from distributed_step import MODES
 from helpers import NARROW, SMALL, command, environment, make_dataset, succeed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):

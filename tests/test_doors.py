@@ -33,6 +33,7 @@ def steps(tmp_path_factory):
 
 @pytest.mark.parametrize("divided", [(1, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("mode", toys.MODES)
+@pytest.mark.slow
 def test_a_new_framework_trains_all_its_parameters_alike_however_the_batch_is_divided(steps, mode, divided):
     """Its predictor, which stands beside the encoder, included; the losses are means over samples."""
     whole = steps[1, 1][0][mode]
@@ -46,6 +47,7 @@ def test_a_new_framework_trains_all_its_parameters_alike_however_the_batch_is_di
 
 
 @pytest.mark.parametrize("processes,accumulate", [(1, 1), (2, 2)])
+@pytest.mark.slow
 def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, processes, accumulate):
     env = environment(make_dataset(tmp_path))
     env["PYTHONPATH"] += f":{env['PYTHONPATH']}/tests"

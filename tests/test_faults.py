@@ -28,6 +28,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from engine.monitor import CollapseWatch, FiniteWatch, Meter
 from models.weights.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [*SMALL, *NARROW, "--batch_size", "2", "--epochs", "3", "--print_freq", "1", "--save_steps", "2", "--bn",
          "local", "--name", "x"]
 

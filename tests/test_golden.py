@@ -60,6 +60,7 @@ def test_backbones(net):
 
 
 @pytest.mark.parametrize("case", GOLDEN["end_to_end"], ids=lambda case: case["model"])
+@pytest.mark.slow
 def test_end_to_end(case):
     model = build_pretrainer(*case["model"].split("/")).eval()
     load_released(model, released_state_dict(case["model"]))
@@ -70,6 +71,7 @@ def test_end_to_end(case):
 
 
 @pytest.mark.parametrize("name", json.loads((Path(__file__).parent / "golden" / "released_keys.json").read_text()))
+@pytest.mark.slow
 def test_released_weights_fit(name):
     """Every tensor of every kind of released model finds its place, and a backbone takes its own from any of them."""
     kind, net = name.split("/")

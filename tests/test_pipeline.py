@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from helpers import NARROW, SHARED, SMALL, copy_checkout, environment, succeed
 
+pytestmark = pytest.mark.slow
+
 REAL = SHARED / "data" / "ucf101-5class"
 
 

@@ -113,6 +113,7 @@ def files(net, own, other):
 
 
 @pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.slow
 def test_every_kind_of_file_is_converted(net, call, tmp_path):
     """Under any names, in any order, wrapped or not: the query encoder's tensors come out, and go into a backbone."""
     own, other, backbone = weights(net), weights(net, "other"), build_backbone(net, WIDTH)
@@ -137,6 +138,7 @@ def test_every_kind_of_file_is_converted(net, call, tmp_path):
 
 
 @pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.slow
 def test_network_and_width_are_told_from_the_file(net, call):
     for width in (0.0625, 0.11, 0.35):
         state = weights(net, width=width)
@@ -190,6 +192,7 @@ def test_torchvision_names_with_one_block_a_stage(call):
     assert features_agree(backbone, model)
 
 
+@pytest.mark.slow
 def test_torchvision_r3d_18_is_deeper(call):
     """Its second blocks have no place here, which is an error unless it is wanted; the rest is ours."""
     model = randomised(r3d_18(weights=None))
@@ -211,6 +214,7 @@ def test_torchvision_r3d_18_is_deeper(call):
     assert features_agree(backbone, model)
 
 
+@pytest.mark.slow
 def test_torchvision_r2plus1d_18_fits_in_part(call):
     """Its stem, shortcuts and some middle widths are others; what is taken in part says so for good."""
     theirs = randomised(r2plus1d_18(weights=None)).state_dict()

@@ -112,6 +112,7 @@ def test_fourth_pair_goes_between_the_same_places_by_two_ways():
     assert np.abs(left[4].astype(int) - up[4]).mean() > 5
 
 
+@pytest.mark.slow
 def test_a_size_at_a_time_tells_nothing():
     """Over groups, the radius of a growing shape at any time is spread as that of a shape that keeps its size."""
     looks = [render_demo.make_appearance(0, group, 1, 16, 16) for group in range(300)]
@@ -261,6 +262,7 @@ def test_train_and_val_folders_odd_names_and_suffixes(videos, tmp_path):
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     source, frames = videos / THREE[2], tmp_path / "frames"
     for i in range(30):
@@ -367,6 +369,7 @@ def test_second_run_at_the_same_time_is_refused(videos, tmp_path):
     extract(videos, tmp_path / "frames")
 
 
+@pytest.mark.slow
 def test_real_clips_give_their_frames(tmp_path):
     """The headers of HMDB51 count one frame more than the files hold."""
     samples = {"ucf101-samples": [240, 251], "hmdb51-samples": [48, 72, 74, 83], "kinetics400-samples": [303, 327, 332]}

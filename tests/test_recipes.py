@@ -164,6 +164,7 @@ def launch(checkout, script, *flags, **more):
     ("run/moco_s3dg_clip-sr_ucf101", ["moco s3dg", "Retrieval", "Linear probe", "ucf101 split 1", "hmdb51 split 1",
                                       "epoch189.pth.tar is not there yet", "Test"]),
 ])
+@pytest.mark.slow
 def test_launcher_dry_run(checkout, script, words):
     done = launch(checkout, script, "--dry_run", "--workers", "0", GPUS="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -176,6 +177,7 @@ def test_launcher_dry_run(checkout, script, words):
     assert not (checkout[0] / "log").exists()
 
 
+@pytest.mark.slow
 def test_launcher_passes_flags_on_and_starts_processes(checkout):
     done = launch(checkout, "pretrain/moco_r3d_clip_ucf101", "--dry_run", "--bn", "local", "--img_dim", "32", "--width",
                   "0.125", "--device", "cpu", GPUS="2")
@@ -185,6 +187,7 @@ def test_launcher_passes_flags_on_and_starts_processes(checkout):
 
 @pytest.mark.parametrize("number,gpus,receiver", [
     (signal.SIGUSR1, "1", "launcher"), (signal.SIGINT, "1", "everybody"), (signal.SIGTERM, "2", "launcher")])
+@pytest.mark.slow
 def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
     """As a scheduler and a terminal's Ctrl-C send it."""
     folder, env = checkout
@@ -321,6 +324,7 @@ def test_wrong_words_are_named_with_what_there_is(arguments, words):
 
 
 @pytest.mark.parametrize("stop", ["itself", "launcher"])
+@pytest.mark.slow
 def test_no_stage_follows_a_stopped_one(checkout, tmp_path, stop):
     folder = copy_checkout(tmp_path / "copy")
     (folder / "stub").write_text(STUB)

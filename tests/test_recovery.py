@@ -29,6 +29,8 @@ from core.errors import CheckpointError
 from models.weights import checkpoint
 from models.weights.checkpoint import read_checkpoint, read_last_good, write_latest
 
+pytestmark = pytest.mark.slow
+
 # 12 videos, 3 epochs of 6 steps, learning rate dropping at epoch 1
 FLAGS = [*SMALL, "--batch_size", "2", "--epochs", "3", "--schedule", "1", "--warmup", "0.5", "--print_freq", "1",
          "--save_steps", "2", "--save_freq", "1", "--resume", "auto", "--name", "run"]

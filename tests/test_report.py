@@ -14,6 +14,8 @@ from helpers import NARROW, PATIENCE, SMALL, InProcess, make_dataset
 
 from analysis import page, report
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

@@ -61,6 +61,7 @@ def test_pretraining_writes_what_it_says(pretrained):
 
 
 @pytest.mark.parametrize("framework", ["simclr", "moco"])
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_an_unbroken_one(root, tmp_path, framework):
     env, flags = environment(root), [*TRAIN, "--framework", framework, "--moco-k", "16", "--save_freq", "1",
                                      "--schedule", "2", "--warmup", "0.5", "--epochs"]
@@ -83,6 +84,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(root, tmp_path, framework):
     assert timeless[0] == timeless[1] and len(timeless[0]) == 3
 
 
+@pytest.mark.slow
 def test_monitors_are_logged_and_change_nothing(root, tmp_path):
     """The features are looked at after every second epoch; weights and everything else logged are those without."""
     rows, weights = [], []
@@ -101,6 +103,7 @@ def test_monitors_are_logged_and_change_nothing(root, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_begun_again(root, pretrained):
     before = (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text()
     done = command("train.py", *TRAIN, "--epochs", "3", cwd=pretrained, env=environment(root))
@@ -109,6 +112,7 @@ def test_a_finished_run_is_not_begun_again(root, pretrained):
     assert (pretrained / "log/dualvar/pretrain/p/log.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_as_another(root, pretrained):
     for flags in (["--lr", "1"], ["--ds", "1"], ["--mode", "clip"], ["--seed", "3"]):
         done = command("train.py", *TRAIN, "--epochs", "3", *flags, "--resume", "auto", cwd=pretrained,
@@ -126,6 +130,7 @@ def test_finetuning(finetuned):
     assert not torch.equal(trained["backbone.stem.weight"], pretrained["stem.weight"])
 
 
+@pytest.mark.slow
 def test_finetuning_of_other_weights_is_not_gone_on_with(root, pretrained):
     """The file's name is the same, what it holds is not."""
     folder = pretrained / "log/dualvar/pretrain/p/model"
@@ -182,6 +187,7 @@ def test_ten_clip_test(root, finetuned):
         assert done.returncode == 1 and "predictions.npz is damaged" in done.stderr
 
 
+@pytest.mark.slow
 def test_all_splits_have_a_mean(root, finetuned, tmp_path):
     lists = shutil.copytree(root / "lists", tmp_path / "lists")
     for split in (2, 3):
@@ -251,6 +257,7 @@ def test_released_checkpoints_are_taken(root, tmp_path, monkeypatch, capsys):
             assert got == code and message in error, (script, net, error)
 
 
+@pytest.mark.slow
 def test_wrong_data_gets_a_sentence(root, tmp_path):
     """Broken lists and frames: one sentence with the file's name, from a loader's worker too."""
     mine = tmp_path / "data"

@@ -93,6 +93,7 @@ def all_bytes(root):
 
 # what is packed
 
+@pytest.mark.slow
 def test_any_zip_program_reads_a_packed_video(whole):
     for folder in (whole / "ucf101/frames").glob("*/*"):
         with zipfile.ZipFile(packed_file(whole, f"{folder.parent.name}/{folder.name}")) as file:
@@ -131,6 +132,7 @@ def test_batches_are_bit_for_bit_those_of_the_frames(whole, workers):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.slow
 def test_training_from_packed_frames_is_training_from_frames(whole, tmp_path, processes):
     states = []
     for storage in ("frames", "packed"):
@@ -145,6 +147,7 @@ def test_training_from_packed_frames_is_training_from_frames(whole, tmp_path, pr
     assert all(torch.equal(value, packed[name]) for name, value in kept.items())
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_packed_but_not_with_other_pixels(whole, tmp_path):
     options = {"cwd": tmp_path, "env": environment(whole)}
     succeed("train.py", *FLAGS, **options)
@@ -172,6 +175,7 @@ common.run(pack.main)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(root, tmp_path):
     wanted = all_bytes(root)
     shutil.rmtree(root / "ucf101/packed")
@@ -298,6 +302,7 @@ def test_a_damaged_file_is_named(root, name):
     assert len(os.listdir("/proc/self/fd")) == already_open
 
 
+@pytest.mark.slow
 def test_training_says_how_to_mend_and_goes_on_without(root, tmp_path):
     packed_file(root).unlink()
     flags, options = [*FLAGS, "--storage", "packed", "--workers", "1"], {"cwd": tmp_path, "env": environment(root)}
@@ -384,6 +389,7 @@ def test_bad_videos_are_named(tmp_path):
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not in ../shared/data")
+@pytest.mark.slow
 def test_videos_and_extracted_frames_are_the_same_within_jpeg_loss(tmp_path):
     for path in sorted(CLIPS.glob("*/*_g01_c01.avi")):
         name = f"{path.parent.name}/{path.stem}"

@@ -416,6 +416,7 @@ def test_official_hmdb51_list_shares_sources_across_classes_only(tmp_path):
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"real clips are not at {CLIPS}")
+@pytest.mark.slow
 def test_faults_planted_in_real_clips(tool, tmp_path):
     """14 training and 4 test clips of two UCF101 classes, on the official side of split 1."""
     names = {"train": [], "test": []}

@@ -238,6 +238,7 @@ def test_a_data_set_with_a_format_of_its_own_is_a_reader_and_two_lines(tmp_path,
 
 
 @pytest.mark.skipif(not TENNIS.is_dir(), reason=f"the real clips are not at {TENNIS}")
+@pytest.mark.slow
 def test_real_clips_with_given_lists_from_files_to_training(tmp_path, monkeypatch, capsys):
     """Three training and two test clips of each class."""
     texts = {}
