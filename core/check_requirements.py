@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 try:
     from packaging.requirements import Requirement
 except ImportError:  # every pip carries it
-    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
 
 lacking = []
 for file in sys.argv[1:]:

@@ -2,14 +2,16 @@
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 from .errors import DataError
 
 
 @contextmanager
-def whole_file(path):
+def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` when all went well: the file is whole or as it was.
 
     An OSError, as of a full disk, names `path`.
@@ -28,10 +30,10 @@ def whole_file(path):
         temporary.unlink(missing_ok=True)
 
 
-def take_lock(folder, name):
-    """Keep a second run out of a folder, made if need be; -> the open file that holds the lock while it is open.
+def take_lock(folder: str | Path, name: str) -> TextIO:
+    """Keep a second run out of a folder, made if need be -> an open file, which holds the lock until it is closed.
 
-    Raises DataError, calling the folder `name`, where another run holds it.
+    Raises DataError, in which the folder is called `name`, where another run holds the lock.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = open(Path(folder) / ".lock", "w")
@@ -43,13 +45,13 @@ def take_lock(folder, name):
     return lock
 
 
-def write_json(path, content):
+def write_json(path: str | Path, content: Any) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path, *keys):
-    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A result's file, a dictionary with at least these keys. Raises DataError where it is not one."""
     try:
         found = json.loads(path.read_text())
         if missing := [key for key in keys if key not in found]:
