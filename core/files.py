@@ -2,12 +2,14 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import DataError
+
+TEMPORARY = ".partial_"  # what the name of a file begins with until it is whole
 
 
 @contextmanager
@@ -16,18 +18,33 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     An OSError, as of a full disk, names `path`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial_{path.name}")
-    try:
+    with whole_files([path]) as (temporary,):
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+
+
+@contextmanager
+def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
+    """As whole_file for several files: either all of them are written or, short of a crash amid the renames, none.
+
+    An OSError names the file that could not be written, or the folder of all of them where that is not known.
+    """
+    targets = [Path(path) for path in paths]
+    for path in targets:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporaries = [path.with_name(TEMPORARY + path.name) for path in targets]
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, targets, strict=True):
+            os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        named = dict(zip(map(str, temporaries), map(str, targets), strict=True)).get(error.filename)
+        raise OSError(error.errno, error.strerror, named or os.path.commonpath(targets)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 def take_lock(folder: str | Path, name: str) -> IO[str]:

@@ -1,9 +1,10 @@
 """Augmentation: parameters drawn for each sample in the loader, applied to batches on the device.
 
-The same factors go to all frames of a clip. A clip's parameters are a row of floats:
-order of the four jitter operations (4), their factors (4), jitter?, sigma, blur?, mirror?
+All frames of a clip get the same factors. A clip's parameters are a row of floats: the order of the four jitter
+operations (4), their factors (4), jitter or not, the blur's sigma, blur or not, mirror or not.
 """
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,10 +13,10 @@ import torch.nn.functional as F
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ORDER, FACTORS, JITTER, SIGMA, BLUR, MIRROR = slice(0, 4), slice(4, 8), 8, 9, 10, 11
 LENGTH = 12
-BLUR_TAPS = 13  # kernel that holds three standard deviations of the widest blur
+BLUR_TAPS = 13  # width of a kernel that holds three standard deviations of the widest blur
 
 
-def draw_jitter(row, rng, strength=0.8, hue=0.2):
+def draw_jitter(row: np.ndarray, rng: np.random.Generator, strength: float = 0.8, hue: float = 0.2) -> None:
     """Fill in random order and factors: brightness, contrast, saturation in 1 +- strength, hue within +- hue."""
     row[ORDER] = rng.permutation(4)
     row[FACTORS] = [*rng.uniform(1 - strength, 1 + strength, 3), rng.uniform(-hue, hue)]
@@ -24,14 +25,14 @@ def draw_jitter(row, rng, strength=0.8, hue=0.2):
 class PretrainDraw:
     """Random parameters of a pretraining sample, and the order of its segments.
 
-    Colour jitter with probability 0.8 * 0.8 and blur with 0.5, each view for itself; view 1 goes without
-    either with probability 0.2. The blur's sigma is for crops of 112 pixels and shrinks with them.
+    Each view by itself gets colour jitter with probability 0.8 * 0.8 and blur with 0.5; with probability 0.2 view 1
+    gets neither. The blur's sigma is in proportion to the side of the crop, `img_dim` pixels: 0.1 to 2 at 112.
     """
 
-    def __init__(self, n_series, img_dim=112):
+    def __init__(self, n_series: int, img_dim: int = 112) -> None:
         self.n_series, self.blur = n_series, img_dim / 112
 
-    def __call__(self, views, rng):
+    def __call__(self, views: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """-> {"augment": (views, LENGTH) float32, "permutation": (n_series,) int64}"""
         rows = np.zeros((views, LENGTH), np.float32)
         for row in rows:
@@ -45,12 +46,12 @@ class PretrainDraw:
 
 
 class FinetuneDraw:
-    """Random parameters of a training clip: pretraining's colour jitter and a mirror flip (p = 0.5), if asked for."""
+    """Random parameters of a training clip: pretraining's colour jitter and a mirror flip (p = 0.5), each optional."""
 
-    def __init__(self, color_jitter, hflip):
+    def __init__(self, color_jitter: bool, hflip: bool) -> None:
         self.color_jitter, self.hflip = color_jitter, hflip
 
-    def __call__(self, views, rng):
+    def __call__(self, views: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """-> {"augment": (views, LENGTH) float32}"""
         rows = np.zeros((views, LENGTH), np.float32)
         for row in rows:
@@ -60,33 +61,29 @@ class FinetuneDraw:
         return {"augment": rows}
 
 
-def planes(clips):
-    """Red, green and blue (N, T, H, W) of clips (N, 3, T, H, W)."""
-    return clips.unbind(1)
-
-
-def grey(clips):
-    r, g, b = planes(clips)
+def grey(clips: torch.Tensor) -> torch.Tensor:
+    """Luminance (N, T, H, W) of clips (N, 3, T, H, W)."""
+    r, g, b = clips.unbind(1)
     return (0.2989 * r).add_(g, alpha=0.587).add_(b, alpha=0.114)
 
 
-def adjust_brightness(clips, factors):
+def adjust_brightness(clips: torch.Tensor, factors: torch.Tensor) -> None:
     clips.mul_(factors).clamp_(0, 1)
 
 
-def adjust_contrast(clips, factors):
-    means = grey(clips.mean(dim=(3, 4), keepdim=True))[:, None]  # of each frame; the grey of the mean colour
+def adjust_contrast(clips: torch.Tensor, factors: torch.Tensor) -> None:
+    means = grey(clips.mean(dim=(3, 4), keepdim=True))[:, None]  # mean luminance of each frame
     clips.mul_(factors).add_((1 - factors) * means).clamp_(0, 1)
 
 
-def adjust_saturation(clips, factors):
+def adjust_saturation(clips: torch.Tensor, factors: torch.Tensor) -> None:
     other = grey(clips)[:, None].mul_(1 - factors)
     clips.mul_(factors).add_(other).clamp_(0, 1)
 
 
-def adjust_hue(clips, shifts):
-    """Turn the hue by `shifts` of a full circle, value and saturation kept."""
-    r, g, b = planes(clips)
+def adjust_hue(clips: torch.Tensor, shifts: torch.Tensor) -> None:
+    """Turn the hue by `shifts` of a full circle; value and saturation stay."""
+    r, g, b = clips.unbind(1)
     low, value = torch.minimum(r, g), torch.maximum(r, g)
     torch.minimum(low, b, out=low)
     torch.maximum(value, b, out=value)
@@ -96,31 +93,31 @@ def adjust_hue(clips, shifts):
                                                      (r - g).add_(chroma, alpha=4)))
     hue.div_(chroma.clamp_min(1e-12)).add_(6 * shifts[:, 0])
     hue.sub_(torch.floor(hue / 6).mul_(6))
-    # a channel is full within one sixth of its own hue, and falls to nothing over the next
+    # a channel is at full chroma within a sixth of the circle of its own hue, and falls to zero over the next sixth
     for plane, near, sign in ((r, 3, 1), (g, 2, -1), (b, 4, -1)):
         torch.sub(hue, near, out=value).abs_()
         value = value.sub_(1) if sign > 0 else value.neg_().add_(2)
         torch.addcmul(low, chroma, value.clamp_(0, 1), out=plane)
 
 
-# in the order of a row's factors; each changes clips (N, 3, T, H, W) in [0, 1] in place, factors (N, 1, 1, 1, 1)
+# in the order of a row's factors; each changes clips (N, 3, T, H, W) in [0, 1] in place by factors (N, 1, 1, 1, 1)
 OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
-def jitter(clips, rows):
+def jitter(clips: torch.Tensor, rows: torch.Tensor) -> None:
     """Colour jitter by rows (N, LENGTH), each clip in its own order."""
     for position in range(4):
         for number, operation in enumerate(OPERATIONS):
             chosen = rows[:, ORDER][:, position] == number
             factors = rows[chosen, FACTORS.start + number, None, None, None, None]
-            change(clips, chosen, lambda part, do=operation, by=factors: do(part, by.to(part.device)))
+            apply_to(clips, chosen, operation, factors.to(clips.device))
 
 
-def blur(clips, rows):
-    """Gaussian blur with the rows' sigmas, reflecting at the edges."""
+def blur(clips: torch.Tensor, rows: torch.Tensor) -> None:
+    """Gaussian blur with the rows' sigmas, frames being reflected at their edges."""
     n, c, t, h, w = clips.shape
     sigmas = rows[:, SIGMA, None]
-    pad = min(BLUR_TAPS // 2, math.ceil(4 * sigmas.max().item()))  # further out the kernel is nothing
+    pad = min(BLUR_TAPS // 2, math.ceil(4 * sigmas.max().item()))  # further out the kernel is practically zero
     kernels = torch.exp(-0.5 * (torch.arange(-pad, pad + 1) / sigmas) ** 2)
     kernels = (kernels / kernels.sum(dim=1, keepdim=True)).to(clips.device)
     kernels = kernels.repeat_interleave(c * t, dim=0)[:, None, None]
@@ -129,37 +126,39 @@ def blur(clips, rows):
     clips.copy_(F.conv2d(flat, kernels.transpose(2, 3), groups=n * c * t).view_as(clips))
 
 
-def mirror(clips, rows):
+def mirror(clips: torch.Tensor, rows: torch.Tensor) -> None:
     clips.copy_(clips.flip(-1))
 
 
-def change(clips, chosen, operation):
-    """operation(part), which changes it in place, on those clips that a mask (N,) on the CPU chooses."""
+def apply_to(clips: torch.Tensor, chosen: torch.Tensor, operation: Callable[[torch.Tensor, torch.Tensor], None],
+             parameters: torch.Tensor) -> None:
+    """operation(those of the clips that a mask (N,) bool on the CPU chooses, parameters), which works in place."""
     if chosen.all():
-        operation(clips)
+        operation(clips, parameters)
     elif chosen.any():
         where = torch.nonzero(chosen).flatten().to(clips.device)
         part = clips[where]
-        operation(part)
+        operation(part, parameters)
         clips[where] = part
 
 
-def augment_clips(clips, rows):
+def augment_clips(clips: torch.Tensor, rows: torch.Tensor) -> None:
     """Clips (N, 3, T, H, W) in [0, 1] on any device, changed in place by their rows (N, LENGTH) on the CPU.
 
-    The operations are torchvision's. A GPU takes all clips at once, a CPU one at a time, which its cache can hold.
+    The operations are those of torchvision. On a GPU all clips are changed at once, on a CPU one after another, as one
+    clip fits into its cache.
     """
     size = max(len(clips), 1) if clips.is_cuda else 1
     for part, own in zip(clips.split(size), rows.split(size), strict=True):
         for column, operation in ((JITTER, jitter), (BLUR, blur), (MIRROR, mirror)):
             chosen = own[:, column] != 0
-            change(part, chosen, lambda some, do=operation, by=own[chosen]: do(some, by))
+            apply_to(part, chosen, operation, own[chosen])
 
 
-def prepare(clips, augment=None):
-    """Loader's clips -> network's input, on the device of `clips`.
+def prepare(clips: torch.Tensor, augment: torch.Tensor | None = None) -> torch.Tensor:
+    """Clips of the loader -> input of the network, on the device of `clips`.
 
-    clips: (B, V, T, H, W, 3) uint8; augment: (B, V, LENGTH) on the CPU, or None for none.
+    clips: (B, V, T, H, W, 3) uint8; augment: parameters (B, V, LENGTH) on the CPU, or None for no augmentation.
     Returns (B, V, 3, T, H, W) float32, ImageNet-normalised.
     """
     clips = clips.permute(0, 1, 5, 2, 3, 4).contiguous().float().div_(255)

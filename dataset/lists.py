@@ -3,25 +3,29 @@ import csv
 import hashlib
 import re
 from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from core.errors import DataError, UsageError
 
-from .local_dataset import DATASETS
+from .local_dataset import DATASETS, LocalDataset
 
 CLASS = re.compile(r"0*(?P<number>[0-9]+)[ \t]+(?P<name>.+)")
-FRAMES = re.compile(r"[ \t]*[0-9]{1,9}[ \t]*")  # as \d, digits of all scripts would pass
-FOLDER = re.compile(r"(?!\.\.?\Z)[^/\0\r\n]+")  # line breaks, though legal, are what a lost quote leaves in a list
+FRAMES = re.compile(r"[ \t]*[0-9]{1,9}[ \t]*")  # not \d, which matches the digits of all scripts
+# a folder's name; line breaks are legal in one, but in a list they come from a quote that is not closed
+FOLDER = re.compile(r"(?!\.\.?\Z)[^/\0\r\n]+")
 LONGEST_NAME = 255  # bytes of a folder's name, on Linux
 MEND = "mend the row, or write the list again with process_data/src/write_csv.py"
 
 
 @dataclass(frozen=True)
 class VideoList:
-    """Columns of one list as arrays, which loader workers share without copying.
+    """Columns of one list as arrays, which forked loader workers share without copying them.
 
     names: (N,) str "class/video"; num_frames: (N,) int64; labels: (N,) int64, 0-based;
     classes: (C,) str in label order.
@@ -32,19 +36,20 @@ class VideoList:
     labels: np.ndarray
     classes: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def fingerprint(self):
-        """Text that differs where any row does."""
+    def fingerprint(self) -> str:
+        """Number of videos and a hash of all rows and classes."""
         digest = hashlib.sha256("\n".join([*self.names, *self.classes]).encode() + self.num_frames.tobytes())
         return f"{len(self)} videos, {digest.hexdigest()[:12]}"
 
-    def subset(self, indices):
+    def subset(self, indices: np.ndarray) -> "VideoList":
+        """The videos at `indices`, (M,) int; the classes stay."""
         return VideoList(self.names[indices], self.num_frames[indices], self.labels[indices], self.classes)
 
 
-def local_dataset(name):
+def local_dataset(name: str) -> LocalDataset:
     """The entry of dataset/local_dataset.py called `name`. Raises UsageError where there is none."""
     if name not in DATASETS:
         raise UsageError(f"--dataset {name} is not in dataset/local_dataset.py (it knows {', '.join(DATASETS)}): "
@@ -53,8 +58,11 @@ def local_dataset(name):
 
 
 @contextmanager
-def open_text(path, kind):
-    """A UTF-8 text file, with or without byte order mark and Windows line ends; DataError where it cannot be read."""
+def open_text(path: Path, kind: str) -> Iterator[TextIO]:
+    """A UTF-8 text file, with or without byte order mark and Windows line ends.
+
+    Raises DataError where it cannot be read; kind: what the file is, for the message.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             yield file
@@ -67,30 +75,30 @@ def open_text(path, kind):
         raise DataError(f"{path} row {_first_row_not_utf8(path)}: not UTF-8: save the file as UTF-8") from error
 
 
-def _first_row_not_utf8(path):
-    with open(path, "rb") as file:
-        for row, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return row
+def _first_row_not_utf8(path: Path) -> int:
+    data = path.read_bytes()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data.count(b"\n", 0, error.start) + 1
+    return data.count(b"\n") + 1
 
 
-def _shown(text):
-    """Text of a file as it goes into a message: what cannot be seen is escaped, what is endless is cut."""
+def _quoted(text: str) -> str:
+    """Text from a file as a message shows it: invisible characters escaped, cut after 120 characters."""
     return repr(text if len(text) <= 120 else text[:120] + "...")
 
 
-def _is_folder_name(name):
-    return FOLDER.fullmatch(name) and len(name.encode()) <= LONGEST_NAME
+def _is_folder_name(name: str) -> bool:
+    return FOLDER.fullmatch(name) is not None and len(name.encode()) <= LONGEST_NAME
 
 
-def read_class_index(path):
+def read_class_index(path: Path) -> dict[str, int]:
     """`1 ApplyEyeMakeup` lines (numbers from 1, names may hold spaces) -> {name: label from 0}.
 
-    Blank lines, and white space around a name, are passed over.
+    Blank lines and white space around a name are ignored.
     """
-    index = {}
+    index: dict[str, int] = {}
     with open_text(path, "class index") as file:
         for row, line in enumerate(file, 1):
             if not (line := line.strip()):
@@ -98,9 +106,9 @@ def read_class_index(path):
             match = CLASS.fullmatch(line)
             if not match or match["number"] != str(len(index) + 1) or match["name"] in index:
                 raise DataError(f"{path} row {row}: expected '{len(index) + 1} <class name>' with a new name, got "
-                                f"{_shown(line)}: mend the row")
+                                f"{_quoted(line)}: mend the row")
             if not _is_folder_name(match["name"]):
-                raise DataError(f"{path} row {row}: {_shown(match['name'])} cannot be the name of a class's folder: "
+                raise DataError(f"{path} row {row}: {_quoted(match['name'])} cannot be the name of a class's folder: "
                                 "mend the row")
             index[match["name"]] = len(index)
     if not index:
@@ -108,37 +116,38 @@ def read_class_index(path):
     return index
 
 
-def row_error(fields, class_index, frames):
-    """What is wrong with the fields of a list's row, and the way out; None where nothing is."""
+def row_error(fields: list[str], class_index: Mapping[str, int], frames: Path | None) -> str | None:
+    """What is wrong with the fields of a list's row, and what to do about it; None where they are right."""
     if len(fields) != 2 or not FRAMES.fullmatch(fields[1]):
         return ("expected 'class/video,frames', frames in 1 to 9 digits and no header row, got "
-                f"{_shown(','.join(fields))}: {MEND}")
+                f"{_quoted(','.join(fields))}: {MEND}")
     name = fields[0]
     class_name, _, video = name.partition("/")
     if not class_name or ".." in name and ".." in name.split("/"):
-        return f"{_shown(name)} leads outside the folder of frames: write it as class/video"
+        return f"{_quoted(name)} leads outside the folder of frames: write it as class/video"
     if not video or "/" in video:
-        return f"{_shown(name)} is not of the form class/video: {MEND}"
+        return f"{_quoted(name)} is not of the form class/video: {MEND}"
     if not _is_folder_name(video):
-        return f"{_shown(video)} cannot be the name of a video's folder (a quote that is not closed?): {MEND}"
+        return f"{_quoted(video)} cannot be the name of a video's folder (a quote that is not closed?): {MEND}"
     if class_name not in class_index:
-        return f"class {_shown(class_name)} is not in the data set's ClassInd.txt: add it there, or take the row out"
+        return f"class {_quoted(class_name)} is not in the data set's ClassInd.txt: add it there, or take the row out"
     if int(fields[1]) == 0:
-        return (f"{_shown(name)} has 0 frames: extract it again or take the row out "
+        return (f"{_quoted(name)} has 0 frames: extract it again or take the row out "
                 "(write_csv.py --allow_missing leaves such videos out)")
     if frames is not None and video != video.strip() and not (frames / name).is_dir():
-        return f"{_shown(name)} has white space at its end that no folder in {frames} has: take it out"
+        return f"{_quoted(name)} has white space at its end that no folder in {frames} has: take it out"
     return None
 
 
-def read_list(path, class_index, frames=None):
+def read_list(path: Path, class_index: Mapping[str, int], frames: Path | None = None) -> VideoList:
     """CSV rows `class/video,frames` -> VideoList. `class_index`: {class: label} of read_class_index.
 
-    Blank lines are passed over. Raises DataError, naming the row, where anything else is not a row, leads outside
-    the folder of frames or stands there twice. frames: that folder, to tell white space around a video's name that
-    is its own from what an editor left there; None: it is the name's own.
+    Blank lines are ignored. Raises DataError, naming the row, at any other row that is not of this form, that leads
+    outside the folder of frames or whose video has a row already. frames: the folder of frames; a video's name may
+    begin or end with white space only where a folder there does. None: white space is taken to be part of the name.
     """
-    rows, counts, labels = {}, array("q"), array("q")  # rows: {name: its row}
+    rows: dict[str, int] = {}  # name -> its row
+    num_frames, labels = array("q"), array("q")
     row = 0
     with open_text(path, "list") as file:
         try:
@@ -149,25 +158,25 @@ def read_list(path, class_index, frames=None):
                     raise DataError(f"{path} row {row}: {error}")
                 name, count = fields
                 if (first := rows.setdefault(name, row)) != row:
-                    raise DataError(f"{path} row {row}: {_shown(name)} stands in row {first} already: "
+                    raise DataError(f"{path} row {row}: {_quoted(name)} stands in row {first} already: "
                                     "take one of them out")
-                counts.append(int(count))
+                num_frames.append(int(count))
                 labels.append(class_index[name.partition("/")[0]])
         except csv.Error as error:
             raise DataError(f"{path} row {row + 1}: not a row of CSV ({error}): {MEND}") from error
     if not rows:
         raise DataError(f"list {path} is empty: write it with process_data/src/write_csv.py")
-    return VideoList(np.array(list(rows)), np.array(counts), np.array(labels), np.array(list(class_index)))
+    return VideoList(np.array(list(rows)), np.array(num_frames), np.array(labels), np.array(list(class_index)))
 
 
 WRITTEN_BY = {"frames": "run process_data/src/extract_frame.py", "packed": "run process_data/src/pack.py",
               "video": "put them there"}
 
 
-def open_list(dataset, part, split, storage="frames"):
+def open_list(dataset: str, part: str, split: int, storage: str = "frames") -> VideoList:
     """The `part` ("train" or "test") list of split `split` (from 1) of a data set in local_dataset.py.
 
-    storage: "frames", "packed" or "video", of which the data set's folder must be there.
+    storage: "frames", "packed" or "video"; the data set's folder of that kind must exist.
     """
     local = local_dataset(dataset)
     if not 1 <= split <= local.splits:
@@ -181,24 +190,26 @@ def open_list(dataset, part, split, storage="frames"):
                      root if storage == "frames" else None)
 
 
-def video_groups(names, pattern):
+def video_groups(names: Iterable[str], pattern: str) -> np.ndarray:
     """Recording that each video was cut from, by a rule of local_dataset.py: (N,) str."""
+    names = list(names)
     rule = re.compile(pattern)
     matches = [rule.fullmatch(name) for name in names]
     return np.array([m["group"] if m else name for name, m in zip(names, matches, strict=True)])
 
 
-def hold_out(videos, fraction, pattern, seed=0):
-    """Split a training list into (kept, held out), no recording on both sides.
+def hold_out(videos: VideoList, fraction: float, pattern: str, seed: int = 0) -> tuple[VideoList, VideoList]:
+    """Divide a training list into (kept, held out), no recording in both.
 
-    Groups are visited in a seeded random order and held out while every class in them is still under its
-    share `fraction` of videos. Raises DataError where nothing can be held out or nothing would be left.
+    Recordings, by the rule `pattern` of local_dataset.py, are visited in a seeded random order. One is held out while
+    each of its classes stays within `fraction` of its videos, to the nearest recording. Raises DataError where nothing
+    can be held out or nothing would be left.
     """
     groups = video_groups(videos.names, pattern)
     quota = np.bincount(videos.labels, minlength=len(videos.classes)) * fraction
     taken = np.zeros_like(quota)
     held = np.zeros(len(videos), dtype=bool)
-    members = {}
+    members: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         members.setdefault(group, []).append(i)
     order = np.random.default_rng(seed).permutation(len(members))

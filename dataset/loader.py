@@ -2,67 +2,70 @@
 import ctypes
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+PR_SET_PDEATHSIG = 1  # of prctl, in Linux
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
+
+Key = tuple[int, int]  # (epoch, index) of a sample
 
 
 class TrainBatches:
     """Shuffled batches of keys (epoch, index); this process's share of each global batch.
 
-    size: videos in the list; batch: global batch size, divisible by `world`. The global batches of an epoch
-    depend on (seed, epoch) alone, so any number of processes trains on the same ones; the last, incomplete
-    batch is left out. Call `start` before each epoch; `len` is the steps of a whole one.
+    size: videos in the list; batch: global batch size, divisible by `world`, the number of processes. The global
+    batches of an epoch depend on (seed, epoch) alone, so any number of processes trains on the same ones; the last,
+    incomplete batch is left out. Call `start` before each epoch; `len` is the number of steps of a whole epoch.
     """
 
-    def __init__(self, size, batch, rank=0, world=1, seed=0):
+    def __init__(self, size: int, batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
         self.size, self.batch, self.rank, self.world, self.seed = size, batch, rank, world, seed
         self.start(0)
 
-    def start(self, epoch, step=0):
-        """Go through `epoch` from its batch number `step`."""
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Iterate over `epoch` from its batch number `step` on."""
         self.epoch, self.step = epoch, step
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.size // self.batch
 
-    def _order(self, epoch):
+    def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.size)
 
-    def whole(self, epoch, step):
+    def whole(self, epoch: int, step: int) -> np.ndarray:
         """Indices of all processes' samples at a step, (batch,) int64."""
         return self._order(epoch)[step * self.batch:(step + 1) * self.batch]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[Key]]:
         order, share = self._order(self.epoch), self.batch // self.world
         for first in range(self.step * self.batch + self.rank * share, len(self) * self.batch, self.batch):
             yield [(self.epoch, int(index)) for index in order[first:first + share]]
 
 
 class EvalBatches:
-    """All samples once, in order; whole batches are dealt to the processes in turn.
+    """All samples once, in order; each process takes every `world`-th batch.
 
-    A batch is made of the same samples whatever the number of processes, and so are its results.
+    A batch has the same samples whatever the number of processes, and so the same results.
     """
 
-    def __init__(self, size, batch, rank=0, world=1):
+    def __init__(self, size: int, batch: int, rank: int = 0, world: int = 1) -> None:
         self.batches = [range(start, min(start + batch, size)) for start in range(0, size, batch)][rank::world]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[Key]]:
         for batch in self.batches:
             yield [(0, index) for index in batch]
 
 
-def _prepare_worker(_worker):
-    """One thread; the parent alone decides when a worker ends, whatever signals the whole group is sent."""
+def _prepare_worker(_worker: int) -> None:
+    """One thread; signals to the whole process group are ignored: the parent decides when its workers end."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -71,31 +74,32 @@ def _prepare_worker(_worker):
     keep_memory()
 
 
-def keep_memory():
-    """Have glibc keep what is freed for the next picture or activation: the system clears every page it gives anew."""
+def keep_memory() -> None:
+    """Have glibc keep freed memory for the next picture or activation: the system takes time to clear new pages."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # other C libraries have no such setting
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def return_memory():
-    """Return what is kept to the system."""
+def return_memory() -> None:
+    """Give freed memory that glibc keeps back to the system."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
-def die_with_parent(number):
-    """Ask the system to send this process signal `number` when its parent ends, however that ends; Linux only."""
+def die_with_parent(number: int) -> None:
+    """Ask the system to send this process signal `number` when its parent ends, even if it is killed; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def make_loader(dataset, batches, workers, pin_memory=False, timeout=0):
-    """DataLoader of `workers` processes with one thread each (0: in this process).
+def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,
+                timeout: float = 0) -> DataLoader:
+    """DataLoader with `workers` processes of one thread each (0: it reads in this process).
 
-    timeout: seconds to wait for a batch from the workers before RuntimeError (0: for ever).
+    timeout: seconds to wait for a batch from the workers before RuntimeError (0: no limit).
     """
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
                       worker_init_fn=_prepare_worker, persistent_workers=workers > 0,

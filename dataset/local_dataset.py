@@ -8,8 +8,9 @@ A data set called `name` needs three things, the first of them in one of three k
     lists        <lists>/{train,test}_split0N.csv                written by process_data/src/write_csv.py
     class_index  <lists>/ClassInd.txt                            written with them
 
-Change DATA below (or set DUALVAR_DATA), give a single set its own folder, or add a line for your own
-videos: `"mine": standard("mine")`. Every stage then takes `--dataset mine`.
+Change DATA below (or set DUALVAR_DATA), give a single data set its own folder, or add a line for your own
+videos: `"mine": standard("mine")`. Every stage then takes `--dataset mine`. A data set whose official lists have a
+format of their own also needs a reader, in process_data/src/official_lists.py.
 """
 import os
 from dataclasses import dataclass
@@ -36,18 +37,21 @@ class LocalDataset:
     packed: Path | None = None  # None: `packed` beside the frames
     videos: Path | None = None  # None: `videos` beside the frames
 
-    def root(self, storage):
+    def root(self, storage: str) -> Path:
         """Folder of a kind of storage: "frames", "packed" or "video"."""
         return {"frames": self.frames, "packed": self.packed or self.frames.with_name("packed"),
                 "video": self.videos or self.frames.with_name("videos")}[storage]
 
     @property
-    def class_index(self):
+    def class_index(self) -> Path:
         return self.lists / "ClassInd.txt"
 
 
-def standard(name, group=NO_GROUP, splits=1):
-    """The layout that the tools in process_data write by default."""
+def standard(name: str, group: str = NO_GROUP, splits: int = 1) -> LocalDataset:
+    """The layout that the tools in process_data write by default.
+
+    group: rule that finds a video's recording, as above; splits: how many divisions into train and test there are.
+    """
     return LocalDataset(DATA / name / "frames", LISTS / name, group, splits)
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 
 
-def centred_clip_indices(num_frames, seq_len, ds, centre):
+def centred_clip_indices(num_frames: int, seq_len: int, ds: int, centre: int) -> np.ndarray:
     """Clip of `seq_len` frames at stride `ds` around frame `centre`, clamped to the video.
 
     Indices are clamp((i - T/2) * ds + centre, 0, num_frames - 1) for i = 0..T-1 -> (T,) int64, 0-based.
@@ -11,7 +11,7 @@ def centred_clip_indices(num_frames, seq_len, ds, centre):
     return np.clip(offsets + centre, 0, num_frames - 1)
 
 
-def ten_clip_indices(num_frames, seq_len, ds, clips=10):
+def ten_clip_indices(num_frames: int, seq_len: int, ds: int, clips: int = 10) -> np.ndarray:
     """`clips` clips spaced evenly over the video, from its first frame to its last -> (clips, T) int64.
 
     Start j is floor(j * (num_frames - T * ds) / (clips - 1)); in a video shorter than T * ds every clip
@@ -28,10 +28,10 @@ class PretrainViews:
     With probability `time_reverse` both clips run backwards. `views` is 2 where no loss needs view 3.
     """
 
-    def __init__(self, seq_len, ds, time_reverse=0.5, views=3):
+    def __init__(self, seq_len: int, ds: int, time_reverse: float = 0.5, views: int = 3) -> None:
         self.seq_len, self.ds, self.time_reverse, self.views = seq_len, ds, time_reverse, views
 
-    def __call__(self, num_frames, rng):
+    def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """-> (views, T) int64"""
         first, second = (centred_clip_indices(num_frames, self.seq_len, self.ds, centre)
                          for centre in rng.integers(num_frames, size=2))
@@ -42,21 +42,21 @@ class PretrainViews:
 class RandomClip:
     """One clip at a random centre, for supervised training."""
 
-    def __init__(self, seq_len, ds):
+    def __init__(self, seq_len: int, ds: int) -> None:
         self.seq_len, self.ds = seq_len, ds
 
-    def __call__(self, num_frames, rng):
+    def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """-> (1, T) int64"""
-        return centred_clip_indices(num_frames, self.seq_len, self.ds, rng.integers(num_frames))[None]
+        return centred_clip_indices(num_frames, self.seq_len, self.ds, int(rng.integers(num_frames)))[None]
 
 
 class EvenClips:
     """Clips spaced evenly in time: ten for testing and retrieval."""
 
-    def __init__(self, seq_len, ds, clips=10):
+    def __init__(self, seq_len: int, ds: int, clips: int = 10) -> None:
         self.seq_len, self.ds, self.clips = seq_len, ds, clips
 
-    def __call__(self, num_frames, rng):
+    def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """-> (clips, T) int64"""
         return ten_clip_indices(num_frames, self.seq_len, self.ds, self.clips)
 
@@ -64,9 +64,9 @@ class EvenClips:
 class CentreClip:
     """The middle of the video, for held-out accuracy during training."""
 
-    def __init__(self, seq_len, ds):
+    def __init__(self, seq_len: int, ds: int) -> None:
         self.seq_len, self.ds = seq_len, ds
 
-    def __call__(self, num_frames, rng):
+    def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """-> (1, T) int64"""
         return centred_clip_indices(num_frames, self.seq_len, self.ds, num_frames // 2)[None]

@@ -1,50 +1,52 @@
-"""Where frames come from: folders of JPEGs, packed files, original videos.
+"""Where frames come from: folders of JPEGs, packed files, original videos; each is a reader.Source.
 
-A source has `read(video, indices)`: it yields a frame and its name, for messages, for each of the `indices` (ascending,
-0-based); a frame is the bytes of a JPEG, or a picture (H, W, 3) uint8 RGB. Nothing is open between two calls, so any
-number of forked workers, processes and nodes may read, also from a folder that is read-only.
+No file stays open between two calls of `read`, so any number of forked workers, processes and machines may read at the
+same time, also from a read-only folder.
 
-A packed video is a stored zip, <root>/<class>/<video>.zip, of its JPEGs image_00001.jpg, ... in their order and
-nothing else: no name has an extra field, so the directory at its end is an array. Any zip program reads it, it carries
-a checksum for each frame, and it is whole or not there. benchmarks/storage.py compares it with LMDB, HDF5 and tar.
+A packed video is a zip without compression, <root>/<class>/<video>.zip, which holds its JPEGs image_00001.jpg, ... in
+order and nothing else. Its entries have no extra fields, so that its directory, at the end of the file, is an array of
+records of one length. Any zip program can read it, and it has a checksum for each frame. benchmarks/storage.py
+compares it with LMDB, HDF5 and tar.
 """
-import itertools
 import os
 import re
 import struct
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from core.errors import DataError
 
-from .reader import FRAME_NAME, FrameFolders
+from .reader import FRAME_NAME, FrameFolders, Source
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
-PARTS = ("train", "val", "validate", "test")  # folders that Kinetics copies put above the classes
+PARTS = ("train", "val", "validate", "test")  # folders above the classes in copies of Kinetics
 
 PACKED_SUFFIX = ".zip"
-MOST_FRAMES = 0xFFFE  # above, zip needs its 64-bit form
+MOST_FRAMES = 0xFFFE  # with more, a zip needs its 64-bit format
 NAME_LENGTH = len(FRAME_NAME.format(1))
 LOCAL_HEADER = 30 + NAME_LENGTH  # bytes before each frame
+# an entry of the directory
 ENTRY = np.dtype([("signature", "<u4"), ("made_by", "<u2"), ("needs", "<u2"), ("flags", "<u2"), ("method", "<u2"),
                   ("time", "<u2"), ("date", "<u2"), ("crc", "<u4"), ("stored", "<u4"), ("size", "<u4"),
                   ("name_length", "<u2"), ("extra_length", "<u2"), ("comment_length", "<u2"), ("disk", "<u2"),
                   ("internal", "<u2"), ("external", "<u4"), ("offset", "<u4"), ("name", f"S{NAME_LENGTH}")])
 END = struct.Struct("<4s4H2LH")  # signature, disk, disk, entries, entries, bytes and offset of the directory, comment
-TAIL = 1 << 15  # bytes read at once from the end: the directory of 536 frames
+TAIL = 1 << 15  # bytes at the end of the file that are read first: they hold the directory of up to 536 frames
 
 
 class Packed:
     """One packed video, open for reading; a context manager.
 
-    entries: its directory, (N,) ENTRY. Raises DataError where the file is missing, cut short or not as pack.py
-    writes it.
+    entries: its directory, an array (N,) of ENTRY. Raises DataError where the file is missing, cut short or not as
+    pack.py writes it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = path
         try:
             self.file = open(path, "rb", buffering=0)
@@ -56,7 +58,7 @@ class Packed:
             self.file.close()
             raise
 
-    def _directory(self):
+    def _directory(self) -> np.ndarray:
         size = os.fstat(self.file.fileno()).st_size
         tail = self._pread(min(size, TAIL), max(size - TAIL, 0))
         end = END.unpack(tail[-END.size:]) if len(tail) >= END.size else (b"",) * 8
@@ -72,7 +74,7 @@ class Packed:
             raise DataError(f"packed video {self.path} has a damaged directory")
         return entries
 
-    def _pread(self, length, offset):
+    def _pread(self, length: int, offset: int) -> bytes:
         try:
             data = os.pread(self.file.fileno(), length, offset)
         except OSError as error:
@@ -81,34 +83,35 @@ class Packed:
             raise DataError(f"packed video {self.path} ends within a frame")
         return data
 
-    def read(self, offset, size):
-        """Bytes of the JPEG of `size` bytes whose header is at `offset`."""
+    def read(self, offset: int, size: int) -> bytes:
+        """The JPEG of `size` bytes whose local header starts at `offset`."""
         return self._pread(size, offset + LOCAL_HEADER)
 
-    def __enter__(self):
+    def __enter__(self) -> "Packed":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.file.close()
 
 
 class PackedFrames:
     """Packed videos: <root>/<class>/<video>.zip."""
 
-    def __init__(self, root):
+    def __init__(self, root: str | Path) -> None:
         self.root = os.fspath(root)
 
-    def path(self, video):
+    def path(self, video: str) -> str:
         return os.path.join(self.root, video + PACKED_SUFFIX)
 
-    def read(self, video, indices):
-        """Yields (bytes of the JPEG, its name) for each of `indices` in turn; DataError as it comes."""
+    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[bytes, str]]:
+        """Yields (bytes of a JPEG, its name), as Source says."""
         with Packed(self.path(video)) as packed:
             count = len(packed.entries)
             entries = packed.entries[[index for index in indices if index < count]]
-            places = entries[["name", "offset", "size", "crc"]].tolist()
-            for index, (found, offset, size, crc) in itertools.zip_longest(indices, places, fillvalue=(b"", 0, 0, 0)):
+            fields = entries[["name", "offset", "size", "crc"]].tolist()
+            for position, index in enumerate(indices):
                 name = FRAME_NAME.format(index + 1)
+                found, offset, size, crc = fields[position] if position < len(fields) else (b"", 0, 0, 0)
                 if found != name.encode():
                     raise DataError(f"packed video {packed.path} has no {name}, of {count} frames")
                 data = packed.read(offset, size)
@@ -118,12 +121,13 @@ class PackedFrames:
 
 
 @contextmanager
-def open_video(path):
+def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
     """cv2.VideoCapture of a file, with one thread; DataError where no decoder can open it."""
     # absolute, as FFmpeg takes a name like a:b for a protocol
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
     try:
-        if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":  # that one takes it1.avi for pictures
+        # CV_IMAGES takes name1.avi for the first of a series of pictures
+        if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
             raise DataError(f"video {path} cannot be opened by any decoder")
         yield capture
     finally:
@@ -131,19 +135,20 @@ def open_video(path):
 
 
 class VideoFiles:
-    """Original videos, <root>/[<part>/]<class>/<video>.<suffix>, decoded in their order up to the last frame wanted.
+    """Original videos, <root>/[<part>/]<class>/<video>.<suffix>, decoded from the start to the last frame wanted.
 
     Frame i is the i-th that can be decoded, as in extract_frame.py; it has the video's own size.
     """
 
     SUFFIXES = "|".join(map(re.escape, VIDEO_SUFFIXES))
 
-    def __init__(self, root):
+    def __init__(self, root: str | Path) -> None:
         self.root = os.fspath(root)
-        self.classes = {}  # class -> [(folder, its file names as one text)]: strings by the million are dear
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said once, below
+        # class -> [(folder, names of its files)]: the names are one string, as millions of strings take much memory
+        self.classes: dict[str, list[tuple[str, str]]] = {}
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: errors are reported by the methods below
 
-    def _folders(self, label):
+    def _folders(self, label: str) -> list[tuple[str, str]]:
         if label not in self.classes:
             folders = [os.path.join(self.root, part, label) for part in ("", *PARTS)]
             try:
@@ -153,8 +158,8 @@ class VideoFiles:
                 raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
         return self.classes[label]
 
-    def path(self, video):
-        """File of a video, whose name in a list has no suffix. Raises DataError unless there is exactly one."""
+    def path(self, video: str) -> str:
+        """File of a video, which lists name without its suffix. Raises DataError unless there is exactly one."""
         label, _, stem = video.partition("/")
         pattern = re.compile(rf"^{re.escape(stem)}(?i:{self.SUFFIXES})$", re.MULTILINE)
         found = [os.path.join(folder, name) for folder, names in self._folders(label)
@@ -164,8 +169,8 @@ class VideoFiles:
                             f"({', '.join(found) or 'looked for ' + ' '.join(VIDEO_SUFFIXES)})")
         return found[0]
 
-    def read(self, video, indices):
-        """Yields (picture (H, W, 3) uint8 RGB, its name) for each of `indices` in turn; DataError as it comes."""
+    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, str]]:
+        """Yields (picture (H, W, 3) uint8 RGB, its name), as Source says."""
         path = self.path(video)
         with open_video(path) as capture:
             count = 0
@@ -173,16 +178,18 @@ class VideoFiles:
                 while count <= index and capture.grab():
                     count += 1
                 there, picture = capture.retrieve() if count > index else (False, None)
-                if not there:
+                if not there or picture is None:
                     raise DataError(f"frame {index + 1} of video {path} cannot be decoded, {count} before it can")
                 yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), f"{index + 1} of video {path}"
 
 
-SOURCES = {"frames": FrameFolders, "packed": PackedFrames, "video": VideoFiles}
+# --storage -> how the frames of a data set are read
+SOURCES: dict[str, Callable[[str | Path], Source]] = {
+    "frames": FrameFolders, "packed": PackedFrames, "video": VideoFiles}
 
 
-def advice(storage, dataset):
-    """The end of an error's sentence: what to do about frames that cannot be read."""
+def repair_hint(storage: str, dataset: str) -> str:
+    """End of the sentence about a frame that cannot be read: what to do about it."""
     tool = "python process_data/src/{} --dataset " + dataset
     return {"frames": f": {tool.format('verify.py')} finds all such files",
             "packed": f": remove the file if it is there, and {tool.format('pack.py')} packs it again; "

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, exit_code
 
+from core.files import whole_file
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
@@ -471,3 +472,22 @@ def test_files_are_written_all_or_none(tmp_path):
     with pytest.raises(OSError):
         common.write_files({tmp_path / "a": "new", tmp_path / "a" / "b": "new"})
     assert tree(tmp_path) == {"a": b"old"}
+
+
+def test_files_that_a_full_disk_stops_are_named_and_none_of_them_written(tmp_path, monkeypatch):
+    common.write_files({tmp_path / "a": "old"})
+    synced = []
+
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError) as error:
+        common.write_files({tmp_path / "a": "new", tmp_path / "b": "new"})
+    assert error.value.filename == str(tmp_path) and tree(tmp_path) == {"a": b"old"}
+    monkeypatch.undo()
+    (tmp_path / "c").mkdir()
+    with pytest.raises(OSError) as error, whole_file(tmp_path / "c") as temporary:
+        temporary.write_text("new")
+    assert error.value.filename == str(tmp_path / "c") and tree(tmp_path) == {"a": b"old"}

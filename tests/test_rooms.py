@@ -18,6 +18,13 @@ ALLOWED = {
     "asset": {*FLOORS, "process_data", "utils", "asset", "benchmarks"},
     "benchmarks": {*FLOORS, "process_data", "utils", "asset", "benchmarks"},
 }
+# (file, room): imports upwards that are still to be mended, each line to be taken out with its import
+KNOWN = {
+    ("analysis/pictures.py", "retrieval"), ("analysis/pictures.py", "utils"), ("analysis/report.py", "utils"),
+    ("benchmarks/evaluate.py", "retrieval"), ("benchmarks/evaluate.py", "test"),
+    ("benchmarks/memory.py", "train"), ("benchmarks/monitors.py", "train"), ("benchmarks/step.py", "train"),
+    ("benchmarks/retrieval.py", "retrieval"), ("benchmarks/scaling.py", "retrieval"),
+}
 HEAVY = ("torch", "numpy", "cv2", "pandas", "matplotlib")
 
 
@@ -54,9 +61,18 @@ def test_every_file_is_in_a_room():
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_those_below_it_alone(room):
-    upwards = [f"{path.relative_to(REPOSITORY)}:{line} imports {name}" for path in rooms()[room]
-               for name, line in imported_rooms(path, room).items() if name not in ALLOWED[room]]
+    files = {path: str(path.relative_to(REPOSITORY)) for path in rooms()[room]}
+    upwards = [f"{file}:{line} imports {name}" for path, file in files.items()
+               for name, line in imported_rooms(path, room).items()
+               if name not in ALLOWED[room] and (file, name) not in KNOWN]
     assert not upwards
+
+
+def test_the_known_exceptions_are_there():
+    """A line of KNOWN whose import is gone must go too, or it would let the import come back."""
+    gone = [(file, name) for file, name in sorted(KNOWN)
+            if name not in imported_rooms(REPOSITORY / file, file.partition("/")[0])]
+    assert not gone
 
 
 @pytest.mark.parametrize("module", ["core.errors", "core.files", "core.exits"])
@@ -71,8 +87,7 @@ def test_tools_for_data_do_not_wait_for_torch(tool):
 
 def loaded_by(code, *modules):
     """Which of these modules a new process has imported after `code`, as it prints their list."""
-    program = f"import sys; {code}; print([m for m in {modules} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program],
-                          cwd=REPOSITORY, capture_output=True, text=True)
+    code += f"; import sys; print([module for module in {modules} if module in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

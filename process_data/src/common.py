@@ -9,9 +9,9 @@ import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
-from pathlib import Path
 
 from core.errors import DataError, UsageError
+from core.files import whole_files
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
@@ -113,22 +113,10 @@ def is_utf8(name):
 
 
 def write_files(texts):
-    """Write {path: text}, all of them or (short of a crash amid the renames) none: an error leaves the old files."""
-    ready = []
-    try:
-        for path, text in texts.items():
-            path = Path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ready.append((path.with_name(f".{path.name}.partial"), path))
-            with open(ready[-1][0], "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        for partial, path in ready:
-            os.replace(partial, path)
-    finally:
-        for partial, _ in ready:
-            partial.unlink(missing_ok=True)
+    """Write {path: text}, all of them or none, as whole_files does: an error leaves the old files."""
+    with whole_files(texts) as temporaries:
+        for temporary, text in zip(temporaries, texts.values(), strict=True):
+            temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def remove_tree(path):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import take_lock, whole_file
+from core.files import TEMPORARY, take_lock, whole_file
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
@@ -49,7 +49,6 @@ from process_data.src.write_csv import all_names, find_folders
 
 PROBED = 50  # videos whose size is looked up to foresee that of all
 FULL = (errno.ENOSPC, errno.EDQUOT)
-LEFTOVER = ".partial_"  # of dataset/files.py's whole_file
 
 
 def pack(name, frames, out, quick):
@@ -87,7 +86,7 @@ def is_packed(name, frames, out, manifest):
 def remove_leftovers(out):
     """Files that a killed run had begun."""
     for folder in visible(out):
-        for path in Path(folder.path).glob(f"{LEFTOVER}*{PACKED_SUFFIX}") if folder.is_dir() else ():
+        for path in Path(folder.path).glob(f"{TEMPORARY}*{PACKED_SUFFIX}") if folder.is_dir() else ():
             path.unlink()
 
 
