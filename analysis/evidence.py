@@ -5,6 +5,7 @@
 A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ def result_names(log: Path) -> list[str]:
     return sorted(path.name for path in (log / "retrieval").glob("*"))
 
 
-def collect(log: Path) -> pd.DataFrame:
-    """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures."""
-    cells = [cell for name in result_names(log) if (cell := parse_cell(name)) and cell.known]
+def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures.
+
+    names: of results, None: of all there are
+    """
+    names = result_names(log) if names is None else sorted(names)
+    cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
     return pd.DataFrame([{**asdict(cell), **cell_measures(log, cell.name)} for cell in cells])
 
 

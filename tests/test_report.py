@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
-from analysis import page, report
+from analysis import page, report, report_pictures, report_tables
+from analysis.runs import find_runs
+from core.errors import DataError, UsageError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -123,7 +125,7 @@ def test_what_was_not_run_is_said(runs):
 
 def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
     monkeypatch.chdir(runs.parent.parent)
-    monkeypatch.setattr(report, "draw", lambda *_: ["picture p: a reason"])
+    monkeypatch.setattr(report, "draw_pictures", lambda *_: ["picture p: a reason"])
     lines = (runs / "pretrain/x_all/log.jsonl").read_text().splitlines()
     stopped = tmp_path / "log"
     shutil.copytree(runs, stopped)
@@ -133,10 +135,10 @@ def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
     assert "x_clip" not in text and "picture p: a reason" in text
     assert "pretrain/x_all: 1 of 2 epochs, not its end" in text
     for arguments, message in ((["--experiment", "y"], "no runs of y"), (["--dataset", "demo"], "no runs on demo")):
-        with pytest.raises(report.UsageError, match=message):
+        with pytest.raises(UsageError, match=message):
             report.main([str(stopped), *arguments])
     (stopped / "pretrain/x_all/flags.json").write_text("{")
-    with pytest.raises(report.DataError, match="flags.json is damaged"):
+    with pytest.raises(DataError, match="flags.json is damaged"):
         report.main([str(stopped)])
 
 
@@ -145,14 +147,13 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_what_has_not_begun_left_out
     shutil.copytree(runs, tmp_path / "log")
     (tmp_path / "log/pretrain/x_all/log.jsonl").write_text("")
     (tmp_path / "log/features/x_all/train_clips.npy").unlink()
-    found = report.find(tmp_path / "log", None, None)
-    drawn = {name: argv for name, _, argv in report.wanted(found, ["ucf101"])}
+    found = find_runs(tmp_path / "log")
+    drawn = {picture.name: picture.flags for picture in report_pictures.pictures_to_draw(found, ["ucf101"])}
     assert len(drawn) == 9 and not [text for text in drawn["curves_pretrain"] if "x_all" in text]
-    lines = report.not_run(found, [])
+    lines = report_tables.not_run(found, [])
     assert "pretrain/x_all: 0 of 2 epochs, not its end" in lines
-    monkeypatch.setattr(report, "wanted", lambda *_: [("p", "", drawn["views_ucf101"]), ("q", "", drawn["curves_ft"])])
-    own = page.Page("t", tmp_path / "out")
-    (failed,) = report.draw(own, found, [])  # the data set of the fixture is gone
+    own, wanted = page.Page("t", tmp_path / "out"), [("p", "", drawn["views_ucf101"]), ("q", "", drawn["curves_ft"])]
+    (failed,) = report_pictures.draw_pictures(own, wanted)  # the data set of the fixture is gone
     assert re.match(r"picture p: frames of ucf101 are not at ", failed) and len(own.parts) == 2
 
 
