@@ -92,7 +92,7 @@ class Page:
         """A DataFrame, with copies as Markdown, LaTeX and CSV, which are also tables/<name>.md, .tex and .csv."""
         kinds = ["text" if text else "" for text in is_text(table)]
 
-        def row(values, tag):
+        def row(values: Iterable, tag: str) -> str:
             cells = ((cell_text(x), kind) for x, kind in zip(values, kinds, strict=True))
             return "<tr>" + "".join(f'<{tag} class="{kind}{" long" if len(x) > 60 else ""}">{html.escape(x)}</{tag}>'
                                     for x, kind in cells) + "</tr>"

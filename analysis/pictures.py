@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     def command(function: Callable, draw: Callable[[argparse.Namespace], Drawn],
                 *more: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
         """Adds the command that is called as `function`, with the first line of its docstring as help."""
-        sentence = function.__doc__.strip().splitlines()[0]
+        sentence = (function.__doc__ or "").strip().splitlines()[0]
         one = commands.add_parser(function.__name__, help=sentence, description=sentence, allow_abbrev=False,
                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         one.add_argument("--out", type=Path, default=Path(function.__name__),
@@ -190,7 +190,7 @@ def write(drawn: Drawn, target: Path, kinds: Sequence[str]) -> list[Path]:
     return written
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
     kind = args.out.suffix[1:].lower()
     if not args.out.name or kind in OTHER_KINDS or args.out.is_dir():

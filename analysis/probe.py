@@ -10,6 +10,7 @@ used. Prints a row for each folder and seed-wise mean and deviation, and writes 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def predicted_by_vote(query: Tensor, gallery: Tensor, labels: Tensor, k: int) ->
     return vote(labels[indices], (query[:, None] * gallery[indices]).sum(dim=2))
 
 
-def fit(features: np.ndarray, labels: np.ndarray, strength: float):
+def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """Logistic regression on standardised features (N, D) -> the fitted pipeline of scikit-learn."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -102,7 +103,7 @@ def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float],
     return {"linear": linear, "strengths": chosen, "vote": votes, "train": len(train), "test": len(test)}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     if args.seeds < 1 or min(args.k) < 1 or not all(0 < strength < np.inf for strength in args.strengths):
         raise UsageError("--seeds, --k and --strengths must be above 0")

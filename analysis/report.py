@@ -98,7 +98,7 @@ def write_flags(page: Page, runs: Sequence[Run]) -> None:
         page.folded(f"{own.stage}/{own.name}", "\n".join(f"--{k} {v}" for k, v in sorted(own.flags.items())))
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     found = find_runs(args.log, args.experiment, args.dataset)
     runs = all_runs(found)

@@ -30,9 +30,8 @@ def representatives(runs: Iterable[Run]) -> list[Run]:
 
 def titles(runs: Sequence[Run]) -> list[str]:
     """Short names for panels: the modes of cells of the table, or the runs' names where those say more."""
-    cells = [parse_cell(run.name) for run in runs]
-    modes = [cell.mode if cell and cell.known else None for cell in cells]
-    return modes if None not in modes and len(set(modes)) == len(modes) else [run.name for run in runs]
+    modes = [cell.mode for run in runs if (cell := parse_cell(run.name)) and cell.known]
+    return modes if len(set(modes)) == len(runs) else [run.name for run in runs]
 
 
 def pictures_to_draw(found: Runs, datasets: Iterable[str]) -> Iterator[Picture]:

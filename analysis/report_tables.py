@@ -77,7 +77,8 @@ def comparison_table(found: Runs) -> tuple[pd.DataFrame, dict[str, Differences]]
 
     -> (table, {stage of a result: what differs from the paper's protocol in all its rows})
     """
-    rows, differ = [], {"retrieval": [], "test": []}
+    rows: list[dict] = []
+    differ: dict[str, list[Differences]] = {"retrieval": [], "test": []}
     for result in [*first_seeds(found["retrieval"]), *first_seeds(found["test"])]:
         trained, before = training_behind(result, found)
         if before is None or trained is not None and trained.stage == "last":  # the paper has no linear probes
@@ -116,7 +117,7 @@ def differences(result: Run, trained: Run | None, before: Run, compared: Compare
 
 def by_stage(differing: Differences) -> str:
     """[(stage, text)] -> "stage: text, text; stage: text" """
-    stages = {}
+    stages: dict[str, list[str]] = {}
     for stage, text in differing:
         stages.setdefault(stage, []).append(text)
     return "; ".join(f"{stage}: {', '.join(texts)}" for stage, texts in stages.items())
@@ -124,7 +125,7 @@ def by_stage(differing: Differences) -> str:
 
 def first_seeds(runs: Iterable[Run]) -> list[Run]:
     """The first of those runs that differ in their seed alone."""
-    first = {}
+    first: dict[str, Run] = {}
     for run in runs:
         first.setdefault(without_seed(run.name), run)
     return list(first.values())
@@ -175,7 +176,7 @@ def data_table(found: Runs) -> tuple[pd.DataFrame, list[str]]:
 def not_run(found: Runs, planned: Sequence[str]) -> list[str]:
     """Sentences about what was planned and is not there, or is not finished. planned: ["stage/name"]"""
     done = {f"{stage}/{run.name}" for stage, runs in found.items() for run in runs}
-    missing = {}
+    missing: dict[str, list[str]] = {}
     for name in planned:
         if name not in done:
             missing.setdefault(name.partition("/")[2], []).append(name.partition("/")[0])

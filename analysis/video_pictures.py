@@ -149,14 +149,14 @@ def timeline(panels: Mapping[str, str], settings: ClipSettings, device: torch.de
     shown, others = videos.subset([index]), videos.subset(np.delete(np.arange(len(videos)), index))
     others = others.subset(evenly(len(others), OTHERS))
     reader = open_reader(settings.dataset, settings.storage, settings.resize)
-    loading = {"batch_size": batch_size, "workers": workers, "timeout": timeout}
     similarities = []
     for title, weights in panels.items():
         seed_everything(seed)
         backbone = open_backbone(weights, net, width, seq_len=settings.seq_len, img_dim=settings.img_dim)
         evaluation.to_device(backbone, device)
         centres, own = (
-            clip_features(backbone, VideoClips(some, reader, clips, FixedCrops(settings.img_dim)), device, **loading)
+            clip_features(backbone, VideoClips(some, reader, clips, FixedCrops(settings.img_dim)), device,
+                          batch_size=batch_size, workers=workers, timeout=timeout)
             for some, clips in ((others, EvenClips(sampler.length, settings.ds, 1)), (shown, sampler)))
         unit = centre_and_normalise(own[0], centres[:, 0].mean(dim=0))
         similarities.append((title, (unit @ unit.T).numpy()))
