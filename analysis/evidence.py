@@ -5,6 +5,7 @@
 A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
 import argparse
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def monitor_columns() -> dict[str, str]:
 
 def cell_measures(log: Path, name: str) -> dict[str, float]:
     """What the stages measured of the result `name` -> {column: value}, without the stages that were not run."""
-    found = {}
+    found: dict[str, float] = {}
     if (path := log / "retrieval" / name / "results.json").exists():
         found |= {k: v for k, v in read_json(path, "results")["results"].items() if k in ("R@1", "R@5", "R@10")}
     if (path := log / "features" / name / "probe.json").exists():
@@ -51,9 +52,13 @@ def result_names(log: Path) -> list[str]:
     return sorted(path.name for path in (log / "retrieval").glob("*"))
 
 
-def collect(log: Path) -> pd.DataFrame:
-    """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures."""
-    cells = [cell for name in result_names(log) if (cell := parse_cell(name)) and cell.known]
+def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures.
+
+    names: of results, None: of all there are
+    """
+    names = result_names(log) if names is None else sorted(names)
+    cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
     return pd.DataFrame([{**asdict(cell), **cell_measures(log, cell.name)} for cell in cells])
 
 
@@ -61,7 +66,7 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
     """Rows of `collect` of one data set and split -> a row for each mode: mean and deviation over its seeds."""
     columns = [name for name in cells.columns if name not in CELL_COLUMNS and cells[name].notna().any()]
     rows: list[dict[str, Any]] = []
-    for mode in sorted(cells["mode"].unique(), key=mode_position):
+    for mode in sorted(cells["mode"].unique(), key=lambda mode: mode_position(mode) or ()):
         own = cells[cells["mode"] == mode]
         rows.append({"mode": mode, "seeds": len(own), **{name: over_seeds(own[name].dropna()) for name in columns}})
     return pd.DataFrame(rows)
@@ -74,7 +79,7 @@ def over_seeds(values: pd.Series) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m analysis.evidence", description=__doc__.splitlines()[0],
                                      allow_abbrev=False)
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")

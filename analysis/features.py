@@ -5,21 +5,26 @@
 
 and protocol.json, how the clips were taken, which is written last: without it the folder is not whole.
 """
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.errors import DataError
 from core.files import whole_file
+from dataset.lists import VideoList
 
 PARTS = ("train", "test")
 
 
-def write_features(folder, lists, features, clips, protocol):
-    """lists: {part: VideoList}, features and clips: {part: tensor}, clips of the parts that are to have them."""
+def write_features(folder: str | Path, lists: Mapping[str, VideoList], features: Mapping[str, Tensor],
+                   clips: Mapping[str, Tensor], protocol: str) -> None:
+    """Write the features of each part, {part: (V, D)}, and of single clips for the parts in `clips`, {part: (V, K, D)}.
+    """
     folder = Path(folder)
     (folder / "protocol.json").unlink(missing_ok=True)
     for part, videos in lists.items():
@@ -37,7 +42,8 @@ def write_features(folder, lists, features, clips, protocol):
         path.write_text(protocol)
 
 
-def read_features(folder, part, flag, kind="features"):
+def read_features(folder: str | Path, part: str, flag: str,
+                  kind: str = "features") -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """-> (features (V, D), or of kind "clips" (V, K, D), float32; labels (V,) int64; names (V,) str; protocol, text)
 
     Raises DataError, which names `flag`, where a file is missing, damaged or does not belong to the others.
@@ -64,7 +70,8 @@ def read_features(folder, part, flag, kind="features"):
     return found
 
 
-def read_features_of(folder, part, videos, flag, dataset, split):
+def read_features_of(folder: str | Path, part: str, videos: VideoList, flag: str, dataset: str,
+                     split: int) -> tuple[Tensor, str]:
     """Saved features of a list, checked to be of this very list -> ((V, D) tensor, their protocol as text).
 
     videos: the VideoList, `part` of a split of a data set. Raises DataError, which names `flag`, where they are not.
@@ -78,5 +85,5 @@ def read_features_of(folder, part, videos, flag, dataset, split):
 class Thumbnail(nn.Module):
     """The floor that learning must beat: clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
 
-    def forward(self, clips):
+    def forward(self, clips: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]

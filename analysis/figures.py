@@ -4,9 +4,12 @@ Colours are Okabe and Ito's, which the colour-blind tell apart; where there are 
 picture may be printed in grey, shape or text says the same.
 """
 import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,8 +25,8 @@ MOST_IN_LEGEND = 40
 KINDS = ("png", "pdf", "svg")
 
 
-def save(figure, path, kinds=KINDS):
-    """Write `path` with the ending of each kind, 150 dots an inch where a kind has dots -> the paths."""
+def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Write `path` with the ending of each kind, at 150 dpi where it has pixels -> the paths."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for all kinds
     paths = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
@@ -34,17 +37,17 @@ def save(figure, path, kinds=KINDS):
     return paths
 
 
-def new_figure(width, height):
-    """Inches."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size, inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def style_of(number):
+def style_of(number: int) -> tuple[str, str]:
     """Colour and marker of class `number`: neighbours differ in colour."""
     return COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
 
 
-def scatter(panels, classes):
+def scatter(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str]) -> Figure:
     """Points of several representations side by side, coloured by class.
 
     panels: [(title, points (N, 2), labels (N,))]; classes: (C,) str in label order.
@@ -68,7 +71,7 @@ def scatter(panels, classes):
     return figure
 
 
-def gallery(rows):
+def gallery(rows: Sequence[tuple[np.ndarray, str, Sequence[tuple[np.ndarray, str, float]]]]) -> Figure:
     """Queries with what was found for them, nearest first.
 
     rows: [(picture, class, [(picture, class, similarity)])], pictures (h, w, 3) uint8 RGB of one size.
@@ -92,7 +95,8 @@ def gallery(rows):
     return figure
 
 
-def mosaic(axes, grid, below=0.06, border=0.035):
+def mosaic(axes: Axes, grid: Sequence[Sequence[tuple[np.ndarray, str]]], below: float = 0.06,
+           border: float = 0.035) -> tuple[np.ndarray, np.ndarray]:
     """Pictures in rows, each framed in its colour, drawn as one image.
 
     grid: [[(picture (h, w, 3) uint8, colour)]], all of one size; below: white under each row, a share of the height.
@@ -116,7 +120,7 @@ def mosaic(axes, grid, below=0.06, border=0.035):
     return columns, np.arange(len(grid)) * step_y + height + 2.5 * edge
 
 
-def confusion(rates, classes):
+def confusion(rates: np.ndarray, classes: Sequence[str]) -> Figure:
     """Confusion matrix (C, C), rows summing to 1; names are left out where they would not be legible."""
     size = min(3 + 0.25 * len(classes), 20)
     figure = new_figure(size + 1, size)
@@ -135,7 +139,7 @@ def confusion(rates, classes):
     return figure
 
 
-def class_bars(classes, runs):
+def class_bars(classes: np.ndarray, runs: Mapping[str, np.ndarray]) -> Figure:
     """Accuracy of each class in one run or several, the classes in the order of first less last.
 
     classes: (C,) str; runs: {name: (C,) in [0, 1], nan where a class has no videos}.
@@ -161,7 +165,7 @@ def class_bars(classes, runs):
     return figure
 
 
-def curves(panels):
+def curves(panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> Figure:
     """Lines of several runs, a panel a measure.
 
     panels: {measure: [(run, epochs (N,), values (N,))]}; lines of one name, as the seeds of one experiment, look the
@@ -190,7 +194,7 @@ def curves(panels):
     return figure
 
 
-def sheet(rows):
+def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray], Sequence[str]]]) -> Figure:
     """Strips of frames. rows: [(text, frames [(h, w, 3) uint8 RGB], a frame's colour each)], of equal length."""
     figure = new_figure(0.95 * len(rows[0][1]) + 1.3, 1.0 * len(rows))
     axes = figure.subplots()
@@ -200,7 +204,7 @@ def sheet(rows):
     return figure
 
 
-def timeline(panels, frames, starts):
+def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarray], starts: np.ndarray) -> Figure:
     """Similarity between the segments of a video, and of each to the first, under the video's frames.
 
     panels: [(title, (S, S) similarities in [-1, 1])]; frames: [(h, w, 3) uint8 RGB], spread evenly over the video;

@@ -58,7 +58,7 @@ def vote(labels: Tensor, cosines: Tensor) -> Tensor:
     return weights.new_zeros(len(labels), int(labels.max()) + 1).scatter_add_(1, labels, weights).argmax(dim=1)
 
 
-def _nearest(query, gallery, k, unit, chunk):
+def _nearest(query: Tensor, gallery: Tensor, k: int, unit: Callable[[Tensor], Tensor], chunk: int) -> Tensor:
     """`nearest` of as many queries as are compared at a time."""
     best = query.new_full((len(query), k), -torch.inf)
     indices = torch.full((len(query), k), -1, device=query.device)
@@ -75,11 +75,11 @@ def _nearest(query, gallery, k, unit, chunk):
     return indices
 
 
-def _padded(size):
+def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _merged(best, indices, scores, start):
+def _merged(best: Tensor, indices: Tensor, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
     """Take what exceeds the least of `best` (Q, k), descending, from scores (Q, C, BLOCK) of gallery rows from `start`.
 
     -> best, indices

@@ -3,7 +3,11 @@ import base64
 import html
 import io
 import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from core.files import whole_file
@@ -29,16 +33,16 @@ summary { cursor: pointer; color: #005a8f; font-size: .87rem; }
 """
 
 
-def shown(value):
-    """A cell's text: floats with three decimals, nothing for what is not there."""
+def cell_text(value: Any) -> str:
+    """Floats with three decimals; nothing for None and nan."""
     if value is None or value != value:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def markdown(table):
+def markdown(table: pd.DataFrame) -> str:
     """DataFrame -> a Markdown table."""
-    rows = [[shown(x).replace("|", "\\|") for x in row] for row in [table.columns, *table.to_numpy(dtype=object)]]
+    rows = [[cell_text(x).replace("|", "\\|") for x in row] for row in [table.columns, *table.to_numpy(dtype=object)]]
     rows.insert(1, ["---" if text else "---:" for text in is_text(table)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -47,47 +51,49 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
          **{sign: "\\" + sign for sign in "&%$#_{}"}, "±": r"$\pm$", "×": r"$\times$", "–": "--"}
 
 
-def latex(table):
+def latex(table: pd.DataFrame) -> str:
     """DataFrame -> a tabular of LaTeX's booktabs."""
-    rows = [" & ".join("".join(LATEX.get(sign, sign) for sign in shown(x)) for x in row) + " \\\\\n"
+    rows = [" & ".join("".join(LATEX.get(sign, sign) for sign in cell_text(x)) for x in row) + " \\\\\n"
             for row in [table.columns, *table.to_numpy(dtype=object)]]
     kinds = "".join("l" if text else "r" for text in is_text(table))
     head, body = rows[0], "".join(rows[1:])
     return f"\\begin{{tabular}}{{{kinds}}}\n\\toprule\n{head}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 
 
-def is_text(table):
-    """For each column, whether it holds anything but numbers (and means with deviations, and shares like 3/5)."""
+def is_text(table: pd.DataFrame) -> list[bool]:
+    """For each column, whether it holds more than numbers; means with deviations, and shares like 3/5, are numbers."""
     number = re.compile(r"[-\d.,: ±/]*")
-    return [not all(number.fullmatch(shown(x)) for x in table[name]) for name in table.columns]
+    return [not all(number.fullmatch(cell_text(x)) for x in table[name]) for name in table.columns]
 
 
 class Page:
     """Sections one after the other; tables are also written as files into `folder`/tables."""
 
-    def __init__(self, title, folder):
-        self.title, self.folder, self.parts, self.sections = title, folder, [], []
+    def __init__(self, title: str, folder: Path):
+        self.title, self.folder = title, folder
+        self.parts: list[str] = []
+        self.sections: list[str] = []
 
-    def section(self, title):
+    def section(self, title: str) -> None:
         self.sections.append(title)
         self.parts.append(f'<h2 id="s{len(self.sections)}">{html.escape(title)}</h2>')
 
-    def text(self, text, quiet=False):
+    def text(self, text: str, quiet: bool = False) -> None:
         self.parts.append(f"<p{' class=quiet' if quiet else ''}>{html.escape(text)}</p>")
 
-    def items(self, lines):
+    def items(self, lines: Iterable[str]) -> None:
         self.parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
 
-    def folded(self, title, text, kind=""):
+    def folded(self, title: str, text: str, kind: str = "") -> None:
         title, text = html.escape(title), html.escape(text)
         self.parts.append(f'<details class="{kind}"><summary>{title}</summary><pre>{text}</pre></details>')
 
-    def table(self, name, table, caption):
+    def table(self, name: str, table: pd.DataFrame, caption: str) -> None:
         """A DataFrame, with copies as Markdown, LaTeX and CSV, which are also tables/<name>.md, .tex and .csv."""
         kinds = ["text" if text else "" for text in is_text(table)]
 
-        def row(values, tag):
-            cells = ((shown(x), kind) for x, kind in zip(values, kinds, strict=True))
+        def row(values: Iterable, tag: str) -> str:
+            cells = ((cell_text(x), kind) for x, kind in zip(values, kinds, strict=True))
             return "<tr>" + "".join(f'<{tag} class="{kind}{" long" if len(x) > 60 else ""}">{html.escape(x)}</{tag}>'
                                     for x, kind in cells) + "</tr>"
 
@@ -100,17 +106,17 @@ class Page:
                 path.write_text(text, encoding="utf-8")
             self.folded({"md": "Markdown", "tex": "LaTeX", "csv": "CSV"}[kind], text, "copy")
 
-    def picture(self, path, caption, command):
+    def picture(self, path: Path, caption: str, command: str) -> None:
         """A PNG, put into the page, with the command that draws it again."""
-        data, kind = smallest(path)
+        data, kind = smaller_encoding(path)
         narrow = ' class="narrow"' if Image.open(path).width < 1000 else ""
         self.parts.append(
             f'<figure><div class=scroll><img{narrow} src="data:image/{kind};base64,{base64.b64encode(data).decode()}" '
             f'alt="{html.escape(caption)}"></div><figcaption>{html.escape(caption)}</figcaption></figure>')
         self.folded("command", command)
 
-    def write(self):
-        """-> path of index.html, or the page as it was where something goes wrong."""
+    def write(self) -> Path:
+        """Write index.html -> its path. Where that fails, an earlier page stays as it was."""
         links = "".join(f'<a href="#s{i}">{html.escape(name)}</a> ' for i, name in enumerate(self.sections, 1))
         title, body = html.escape(self.title), "\n".join(self.parts)
         content = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -123,8 +129,8 @@ class Page:
         return target
 
 
-def smallest(path):
-    """A PNG's bytes as they are or as WebP: drawings stay PNG, photographs become less -> (bytes, kind)"""
+def smaller_encoding(path: Path) -> tuple[bytes, str]:
+    """A PNG's bytes, or those of a WebP where these are clearly fewer, as of photographs -> (bytes, "png" or "webp")"""
     png, webp = path.read_bytes(), io.BytesIO()
     with Image.open(path) as picture:
         picture.convert("RGB").save(webp, "WEBP", quality=85)

@@ -3,6 +3,7 @@
 All are percentages, of official split 1. Fine-tuned, DualVar's are of R(2+1)D and clips of 16 x 112 x 112; of the other
 methods, as the paper quotes them, pretraining set, network and size of the clips are not kept here.
 """
+from typing import Any
 
 # (method, what it was pretrained on, top-1 on UCF101, top-1 on HMDB51) after fine-tuning, mean of ten clips
 FINETUNED = [
@@ -39,7 +40,7 @@ SGD = {"momentum": 0.9, "gamma": 0.1, "cosine": False, "warmup": 0}
 
 # What DualVar's were made with: {stage: {flag of ours: value}}, batches over all GPUs. "finetune" is after UCF101.
 # Pretraining's checkpoint of epoch 189 (from 0) and fine-tuning's last were evaluated. RETRIEVAL's network is not said.
-PROTOCOL = {
+PROTOCOL: dict[str, dict[str, Any]] = {
     "pretrain": {**NETWORK, **CLIP, **SGD, "mode": "clip-sr-tc", "ds": 4, "n_series": 2, "series_dim": 64, "split": 1,
                  "batch_size": 64, "epochs": 200, "lr": 0.003, "wd": 1e-4, "schedule": [120, 160], "bn": "sync",
                  "temperature": 0.07, "theta": 0.05, "time_reverse": 0.5, "sr_weight": 1.0, "tc_weight": 1.0},

@@ -8,11 +8,13 @@ on training videos that each seed holds out (whole recordings), never on the tes
 used. Prints a row for each folder and seed-wise mean and deviation, and writes probe.json into each folder.
 """
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from core.errors import DataError, UsageError
 from core.exits import run
@@ -21,10 +23,12 @@ from dataset.lists import VideoList, hold_out, local_dataset
 from engine.log import versions
 
 from .features import PARTS, read_features
-from .nearest import nearest, vote
+from .nearest import centre_and_normalise, nearest, vote
+
+Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
 
 
-def flags():
+def flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m analysis.probe", description=__doc__.splitlines()[0],
                                      allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -37,8 +41,8 @@ def flags():
     return parser
 
 
-def read(folder):
-    """-> {part: (features (N, D) float32, VideoList)} of a folder that retrieval.py --save_features wrote."""
+def read(folder: Path) -> dict[str, Part]:
+    """Both parts of a folder that retrieval.py --save_features wrote, {"train", "test"}."""
     found = {}
     for part in PARTS:
         values, labels, names, _ = read_features(folder, part, "--features")
@@ -50,22 +54,30 @@ def read(folder):
     return found
 
 
-def predicted_by_vote(query, gallery, labels, k):
-    """Label with the largest sum of similarities among the k nearest, cosine of centred features -> (Q,) int64."""
-    query, gallery = (F.normalize(x - x.mean(dim=0), dim=1) for x in (query, gallery))
+def predicted_by_vote(query: Tensor, gallery: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Labels for queries (Q, D) by weighted vote of the k nearest of gallery (G, D), labels (G,) -> (Q,) int64.
+
+    Similarity is the cosine of features centred by the mean of their own set.
+    """
+    query, gallery = centre_and_normalise(query), centre_and_normalise(gallery)
     indices = nearest(query, gallery, k)
     return vote(labels[indices], (query[:, None] * gallery[indices]).sum(dim=2))
 
 
-def fit(features, labels, strength):
+def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    """Logistic regression on standardised features (N, D) -> the fitted pipeline of scikit-learn."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(features, labels)
 
 
-def linear_probe(train, test, strengths, group, seed):
-    """-> (top-1 on the test videos, the strength chosen); train, test: (features, VideoList); group: rule of names."""
+def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str, seed: int) -> tuple[float, float]:
+    """-> (top-1 on the test videos, the strength chosen).
+
+    strengths: of C, ascending; group: regular expression that finds the recording in a video's name; seed: of the
+    draw of held-out recordings
+    """
     features, videos = train
     kept, held = hold_out(videos, 0.2, group, seed)
     rows = {name: i for i, name in enumerate(videos.names)}
@@ -75,25 +87,29 @@ def linear_probe(train, test, strengths, group, seed):
     return fit(features, videos.labels, best).score(test[0], test[1].labels), best
 
 
-def measure(folder, args):
-    """-> {"linear": [top-1 of each seed], "strengths", "vote": {k: top-1}, "train", "test": videos}"""
+def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float], ks: Sequence[int]) -> dict:
+    """Linear probe and vote of a folder of features.
+
+    group: as in linear_probe; seeds: how many draws; ks: neighbours that vote, those beyond the training list left out
+    -> {"linear": [top-1 of each seed], "strengths": [chosen], "vote": {k: top-1}, "train", "test": numbers of videos}
+    """
     found = read(folder)
-    group = local_dataset(args.dataset).group
     (train, videos), (test, queries) = found["train"], found["test"]
-    ks = [k for k in args.k if k <= len(train)]
-    linear, strengths = zip(*(linear_probe(found["train"], found["test"], sorted(args.strengths), group, seed)
-                              for seed in range(args.seeds)), strict=True)
+    linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
+                           for seed in range(seeds)), strict=True)
     labels = torch.from_numpy(videos.labels)
     votes = {k: float((predicted_by_vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
-                       == queries.labels).mean()) for k in ks}
-    return {"linear": linear, "strengths": strengths, "vote": votes, "train": len(train), "test": len(test)}
+                       == queries.labels).mean()) for k in ks if k <= len(train)}
+    return {"linear": linear, "strengths": chosen, "vote": votes, "train": len(train), "test": len(test)}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     if args.seeds < 1 or min(args.k) < 1 or not all(0 < strength < np.inf for strength in args.strengths):
         raise UsageError("--seeds, --k and --strengths must be above 0")
-    rows = {folder: measure(folder, args) for folder in args.features}
+    group = local_dataset(args.dataset).group
+    rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k)
+            for folder in args.features}
     for folder, row in rows.items():
         write_json(folder / "probe.json", {**row, "dataset": args.dataset, **versions()})
         print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "

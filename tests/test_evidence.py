@@ -1,11 +1,15 @@
 """The table of paper_scripts/run/evidence.sh."""
+import itertools
 import json
+import re
 
 import numpy as np
 import pytest
 
 from analysis import evidence
+from analysis.modes import mode_position, parse_cell, unknown_modes
 from core.errors import DataError, UsageError
+from models.dualvar import TERMS, Term
 
 
 def write(log, name, r1, linear, within=None):
@@ -33,9 +37,41 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
                                              "0.300 ± 0.071"]
     evidence.main([str(tmp_path), "--out", str(tmp_path / "table.md")])
     printed = capsys.readouterr().out
+    assert "\nnote: simclr_r3d_clip_ucf101_split2 is not in the table by mode: simclr is neither thumbnail" in printed
     assert printed.startswith("demo, split 1\n\n| mode | seeds | R@1 | linear probe |\n")
     assert "| clip | 1 | 0.200 | 0.200 |\n" in printed and (tmp_path / "table.md").read_text() in printed
     assert (tmp_path / "table.csv").read_text().startswith("mode,dataset,split,seed,R@1")
+
+
+def test_every_combination_of_terms_is_a_mode_and_they_are_in_order():
+    modes = ["-".join(terms) for size in range(1, len(TERMS) + 1) for terms in itertools.permutations(TERMS, size)]
+    cells = [parse_cell(f"{mode}_my_set_split12_seed3") for mode in ["thumbnail", "random", *modes]]
+    assert all(cell.known and (cell.dataset, cell.split, cell.seed) == ("my_set", "12", "3") for cell in cells)
+    assert [cell.mode for cell in sorted(cells, key=lambda cell: mode_position(cell.mode))] == [
+        "thumbnail", "random", "clip", "sr", "tc", "clip-sr", "sr-clip", "clip-tc", "tc-clip", "sr-tc", "tc-sr",
+        *modes[-6:]]
+    assert parse_cell("clip_demo_split1").seed is None and parse_cell("demo_random") is None
+
+
+def test_a_new_term_is_in_the_table_and_what_is_unknown_is_named(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "clip_demo_split1_seed0", 0.2, [0.2])
+    write(tmp_path, "my_term-clip_demo_split1_seed0", 0.7, [0.7], within=0.5)
+    write(tmp_path, "clip-clip_demo_split1_seed0", 0.1, [0.1])
+    log = tmp_path / "pretrain/my_term-clip_demo_split1_seed0/log.jsonl"
+    log.write_text('{"epoch": 0, "variance/within_video": 0.5, "top1_permuted/mine": 0.75}\n')
+    evidence.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert printed.count("\n| ") == 3  # head, rule and clip
+    notes = re.findall(r"^note: (\S+) is .*: (\S+) is neither .* made of the terms (.*), each once", printed, re.M)
+    assert notes == [("clip-clip_demo_split1_seed0", "clip-clip", "clip, sr, tc"),
+                     ("my_term-clip_demo_split1_seed0", "my", "clip, sr, tc")]
+    monkeypatch.setitem(TERMS, "my_term", Term("segment", ("view1", "restored"), lambda *_: {}, ("mine",)))
+    table = evidence.summary(evidence.collect(tmp_path)).set_index("mode")
+    assert table.index.tolist() == ["clip", "my_term-clip"] and table.loc["my_term-clip", "R@1"] == "0.700"
+    assert table.loc["my_term-clip", "MY_TERM top-1, permuted"] == "0.750"
+    assert unknown_modes(["my_term-clip_demo_split1", "my_term-x_demo_split1"]) == [
+        "my_term-x_demo_split1 is not in the table by mode: my is neither thumbnail nor random nor made of the terms "
+        "clip, sr, tc, my_term, each once and joined by '-'"]
 
 
 def test_no_results_and_damaged_ones_are_errors(tmp_path):

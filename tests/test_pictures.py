@@ -10,17 +10,19 @@ import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
 from matplotlib.colors import to_hex
 
-from analysis import figures
+from analysis import feature_pictures, figures, run_pictures, video_pictures
 from analysis import pictures as commands
 from analysis.features import write_features
+from analysis.frames import evenly
 from analysis.nearest import nearest
 from core.errors import DataError
 from dataset.augment import PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
-from dataset.crops import RandomCrop
+from dataset.crops import RandomCrop, resize_for
 from dataset.lists import open_list
 from dataset.sampling import PretrainViews
 from engine.monitor import sheet_of_views
+from models.dualvar import TERMS, Term
 
 DATA = [*SMALL[:6], "--dataset", "ucf101", "--workers", "0"]
 
@@ -62,7 +64,7 @@ def test_tsne_has_a_point_for_each_clip_of_the_videos_asked_for(call, tmp_path):
     table = pd.read_csv("p/t.csv")
     assert table.groupby(["panel", "video"]).size().eq(3).all() and len(table) == 2 * 5 * 3
     assert set(table["video"]) <= set(lists["train"].names)
-    figure = commands.draw_tsne(table)
+    figure = feature_pictures.draw_tsne(table)
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["Run", "air drumming"]
 
@@ -75,7 +77,7 @@ def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, mon
     assert code == 0, error
     units = [torch.nn.functional.normalize(means[part] - means[part].mean(dim=0), dim=1) for part in ("test", "train")]
     expected = nearest(units[0], units[1], 4)
-    for query, (picture, name, found) in zip(commands.evenly(len(units[0]), 3), seen, strict=True):
+    for query, (picture, name, found) in zip(evenly(len(units[0]), 3), seen, strict=True):
         assert picture.shape == (96, 128, 3) and lists["test"].names[query].startswith(f"{name}/")
         assert [row[1] for row in found] == [lists["train"].names[i].partition("/")[0] for i in expected[query]]
         assert [row[2] for row in found] == pytest.approx((units[0][query] @ units[1][expected[query]].T).tolist())
@@ -96,10 +98,10 @@ def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
         code, _, error = call(command, *flags, "--out", f"{command}.png")
         assert code == 0, error
         drawn(f"{command}.png")
-    args = commands.parser().parse_args(["views", *flags[:-4], "--seed", "5", "--epoch", "2"])
-    ((_, clips, permutation),) = commands.samples(args)
+    settings = video_pictures.ClipSettings("ucf101", 1, "frames", 4, 2, 24, resize_for(24))
+    ((_, _, permutation),) = video_pictures.training_samples(settings, seed=5, epoch=2, names=[name])
 
-    data = VideoClips(open_list("ucf101", "train", 1), open_reader("ucf101", "frames", args.resize),
+    data = VideoClips(open_list("ucf101", "train", 1), open_reader("ucf101", "frames", resize_for(24)),
                       PretrainViews(4, 2), RandomCrop(24), PretrainDraw(2, 24), seed=5)
     sample = data[2, 3]
     views = prepare(sample["clips"][None], sample["augment"][None])[0]
@@ -126,9 +128,9 @@ def test_the_timeline_follows_a_video_segment_by_segment(call, tmp_path, monkeyp
     assert starts.tolist() == list(range(8)) and len(frames) == 8 and panels[0][1].shape == (8, 8)
     np.testing.assert_allclose(np.diag(panels[0][1]), 1, rtol=1e-5)
     assert panels[0][1].min() < 0.9999
-    assert commands.EverySegment(2, 2)(50, None)[:3].tolist() == [[0, 2], [4, 6], [8, 10]]
-    assert commands.EverySegment(2, 2)(50, None).max() == 46
-    assert commands.EverySegment(2, 2)(9, None).tolist() == [[i, i + 2] for i in range(7)]  # they overlap
+    assert video_pictures.EverySegment(2, 2)(50, None)[:3].tolist() == [[0, 2], [4, 6], [8, 10]]
+    assert video_pictures.EverySegment(2, 2)(50, None).max() == 46
+    assert video_pictures.EverySegment(2, 2)(9, None).tolist() == [[i, i + 2] for i in range(7)]  # they overlap
     code, _, error = call("timeline", *flags[:-1], 7)
     assert code == 1 and "9 frames, too few for segments of 2 frames at stride 7" in error
 
@@ -149,7 +151,7 @@ def test_curves_of_seeds_look_alike(call, tmp_path):
     code, _, error = call("curves", "--runs", *runs, "--out", "c")
     assert code == 0, error
     drawn("c.png")
-    figure = commands.curves(commands.parser().parse_args(["curves", "--runs", *map(str, runs)]))
+    figure = run_pictures.curves({run.name: run for run in runs})
     assert [axes.get_title() for axes in figure.axes] == ["loss/clip", "loss/tc", "retrieval/R@1"]
     first, second = figure.axes[0].lines
     assert first.get_color() == second.get_color() != figure.axes[1].lines[0].get_color()
@@ -158,6 +160,15 @@ def test_curves_of_seeds_look_alike(call, tmp_path):
     code, _, error = call("curves", "--runs", runs[0], "--measures", "loss/x")
     assert code == 1 and "--measures loss/x: in none of the logs; there are epoch, loss/clip" in error
     assert not list(tmp_path.glob("curves*"))
+
+
+def test_curves_of_a_new_term_are_drawn_unasked(tmp_path, monkeypatch):
+    monkeypatch.setitem(TERMS, "toy", Term("segment", ("view1", "restored"), lambda *_: {}, ("toy_a", "toy_b")))
+    run = log_of(tmp_path / "toy", **{"loss/toy_a": [3, 2, 1], "loss/toy_b": [1, 1, 1],
+                                      "top1_permuted/toy_a": [0.1, 0.2, 0.3]})
+    figure = run_pictures.curves({"toy": run})
+    assert [axes.get_title() for axes in figure.axes] == ["loss/toy_a", "top1_permuted/toy_a"]
+    assert run_pictures.default_measures()[:4] == ["loss/clip", "loss/sr_view1", "loss/tc", "loss/toy_a"]
 
 
 def test_bars_are_ordered_by_difference(call, tmp_path):
@@ -249,10 +260,9 @@ def test_where_to_is_looked_at_first(call, tmp_path, out):
 
 
 def test_panels_are_told_apart_by_as_many_folders_as_it_takes():
-    args = commands.parser().parse_args(["curves", "--runs", "x"])
-    assert commands.titles_of(args, ["log/a/features/clip", "log/b/features/clip"]) == [
+    assert commands.panel_titles(None, ["log/a/features/clip", "log/b/features/clip"]) == [
         "a/features/clip", "b/features/clip"]
-    assert commands.titles_of(args, ["log/a/clip", "log/a/tc"]) == ["clip", "tc"]
+    assert commands.panel_titles(None, ["log/a/clip", "log/a/tc"]) == ["clip", "tc"]
 
 
 def test_features_without_clips_say_how_to_get_them(call, tmp_path):

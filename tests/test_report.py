@@ -1,4 +1,5 @@
 """The report of small runs: what it says, that it is whole, and that a browser shows it without complaint."""
+import ast
 import base64
 import json
 import re
@@ -10,13 +11,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import NARROW, PATIENCE, SMALL, InProcess, make_dataset
+from helpers import NARROW, REPOSITORY, SMALL, InProcess, make_dataset
 
-from analysis import page, report
-
-pytestmark = pytest.mark.slow
+from analysis import page, report, report_pictures, report_tables
+from analysis.runs import find_runs
+from core.errors import DataError, UsageError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_what_was_not_run_is_said(runs):
 
 def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
     monkeypatch.chdir(runs.parent.parent)
-    monkeypatch.setattr(report, "draw", lambda *_: ["picture p: a reason"])
+    monkeypatch.setattr(report, "draw_pictures", lambda *_: ["picture p: a reason"])
     lines = (runs / "pretrain/x_all/log.jsonl").read_text().splitlines()
     stopped = tmp_path / "log"
     shutil.copytree(runs, stopped)
@@ -134,10 +136,10 @@ def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
     assert "x_clip" not in text and "picture p: a reason" in text
     assert "pretrain/x_all: 1 of 2 epochs, not its end" in text
     for arguments, message in ((["--experiment", "y"], "no runs of y"), (["--dataset", "demo"], "no runs on demo")):
-        with pytest.raises(report.UsageError, match=message):
+        with pytest.raises(UsageError, match=message):
             report.main([str(stopped), *arguments])
     (stopped / "pretrain/x_all/flags.json").write_text("{")
-    with pytest.raises(report.DataError, match="flags.json is damaged"):
+    with pytest.raises(DataError, match="flags.json is damaged"):
         report.main([str(stopped)])
 
 
@@ -146,15 +148,34 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_what_has_not_begun_left_out
     shutil.copytree(runs, tmp_path / "log")
     (tmp_path / "log/pretrain/x_all/log.jsonl").write_text("")
     (tmp_path / "log/features/x_all/train_clips.npy").unlink()
-    found = report.find(tmp_path / "log", None, None)
-    drawn = {name: argv for name, _, argv in report.wanted(found, ["ucf101"])}
+    found = find_runs(tmp_path / "log")
+    drawn = {picture.name: picture.flags for picture in report_pictures.pictures_to_draw(found, ["ucf101"])}
     assert len(drawn) == 9 and not [text for text in drawn["curves_pretrain"] if "x_all" in text]
-    lines = report.not_run(found, [])
+    lines = report_tables.not_run(found, [])
     assert "pretrain/x_all: 0 of 2 epochs, not its end" in lines
-    monkeypatch.setattr(report, "wanted", lambda *_: [("p", "", drawn["views_ucf101"]), ("q", "", drawn["curves_ft"])])
-    own = page.Page("t", tmp_path / "out")
-    (failed,) = report.draw(own, found, [])  # the data set of the fixture is gone
+    own, wanted = page.Page("t", tmp_path / "out"), [("p", "", drawn["views_ucf101"]), ("q", "", drawn["curves_ft"])]
+    (failed,) = report_pictures.draw_pictures(own, wanted)  # the data set of the fixture is gone
     assert re.match(r"picture p: frames of ucf101 are not at ", failed) and len(own.parts) == 2
+
+
+def test_results_of_modes_are_a_table_and_unknown_modes_are_named(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "draw_pictures", lambda *_: [])
+    for name in ("clip_ucf101_split1_seed0", "newer_ucf101_split1_seed0"):
+        shutil.copytree(runs / "retrieval/x_all", tmp_path / "log/retrieval" / name)
+    report.main([str(tmp_path / "log")])
+    table = pd.read_csv(tmp_path / "log/report/all/tables/evidence_ucf101_split1.csv")
+    assert table["mode"].tolist() == ["clip"] and table["seeds"].tolist() == [1]
+    text = Reader((tmp_path / "log/report/all/index.html").read_text()).text
+    assert "newer_ucf101_split1_seed0 is not in the table by mode: newer is neither" in text
+
+
+def test_analysis_imports_no_entry_script():
+    entry_scripts = {"train", "finetune", "test", "retrieval", "utils"}
+    for path in sorted((REPOSITORY / "analysis").glob("*.py")):
+        imported = {name for node in ast.walk(ast.parse(path.read_text())) for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else
+            [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else [])}
+        assert not imported & entry_scripts, path
 
 
 def test_tables_are_escaped():
@@ -171,28 +192,14 @@ def browse(address, *flags, cwd):
     """Chromium without a window -> (standard output, what the page's console and the network say)"""
     done = subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                            "--enable-logging=stderr", "--user-data-dir=profile", *flags, address], cwd=cwd,
-                          capture_output=True, text=True, timeout=PATIENCE)
+                          capture_output=True, text=True, timeout=120)
     return done.stdout, [line for line in done.stderr.splitlines() if re.search(r"CONSOLE|net_error|ERR_", line)
                          and "file://" in line]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Skips where there is no Chromium, or one that cannot open a file here, as one in a sandbox cannot."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium here")
-    folder = tmp_path_factory.mktemp("browser")
-    (folder / "page.html").write_text("<html><body>a page that is shown</body></html>")
-    try:
-        shown, _ = browse((folder / "page.html").as_uri(), "--dump-dom", cwd=folder)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"{CHROMIUM} does not run here: {error}")
-    if "a page that is shown" not in shown:
-        pytest.skip(f"{CHROMIUM} cannot open a file in {folder}")
-
-
+@NEEDS_BROWSER
 @pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_it(browser, runs, tmp_path, width):
+def test_a_browser_shows_it(runs, tmp_path, width):
     source = (runs / "report/all/index.html").read_text()
     measuring = tmp_path / "measuring.html"
     measuring.write_text(source.replace("</body>", """<script>

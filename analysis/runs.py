@@ -1,0 +1,85 @@
+"""The runs and results in a folder <log_dir>/<prefix>, and which training is behind a result."""
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from core.files import read_json
+from engine.folders import weights_name
+from engine.log import log_rows
+
+from .modes import mode_position
+
+STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}  # those that train
+RESULTS = ("retrieval", "test")  # those that measure
+
+
+class Run:
+    """A folder that a stage wrote: name, stage, flags, the rest of its JSON file, and where it lies."""
+
+    def __init__(self, path: Path, stage: str):
+        self.folder, self.name, self.stage = path.parent, path.parent.name, stage
+        self.facts = read_json(path, "flags", "torch", "opencv", "python", "commit", "gpu", "processes")
+        self.flags = self.facts["flags"]
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, float]]:
+        """Of log.jsonl, a dictionary an epoch."""
+        return log_rows(self.folder)
+
+    @property
+    def dataset(self) -> str:
+        return self.flags["dataset"]
+
+    @property
+    def dataset_and_split(self) -> str:
+        return f"{self.dataset} split{int(self.flags['split']):02d}"
+
+    @property
+    def first_split(self) -> int:
+        """Number of the first split that a test was of."""
+        return int(min(name for name in self.facts["results"] if name.startswith("split"))[5:])
+
+    def features(self) -> Path | None:
+        """Folder of the features that a retrieval saved, also where all was moved; None where there is none."""
+        saved = Path(self.flags.get("save_features") or "")
+        beside = self.folder.parents[1] / "features" / self.name
+        return next((path for path in (saved, beside) if (path / "protocol.json").is_file()), None)
+
+    def has_clip_features(self) -> bool:
+        """Whether the features of single clips were saved too."""
+        folder = self.features()
+        return folder is not None and (folder / "train_clips.npy").is_file()
+
+
+Runs = dict[str, list[Run]]  # by stage, those of STAGES and RESULTS
+
+
+def find_runs(log: Path, experiment: str | None = None, dataset: str | None = None) -> Runs:
+    """All runs in a folder, of each stage in the order of modes and names.
+
+    experiment: only what is called so, or so and _ and more; dataset: only what was trained or tested on it
+    """
+    found = {}
+    for stage in (*STAGES, *RESULTS):
+        file = "flags.json" if stage in STAGES else "results.json"
+        runs = [Run(path, stage) for path in sorted((log / stage).glob(f"*/{file}"))]
+        runs.sort(key=lambda run: (mode_position(run.name.partition("_")[0]) or (-1,), run.name))
+        found[stage] = [run for run in runs
+                        if (experiment is None or run.name == experiment or run.name.startswith(f"{experiment}_"))
+                        and (dataset is None or run.dataset == dataset)]
+    return found
+
+
+def all_runs(found: Mapping[str, list[Run]]) -> list[Run]:
+    """The runs of all stages, one after the other."""
+    return [run for runs in found.values() for run in runs]
+
+
+def training_behind(result: Run, found: Runs) -> tuple[Run | None, Run | None]:
+    """-> (fine-tuning or probe, pretraining) that a result's or classifier's weights come from, None if not found."""
+    trained = None
+    if result.stage == "test":
+        name = weights_name((result.flags["checkpoint"] or "").replace("{split}", str(result.first_split)))
+        trained = next((run for stage in ("ft", "last") for run in found[stage] if run.name == name), None)
+    weights = (trained or result).flags.get("pretrain") or ""
+    return trained, next((run for run in found["pretrain"] if run.name == weights_name(weights)), None)
