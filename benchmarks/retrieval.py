@@ -2,9 +2,9 @@
 
     python benchmarks/retrieval.py --out benchmarks/results/retrieval.md      4 to 6 minutes and 4 GiB on 2 cores
 
-Calls topk_accuracy, as retrieval.py does, on random features, in a process of its own, whose largest resident memory is read
-from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is done with
-it: half of it before the search and half after, so that a slow minute of the machine hits both.
+Calls topk_accuracy, as retrieval.py does, on random features, in a process of its own, whose largest resident memory
+is read from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is
+done with it: half of it before the search and half after, so that a slow minute of the machine hits both.
 """
 import sys
 import time

@@ -6,7 +6,6 @@
 A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backward, gradient norm, SGD and what is
 logged. It starts from augmented clips, as the backbone does, of noise: their content costs nothing.
 """
-import argparse
 import functools
 import re
 import sys
@@ -16,17 +15,21 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train
-import utils
-from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
+from benchmarks.common import TRAIN, Peak, alone, alternate, heading, new_parser, run_script, table, write
 from core.dist import world_size
 from engine.exits import run
+from engine.flags import positive
 from engine.gradcache import GradCache
 from engine.monitor import embedding_monitors
+from engine.optim import gradient_norm, sgd
+from engine.precision import clip_shapes, default_precision, set_precision
+from engine.setup import distribute, seed_everything, start
+from models import build_pretrainer
+from models.dualvar import TERMS, total_loss
 
 NETS = ("r21d", "r3d", "s3d")
-MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],
-          "both": ["--accumulate", "4", "--checkpointing"]}
+MEMORY = {"the whole batch": {}, "--accumulate 4": {"accumulate": 4}, "--checkpointing": {"checkpointing": True},
+          "both": {"accumulate": 4, "checkpointing": True}}
 
 
 def flags():
@@ -39,42 +42,48 @@ def flags():
     return parser
 
 
-def training_flags(args, net, *more):
-    return train.flags().parse_args(["--net", net, "--batch_size", str(args.batch_size), "--img_dim",
-                                     str(args.img_dim), "--clip_weight", "1", *more])
-
-
 class Step:
-    """One step of train.py, and the bare backbone on as many clips."""
+    """One step of SimCLR clip-sr-tc as train.py takes it, and the bare backbone on as many clips.
 
-    def __init__(self, args, net, *more, layout=torch.channels_last_3d):
-        self.args = training_flags(args, net, *more)
-        self.device = utils.start(self.args)
-        utils.seed_everything(0)
-        model, _ = train.build(self.args)
-        call, self.model = utils.distribute(model, self.device, "local")
-        self.model.to(memory_format=layout)
-        part = args.batch_size // world_size() // self.args.accumulate
-        self.scaler, self.notes = utils.set_up_backbones(
-            self.args, self.model.backbones(), {part * v for v in self.model.encodes}, self.device)
-        self.cache = GradCache(call, self.model.train(), self.args.accumulate)
-        self.optimizer = utils.sgd(self.args, self.model, self.device)
-        videos = args.batch_size // world_size()
-        size = (videos, 3, 3, self.args.seq_len, args.img_dim, args.img_dim)
+    batch_size: of all processes; img_dim, seq_len: size of the clips; the other settings are train.py's flags of that
+    name. `precision` becomes what it came to.
+    """
+
+    def __init__(self, net, batch_size, img_dim, *, mode="clip-sr-tc", width=1.0, seq_len=TRAIN["seq_len"],
+                 precision=None, accumulate=1, checkpointing=False, layout=torch.channels_last_3d):
+        self.device = start()
+        seed_everything(0)
+        model = build_pretrainer("simclr", net, mode, TRAIN["n_series"], width=width, temperature=TRAIN["temperature"])
+        self.call, self.model = distribute(model, self.device, "local")
+        self.model.to(memory_format=layout).train()
+        videos = batch_size // world_size()
+        sizes = {videos // accumulate * views for views in self.model.encodes}
+        self.precision, self.notes = set_precision(
+            self.model.backbones(), default_precision(precision, self.device),
+            clip_shapes(sizes, seq_len, img_dim), self.device)
+        self.model.encoder.backbone.checkpointing = checkpointing
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.cache = GradCache(self.model, accumulate) if accumulate > 1 else None
+        self.weights = {name: term.weight for name, term in TERMS.items()}
+        self.optimizer = sgd(self.model, TRAIN["lr"], TRAIN["momentum"], TRAIN["wd"])
+        size = (videos, 3, 3, seq_len, img_dim, img_dim)
         self.views = torch.randn(size, device=self.device)
         self.clips = torch.randn(4 * videos, *size[2:], device=self.device)
         self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
-        out = self.cache(self.views, self.permutation)
-        loss = sum(value for name, value in out.items() if name in train.TERM)
+        out = self.cache(self.views, self.permutation) if self.cache else self.call(self.views, self.permutation)
+        loss = total_loss(out.losses, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
-        self.cache.backward(self.scaler.scale(loss))
+        if self.cache:
+            self.cache.backward(self.scaler.scale(loss))
+        else:
+            self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        utils.gradient_norm(self.optimizer)
+        gradient_norm(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        embedding_monitors(out, self.args.temperature, self.permutation)
+        embedding_monitors(out, TRAIN["temperature"], self.permutation)
 
     def bare(self):
         self.model.zero_grad(set_to_none=True)
@@ -83,9 +92,9 @@ class Step:
 
 def seconds(args, net, precision, what="step", layout=torch.channels_last_3d):
     """Of a step, or of the "bare" backbone, in a process of its own: -> (least, precision it came to, notes)."""
-    step = Step(args, net, "--precision", precision, layout=layout)
+    step = Step(net, args.batch_size, args.img_dim, precision=precision, layout=layout)
     found = alternate({"all": step if what == "step" else step.bare}, args.rounds)
-    return found["all"], step.args.precision, step.notes
+    return found["all"], step.precision, step.notes
 
 
 def times(args, net):
@@ -101,9 +110,9 @@ def times(args, net):
     return row, notes
 
 
-def peak(args, more):
-    """MiB by which a step, the second of its process, raises the largest memory."""
-    step = Step(args, "r3d", "--precision", "fp32", *more)
+def peak(settings):
+    """MiB by which a step, the second of its process, raises the largest memory; its batch can be cut in four."""
+    step = Step("r3d", 4, 64, precision="fp32", **settings)
     step()
     step.optimizer.zero_grad(set_to_none=True)
     with Peak() as found:
@@ -112,16 +121,15 @@ def peak(args, more):
 
 
 def memory():
-    """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
-    args = argparse.Namespace(batch_size=4, img_dim=64)
-    found = {name: alone(peak, args, more) for name, more in MEMORY.items()}
+    """Rows of the table of memory: each way in a process of its own."""
+    found = {name: alone(peak, settings) for name, settings in MEMORY.items()}
     whole = found["the whole batch"]
     return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
 
 
 def profile(args):
     """Rows of the operations in which a step and the bare backbone spend their time (r3d), as shares of a step."""
-    step, sums = Step(args, "r3d", "--precision", "fp32"), []
+    step, sums = Step("r3d", args.batch_size, args.img_dim, precision="fp32"), []
     for function in (step, step.bare):
         function()
         with torch.profiler.profile() as found:
@@ -143,10 +151,10 @@ def curve(args):
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "bf16"):
-            train.main(["--dataset", args.dataset, "--net", "r3d", "--width", "0.125", "--img_dim", "32", "--seq_len",
-                        "8", "--batch_size", "16", "--lr", "0.02", "--epochs", "2", "--warmup", "0.5", "--bn", "local",
-                        "--print_freq", "1", "--workers", "1", "--log_dir", folder, "--name", precision,
-                        "--precision", precision])
+            run_script("train.py", "--dataset", args.dataset, "--net", "r3d", "--width", 0.125, "--img_dim", 32,
+                       "--seq_len", 8, "--batch_size", 16, "--lr", 0.02, "--epochs", 2, "--warmup", 0.5, "--bn",
+                       "local", "--print_freq", 1, "--workers", 1, "--log_dir", folder, "--name", precision,
+                       "--precision", precision)
             text = Path(folder, "dualvar", "pretrain", precision, "log.txt").read_text()
             losses[precision] = torch.tensor([float(x) for x in re.findall(r"^epoch .* total ([\d.]+)", text, re.M)])
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -164,7 +172,7 @@ def curve(args):
 
 def main(argv):
     args = flags().parse_args(argv)
-    utils.positive(args, "batch_size", "img_dim", "rounds")
+    positive(args, "batch_size", "img_dim", "rounds")
     head = functools.partial(heading, "The training step")
     if args.curve:
         return write(args.out, [*head(), *curve(args)])
