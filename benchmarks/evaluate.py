@@ -9,6 +9,7 @@ a process of its own. Weights are random.
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +18,35 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.common import alone, choose, extract, heading, new_parser, table, write, write_lists
-from core.exits import run
+from benchmarks.common import TRAIN, alone, choose, extract, heading, new_parser, table, write, write_lists
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.clips import VideoClips, open_reader
-from dataset.crops import FixedCrops
+from dataset.crops import FixedCrops, resize_for
 from dataset.lists import open_list
 from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
 from engine import evaluation
-from engine.flags import add_data_flags, complete_data_flags, not_negative, positive
+from engine.exits import run
+from engine.flags import not_negative, positive
 from engine.precision import default_precision
 from engine.setup import start
 from models import build_backbone, build_classifier
 from models.classifier import pooled
 
-STAGES = {"R3D, ten-clip test": ("test", "r3d"), "R(2+1)D, retrieval": ("retrieval", "r21d")}
-CLIPS = 10
+CLIPS, BATCH = 10, 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is computed of a video. classifier: class probabilities, as test.py's; else features, as retrieval.py's."""
+
+    net: str
+    classifier: bool
+    ds: int  # frame stride, the script's default
+
+
+STAGES = {"R3D, ten-clip test": Stage("r3d", True, 2), "R(2+1)D, retrieval": Stage("r21d", False, 4)}
 
 
 def flags():
@@ -57,74 +69,74 @@ def write_data(root, videos, count):
 class SeparateClips(Dataset):
     """The usual way's videos: all frames of all clips, each decoded and resized by itself."""
 
-    def __init__(self, videos, root, args):
-        self.videos, self.root, self.args = videos, root, args
+    def __init__(self, videos, root, ds):
+        self.videos, self.root, self.ds = videos, root, ds
 
     def __len__(self):
         return len(self.videos)
 
     def __getitem__(self, index):
         """-> (clips, 3, T, H, W) float32"""
-        args, frames = self.args, self.root / self.videos.names[index]
-        top, left = ((size - args.img_dim) // 2 for size in args.resize)
+        side, frames = TRAIN["img_dim"], self.root / self.videos.names[index]
+        height, width = resize_for(side)
+        top, left = (height - side) // 2, (width - side) // 2
         clips = []
-        for clip in ten_clip_indices(int(self.videos.num_frames[index]), args.seq_len, args.ds, CLIPS):
+        for clip in ten_clip_indices(int(self.videos.num_frames[index]), TRAIN["seq_len"], self.ds, CLIPS):
             pictures = []
             for frame in clip:
                 with Image.open(frames / FRAME_NAME.format(frame + 1)) as file:
-                    picture = file.convert("RGB").resize(args.resize[::-1], Image.Resampling.BILINEAR)
-                window = picture.crop((left, top, left + args.img_dim, top + args.img_dim))
+                    picture = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+                window = picture.crop((left, top, left + side, top + side))
                 tensor = torch.from_numpy(np.array(window)).permute(2, 0, 1).float() / 255
                 pictures.append((tensor - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
             clips.append(torch.stack(pictures, dim=1))
         return torch.stack(clips)
 
 
-def build(script, net, width):
+def build(stage, width):
     """-> (network, compute(clips) -> rows) of a stage."""
     torch.manual_seed(0)
-    if script == "test":
-        network = build_classifier(net, 101, width).eval()
+    if stage.classifier:
+        network = build_classifier(stage.net, 101, width).eval()
         return network, lambda clips: network(clips).softmax(dim=1)
-    network = build_backbone(net, width).eval()
+    network = build_backbone(stage.net, width).eval()
     return network, lambda clips: pooled(network, clips)
 
 
-def measure(way, stage, root, workers, width):
-    """Evaluate all videos -> seconds of {"all", "sample" (one worker, one video), "forward" (CLIPS clips)}."""
-    script, net = STAGES[stage]
+def measure(way, name, root, workers, width):
+    """Evaluate all videos -> seconds of {"all", "sample" (one worker, one video), "forward" (CLIPS clips)}.
+
+    way: "usual" or "ours"; name: of a stage.
+    """
+    stage, precision, seq_len, side = STAGES[name], "fp32", TRAIN["seq_len"], TRAIN["img_dim"]
     local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
-    parser = new_parser("benchmarks/evaluate.py", __doc__)
-    add_data_flags(parser, ds=4 if script == "retrieval" else 2, batch_size=2, batch_help="videos")
-    parser.set_defaults(seed=0)
-    args = parser.parse_args(["--dataset", "benchmark", "--workers", str(workers)])
-    device = start("auto")
-    complete_data_flags(args, device)
+    device = start()
     videos = open_list("benchmark", "test", 1)
-    network, compute = build(script, net, width)
-    clips = torch.randn(CLIPS, 3, args.seq_len, args.img_dim, args.img_dim, device=device)
+    network, compute = build(stage, width)
+    clips = torch.randn(CLIPS, 3, seq_len, side, side, device=device)
     if way == "ours":
-        network, _ = evaluation.prepare_network(
-            network, getattr(network, "backbone", network), [videos], device, precision=default_precision(None, device),
-            batch_size=args.batch_size, clips=CLIPS, seq_len=args.seq_len, img_dim=args.img_dim)
+        network, precision = evaluation.prepare_network(
+            network, network.backbone if stage.classifier else network, [videos], device,
+            precision=default_precision(None, device), batch_size=BATCH, clips=CLIPS, seq_len=seq_len, img_dim=side)
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
-                          EvenClips(args.seq_len, args.ds, CLIPS), FixedCrops(args.img_dim))
+        data = VideoClips(videos, open_reader("benchmark", "frames", resize_for(side)),
+                          EvenClips(seq_len, stage.ds, CLIPS), FixedCrops(side))
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0, 0], threads=1)}
-        began = time.perf_counter()
-        loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=workers, timeout=600)
-        evaluation.over_videos(compute, loader, len(data), device, stage)
+        begun = time.perf_counter()
+        loader = evaluation.eval_loader(data, device, batch_size=BATCH, workers=workers,
+                                        timeout=TRAIN["loader_timeout"])
+        evaluation.over_videos(compute, loader, len(data), device, name)
     else:
-        data = SeparateClips(videos, root / "frames", args)
+        data = SeparateClips(videos, root / "frames", stage.ds)
         network.to(device)
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}
-        began = time.perf_counter()
+        begun = time.perf_counter()
         with torch.no_grad():
             for batch in DataLoader(data, batch_size=1, num_workers=workers):
                 compute(batch.flatten(0, 1).to(device)).mean(dim=0).cpu()
-    whole = time.perf_counter() - began
+    whole = time.perf_counter() - begun
     operations = count_operations(network, compute, clips)
-    return {**seconds, "all": whole, "operations": operations, "videos": len(videos), "precision": args.precision}
+    return {**seconds, "all": whole, "operations": operations, "videos": len(videos), "precision": precision}
 
 
 @torch.inference_mode()
@@ -134,11 +146,11 @@ def timed(function, threads=None, rounds=3):
     torch.set_num_threads(threads or usual)
     seconds = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         function()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     torch.set_num_threads(usual)
     return min(seconds[1:])
 
@@ -189,8 +201,9 @@ def main(argv):
     peak = 2 * 2048**3 / timed(lambda: a @ a, rounds=5) / 1e9
     write(args.out, [
         *heading("Ten-clip test and retrieval features", f"{args.count} videos ({source}), 240 high, {CLIPS} clips of "
-                 f"16 x 112 x 112, {args.workers} workers, {torch.get_num_threads()} threads; the usual way in "
-                 f"float32, ours in {' and '.join(sorted(precisions))}"),
+                 f"{TRAIN['seq_len']} x {TRAIN['img_dim']} x {TRAIN['img_dim']}, {args.workers} workers, "
+                 f"{torch.get_num_threads()} threads; the usual way in float32, ours in "
+                 f"{' and '.join(sorted(precisions))}"),
         *table(["", "usual way", "ours", "ratio"], rows), "",
         f"Target: at least 3 times the videos/s. A float32 2048 x 2048 matrix product runs at {peak:.0f} GFLOP/s here: "
         "forward passes that come near it can only be made faster by a lower precision, and what decoding saves counts "

@@ -20,22 +20,22 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.common import MIB, alone, heading, new_parser, write
+from benchmarks.common import MIB, TRAIN, alone, heading, new_parser, write
 from core.errors import RunError, UsageError
-from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.clips import VideoClips, open_reader
-from dataset.crops import RandomCrop
+from dataset.crops import RandomCrop, resize_for
 from dataset.lists import open_list
-from dataset.loader import TrainBatches
-from dataset.loader import make_loader as loader_of
+from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
-from engine.flags import add_data_flags, complete_data_flags, positive
+from engine.exits import run
+from engine.flags import positive
 from engine.setup import start
 
-BATCH = 64  # as train.py's
+BATCH = TRAIN["batch_size"]
+SEQ_LEN, IMG_DIM = 4, 8
 JPEGS = 16  # frames of a video on disk
 KINDS = {"resident": ("Rss",), "proportional": ("Pss_Anon", "Pss_Shmem"), "private": ("Private_Dirty",)}
 LEGEND = """MiB, at the first batch and after epochs counted from 1. Resident counts all pages that a process maps,
@@ -105,12 +105,12 @@ def largest_growth(epochs):
 
 @dataclass(frozen=True)
 class Part:
-    """One measurement. flags: train.py's; frames: videos are JPEGs on disk; objects: the list is kept as such."""
+    """One measurement. frames: videos are JPEGs on disk; objects: the list is kept as such."""
 
     title: str
     rows: int
     epochs: int
-    flags: tuple
+    workers: int
     frames: bool = False
     objects: bool = False
 
@@ -141,31 +141,26 @@ def write_data(root, part, classes=100):
     return local_dataset.LocalDataset(root / "frames", root, local_dataset.UCF101_GROUP, 1)
 
 
-def make_loader(part):
-    """train.py's loader over the data set "memory" -> (batches, loader, VideoList)."""
-    parser = new_parser("benchmarks/memory.py", __doc__)
-    add_data_flags(parser, ds=4, batch_size=BATCH, batch_help="videos of a step")
-    parser.set_defaults(seed=0)
-    args = parser.parse_args(["--dataset", "memory", *part.flags])
-    complete_data_flags(args, start("cpu"))
-    videos = open_list(args.dataset, "train", args.split)
+def open_loader(part):
+    """The loader, as train.py's, over the data set "memory" -> (batches, loader, VideoList)."""
+    start("cpu")
+    videos = open_list("memory", "train", 1)
     kept = replace(videos, names=videos.names.tolist(), num_frames=videos.num_frames.tolist(),
                    labels=videos.labels.tolist()) if part.objects else videos
-    sampler = PretrainViews(args.seq_len, args.ds, 0.5, views=3)
-    data = VideoClips(kept, open_reader(args.dataset, args.storage, args.resize), sampler, RandomCrop(args.img_dim),
-                      PretrainDraw(2, args.img_dim))
-    if not part.frames:
-        data.reader = BlankReader(*args.resize)
-    batches = TrainBatches(len(data), args.batch_size, seed=0)
-    return batches, loader_of(data, batches, args.workers, False, args.loader_timeout), videos
+    size = resize_for(IMG_DIM)
+    reader = open_reader("memory", "frames", size) if part.frames else BlankReader(*size)
+    data = VideoClips(kept, reader, PretrainViews(SEQ_LEN, TRAIN["ds"], TRAIN["time_reverse"]), RandomCrop(IMG_DIM),
+                      PretrainDraw(TRAIN["n_series"], IMG_DIM))
+    batches = TrainBatches(len(data), BATCH)
+    return batches, make_loader(data, batches, part.workers, timeout=TRAIN["loader_timeout"]), videos
 
 
 def measure(part):
     """Run a part in this process -> its figures; "history" holds a snapshot at the first batch and after each epoch."""
     with tempfile.TemporaryDirectory() as root:
         local_dataset.DATASETS["memory"] = write_data(Path(root), part)
-        batches, loader, videos = make_loader(part)
-        history, began = [], time.perf_counter()
+        batches, loader, videos = open_loader(part)
+        history, begun = [], time.perf_counter()
         for epoch in range(part.epochs):
             batches.start(epoch)
             for step, _batch in enumerate(loader):
@@ -173,10 +168,10 @@ def measure(part):
                     history.append(snapshot())
             del _batch  # its memory is the loader's
             history.append(snapshot())
-            print(f"{part.title}: epoch {epoch + 1}/{part.epochs}, {time.perf_counter() - began:.0f} s, all processes "
+            print(f"{part.title}: epoch {epoch + 1}/{part.epochs}, {time.perf_counter() - begun:.0f} s, all processes "
                   f"{history[-1]['all', 'proportional'] / MIB:.1f} MiB", flush=True)
     arrays = (videos.names, videos.num_frames, videos.labels, videos.classes)
-    return {"history": history, "seconds": time.perf_counter() - began, "list": sum(x.nbytes for x in arrays),
+    return {"history": history, "seconds": time.perf_counter() - begun, "list": sum(x.nbytes for x in arrays),
             "batches": len(batches), "batch": batches.batch}
 
 
@@ -229,10 +224,10 @@ def report(args, parts, results):
 def main(argv):
     args = flags().parse_args(argv)
     check(args)
-    small = ("--workers", str(args.workers), "--batch_size", str(BATCH), "--img_dim", "8", "--seq_len", "4")
-    parts = [Part("Long list, black frames from no file", args.rows, args.epochs, small),
-             Part("JPEG frames on disk, 128 x 171", args.videos, args.epochs, small, frames=True),
-             Part("For contrast: the long list as Python objects, black frames", args.rows, 3, small, objects=True)]
+    workers = args.workers
+    parts = [Part("Long list, black frames from no file", args.rows, args.epochs, workers),
+             Part("JPEG frames on disk, 128 x 171", args.videos, args.epochs, workers, frames=True),
+             Part("For contrast: the long list as Python objects, black frames", args.rows, 3, workers, objects=True)]
     lines, (share, process, kind) = report(args, parts, [alone(measure, part) for part in parts])
     write(args.out, lines)
     if share > args.bound:

@@ -5,10 +5,9 @@
 A minute on 2 cores; at full size, without the three flags, longer.
 
 A step is train.py's from clips that are loaded: augmentation, encoding, losses, backward, gradient norm, SGD and what
-is logged. A look is look_at_features of analysis/variance.py, workers, decoding and measures included. Weights are
-random; each mode is measured in a process of its own.
+is logged. A look is analysis.variance.look_at_features as a run calls it, workers, decoding and measures included.
+Weights are random; each mode is measured in a process of its own.
 """
-import os
 import sys
 import tempfile
 import time
@@ -20,34 +19,46 @@ from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.variance import look_at_features
-from benchmarks.common import alone, alternate, choose, extract, heading, new_parser, table, write, write_lists
+from benchmarks.common import (
+    TRAIN,
+    WATCHED_CLIPS,
+    alone,
+    alternate,
+    choose,
+    extract,
+    heading,
+    new_parser,
+    table,
+    write,
+    write_lists,
+)
 from benchmarks.step import Step
 from core.errors import UsageError
-from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop, resize_for
-from dataset.lists import open_list
+from dataset.lists import open_list, video_groups
 from dataset.loader import TrainBatches
 from dataset.sampling import EvenClips, PretrainViews
+from engine.exits import run
 from engine.flags import not_negative, positive
-from models.dualvar import parse_mode
+from models.dualvar import parse_mode, views_of_sample
 
 NET, MODES = "r3d", ("clip", "clip-sr-tc")
 LISTS = (443, 9537)  # training videos of five classes of UCF101, and of all its split 1
-BATCH, LIMIT = 64, 0.05  # train.py's --batch_size
+BATCH, LIMIT = TRAIN["batch_size"], 0.05
 
 
 def flags():
     parser = new_parser("benchmarks/monitors.py", __doc__, videos=True)
-    parser.add_argument("--eval_every", type=int, default=10, help="epochs between looks")
-    parser.add_argument("--eval_videos", type=int, default=128, help="videos that are looked at")
+    parser.add_argument("--eval_every", type=int, default=TRAIN["eval_every"], help="epochs between looks")
+    parser.add_argument("--eval_videos", type=int, default=TRAIN["eval_videos"], help="videos that are looked at")
     parser.add_argument("--batch_size", type=int, default=4, help="videos of the step that is measured; train.py's "
                                                                   f"{BATCH} are taken to last in proportion")
-    parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
+    parser.add_argument("--img_dim", type=int, default=TRAIN["img_dim"], help="side of the clips, pixels")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the network's channels")
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes of a look")
+    parser.add_argument("--workers", type=int, default=TRAIN["workers"], help="loader processes of a look")
     parser.add_argument("--rounds", type=int, default=2, help="steps, of which the fastest counts")
     return parser
 
@@ -56,11 +67,12 @@ class LoadedStep(Step):
     """A step of a mode from a batch as the loader gives it; its augmentation is part of the step."""
 
     def __init__(self, args, mode, videos):
-        super().__init__(args, NET, "--dataset", "benchmark", "--mode", mode, "--width", str(args.width), "--workers",
-                         str(args.workers))
-        sampler = PretrainViews(self.args.seq_len, self.args.ds, views=3 if "sr" in parse_mode(mode) else 2)
-        reader = open_reader("benchmark", "frames", resize_for(args.img_dim))
-        data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), PretrainDraw(2, args.img_dim))
+        super().__init__(NET, args.batch_size, args.img_dim, mode=mode, width=args.width)
+        self.workers = args.workers
+        self.reader, self.crop = open_reader("benchmark", "frames", resize_for(args.img_dim)), FixedCrops(args.img_dim)
+        sampler = PretrainViews(TRAIN["seq_len"], TRAIN["ds"], views=views_of_sample(self.model.terms))
+        data = VideoClips(videos, self.reader, sampler, RandomCrop(args.img_dim),
+                          PretrainDraw(TRAIN["n_series"], args.img_dim))
         self.batch = default_collate([data[0, index % len(data)] for index in range(args.batch_size)])
 
     def __call__(self):
@@ -70,11 +82,12 @@ class LoadedStep(Step):
 
     def look(self, videos):
         """Seconds of a look at `videos`."""
-        data = VideoClips(videos, open_reader("benchmark", "frames", resize_for(self.args.img_dim)),
-                          EvenClips(self.args.seq_len, self.args.ds, 2), FixedCrops(self.args.img_dim))
         start = time.perf_counter()
-        look_at_features(self.model.encoder.backbone, data, torch.arange(len(videos)), 2, self.device, clips=2,
-                         batch_size=BATCH, workers=self.args.workers, timeout=600)  # features come back to the CPU
+        data = VideoClips(videos, self.reader, EvenClips(TRAIN["seq_len"], TRAIN["ds"], WATCHED_CLIPS), self.crop)
+        groups = np.unique(video_groups(videos.names, local_dataset.NO_GROUP), return_inverse=True)[1]
+        look_at_features(self.model.encoder.backbone, data, torch.from_numpy(groups), TRAIN["n_series"], self.device,
+                         clips=WATCHED_CLIPS, batch_size=BATCH, workers=self.workers,
+                         timeout=TRAIN["loader_timeout"])  # its features come back to the CPU
         return time.perf_counter() - start
 
 
@@ -87,7 +100,7 @@ def measure(args, mode, root):
     seconds = alternate({"step": step}, args.rounds)["step"]
     step.optimizer.zero_grad(set_to_none=True)
     step.look(watched.subset([0, -1]))  # what the first call of all loads
-    return seconds, step.look(watched), step.args.precision
+    return seconds, step.look(watched), step.precision
 
 
 def share(args, step, look, videos):
@@ -102,7 +115,7 @@ def rows(args, root):
         step, look, precision = alone(measure, args, mode, root)
         shares = [share(args, step, look, videos) for videos in LISTS]
         shown = [f"{100 * value:.2f} %" + (": **missed**" if value > LIMIT else "") for value in shares]
-        lines.append([f"{mode}, {3 if 'sr' in parse_mode(mode) else 2} views", f"{step:.3g} s", f"{look:.3g} s",
+        lines.append([f"{mode}, {views_of_sample(parse_mode(mode))} views", f"{step:.3g} s", f"{look:.3g} s",
                       *shown, f"{100 * LIMIT:g} %"])
         precisions.add(precision)
         print(*lines[-1], file=sys.stderr, flush=True)
@@ -124,7 +137,7 @@ def main(argv):
     epochs = " and ".join(str(len(TrainBatches(n, BATCH))) for n in LISTS)
     write(args.out, [
         *heading("Looks at the features during pretraining",
-                 f"{NET} x {args.width:g}, clips of 16 x {args.img_dim} x {args.img_dim}, "
+                 f"{NET} x {args.width:g}, clips of {TRAIN['seq_len']} x {args.img_dim} x {args.img_dim}, "
                  f"{torch.get_num_threads()} threads; steps in {' and '.join(sorted(precisions))}, the fastest of "
                  f"{args.rounds}",
                  f"A look, every {args.eval_every} epochs: {args.eval_videos} videos ({len(videos)} there are, of "

@@ -3,9 +3,8 @@
     python benchmarks/retrieval.py --out benchmarks/results/retrieval.md      4 to 6 minutes and 4 GiB on 2 cores
 
 Calls topk_accuracy, as retrieval.py does, on random features, in a process of its own, whose largest resident memory
-is read
-from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is done with
-it: half of it before the search and half after, so that a slow minute of the machine hits both.
+is read from /proc/self/status (Linux). The bare product is made of the same chunks, into one buffer, and nothing is
+done with it: half of it before the search and half after, so that a slow minute of the machine hits both.
 """
 import sys
 import time
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.nearest import KS, topk_accuracy
 from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
 from core.errors import UsageError
-from core.exits import run
+from engine.exits import run
 from engine.flags import positive
 
 QUERIES, CHUNK = 2048, 4096  # as analysis.nearest's

@@ -7,7 +7,6 @@ SimCLR clip-sr-tc (R3D at a quarter of its width), a loader's samples, `open_lis
 simulation: it multiplies costs measured here (a sample's time in a worker and its bytes, a network's operations and
 parameters) with what the --node flags say of a machine that was not at hand.
 """
-import argparse
 import os
 import socket
 import sys
@@ -27,15 +26,15 @@ from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
 from benchmarks.step import Step
-from core.exits import run
 from dataset import local_dataset
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
+from engine.exits import run
 from engine.flags import positive
 from models import build_backbone
 
 K400 = 240_000  # training videos
-BATCH, T, SIZE, WIDTH = 4, 16, 56, "0.25"
+BATCH, T, SIZE, WIDTH = 4, 16, 56, 0.25
 SAMPLES = 192  # that the loader makes at each point
 
 
@@ -57,8 +56,7 @@ def flags():
 
 def step(batch=BATCH, frames=T, size=SIZE):
     """A training step."""
-    args = argparse.Namespace(batch_size=batch, img_dim=size)
-    one = Step(args, "r3d", "--precision", "fp32", "--width", WIDTH, "--seq_len", str(frames), "--bn", "local")
+    one = Step("r3d", batch, size, precision="fp32", width=WIDTH, seq_len=frames)
     one()
     seconds = []
     with Peak() as peak:

@@ -6,10 +6,8 @@
 A step is SimCLR clip-sr-tc: encode 3 views and the shuffled one, losses, backward, gradient norm, SGD and what is
 logged. It starts from augmented clips, as the backbone does, of noise: their content costs nothing.
 """
-import argparse
 import functools
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,21 +15,21 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.common import Peak, alone, alternate, heading, new_parser, table, write
+from benchmarks.common import TRAIN, Peak, alone, alternate, heading, new_parser, run_script, table, write
 from core.dist import world_size
-from core.exits import run
-from dataset.local_dataset import REPOSITORY
-from engine.flags import add_data_flags, add_net_flags, add_optimisation_flags, positive
+from engine.exits import run
+from engine.flags import positive
 from engine.gradcache import GradCache
 from engine.monitor import embedding_monitors
 from engine.optim import gradient_norm, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
-from engine.setup import compile_backbones, distribute, seed_everything, start
+from engine.setup import distribute, seed_everything, start
 from models import build_pretrainer
+from models.dualvar import TERMS, total_loss
 
 NETS = ("r21d", "r3d", "s3d")
-MEMORY = {"the whole batch": [], "--accumulate 4": ["--accumulate", "4"], "--checkpointing": ["--checkpointing"],
-          "both": ["--accumulate", "4", "--checkpointing"]}
+MEMORY = {"the whole batch": {}, "--accumulate 4": {"accumulate": 4}, "--checkpointing": {"checkpointing": True},
+          "both": {"accumulate": 4, "checkpointing": True}}
 
 
 def flags():
@@ -44,46 +42,38 @@ def flags():
     return parser
 
 
-def training_flags(args, net, *more):
-    parser = new_parser("benchmarks/step.py", __doc__)
-    add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step")
-    add_net_flags(parser, "r21d").add_argument("--mode", default="clip-sr-tc", help="loss terms")
-    add_optimisation_flags(parser, lr=0.003, wd=1e-4, epochs=200, schedule=[120, 160], bn_choices=["sync", "local"])
-    sizes = ["--batch_size", str(args.batch_size), "--img_dim", str(args.img_dim)]
-    return parser.parse_args(["--net", net, *sizes, *more])
-
-
 class Step:
-    """One step of train.py, and the bare backbone on as many clips."""
+    """One step of SimCLR clip-sr-tc as train.py takes it, and the bare backbone on as many clips.
 
-    def __init__(self, args, net, *more, layout=torch.channels_last_3d):
-        self.args = training_flags(args, net, *more)
+    batch_size: of all processes; img_dim, seq_len: size of the clips; the other settings are train.py's flags of that
+    name. `precision` becomes what it came to.
+    """
+
+    def __init__(self, net, batch_size, img_dim, *, mode="clip-sr-tc", width=1.0, seq_len=TRAIN["seq_len"],
+                 precision=None, accumulate=1, checkpointing=False, layout=torch.channels_last_3d):
         self.device = start()
         seed_everything(0)
-        model = build_pretrainer("simclr", net, self.args.mode, width=self.args.width)
-        call, self.model = distribute(model, self.device, "local")
-        self.model.to(memory_format=layout)
-        part = args.batch_size // world_size() // self.args.accumulate
-        self.args.precision, self.notes = set_precision(
-            self.model.backbones(), default_precision(self.args.precision, self.device),
-            clip_shapes({part * v for v in self.model.encodes}, self.args.seq_len, args.img_dim), self.device)
-        self.model.encoder.backbone.checkpointing = self.args.checkpointing
-        if self.args.compile:
-            compile_backbones(self.model.backbones(), self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.args.precision == "fp16")
-        self.model.train()
-        self.call = call
-        self.cache = GradCache(self.model, self.args.accumulate) if self.args.accumulate > 1 else None
-        self.optimizer = sgd(self.model, self.args.lr, self.args.momentum, self.args.wd)
-        videos = args.batch_size // world_size()
-        size = (videos, 3, 3, self.args.seq_len, args.img_dim, args.img_dim)
+        model = build_pretrainer("simclr", net, mode, TRAIN["n_series"], width=width, temperature=TRAIN["temperature"])
+        self.call, self.model = distribute(model, self.device, "local")
+        self.model.to(memory_format=layout).train()
+        videos = batch_size // world_size()
+        sizes = {videos // accumulate * views for views in self.model.encodes}
+        self.precision, self.notes = set_precision(
+            self.model.backbones(), default_precision(precision, self.device),
+            clip_shapes(sizes, seq_len, img_dim), self.device)
+        self.model.encoder.backbone.checkpointing = checkpointing
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.cache = GradCache(self.model, accumulate) if accumulate > 1 else None
+        self.weights = {name: term.weight for name, term in TERMS.items()}
+        self.optimizer = sgd(self.model, TRAIN["lr"], TRAIN["momentum"], TRAIN["wd"])
+        size = (videos, 3, 3, seq_len, img_dim, img_dim)
         self.views = torch.randn(size, device=self.device)
         self.clips = torch.randn(4 * videos, *size[2:], device=self.device)
         self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
-        out = (self.cache or self.call)(self.views, self.permutation)
-        loss = sum(out.losses.values())
+        out = self.cache(self.views, self.permutation) if self.cache else self.call(self.views, self.permutation)
+        loss = total_loss(out.losses, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
         if self.cache:
             self.cache.backward(self.scaler.scale(loss))
@@ -93,7 +83,7 @@ class Step:
         gradient_norm(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        embedding_monitors(out, 0.07, self.permutation)
+        embedding_monitors(out, TRAIN["temperature"], self.permutation)
 
     def bare(self):
         self.model.zero_grad(set_to_none=True)
@@ -102,9 +92,9 @@ class Step:
 
 def seconds(args, net, precision, what="step", layout=torch.channels_last_3d):
     """Of a step, or of the "bare" backbone, in a process of its own: -> (least, precision it came to, notes)."""
-    step = Step(args, net, "--precision", precision, layout=layout)
+    step = Step(net, args.batch_size, args.img_dim, precision=precision, layout=layout)
     found = alternate({"all": step if what == "step" else step.bare}, args.rounds)
-    return found["all"], step.args.precision, step.notes
+    return found["all"], step.precision, step.notes
 
 
 def times(args, net):
@@ -120,9 +110,9 @@ def times(args, net):
     return row, notes
 
 
-def peak(args, more):
-    """MiB by which a step, the second of its process, raises the largest memory."""
-    step = Step(args, "r3d", "--precision", "fp32", *more)
+def peak(settings):
+    """MiB by which a step, the second of its process, raises the largest memory; its batch can be cut in four."""
+    step = Step("r3d", 4, 64, precision="fp32", **settings)
     step()
     step.optimizer.zero_grad(set_to_none=True)
     with Peak() as found:
@@ -131,16 +121,15 @@ def peak(args, more):
 
 
 def memory():
-    """Rows of the table of memory: each way in a process of its own, with a batch that --accumulate divides."""
-    args = argparse.Namespace(batch_size=4, img_dim=64)
-    found = {name: alone(peak, args, more) for name, more in MEMORY.items()}
+    """Rows of the table of memory: each way in a process of its own."""
+    found = {name: alone(peak, settings) for name, settings in MEMORY.items()}
     whole = found["the whole batch"]
     return [[name, f"{value:.0f} MiB", f"{value / whole:.2f}"] for name, value in found.items()]
 
 
 def profile(args):
     """Rows of the operations in which a step and the bare backbone spend their time (r3d), as shares of a step."""
-    step, sums = Step(args, "r3d", "--precision", "fp32"), []
+    step, sums = Step("r3d", args.batch_size, args.img_dim, precision="fp32"), []
     for function in (step, step.bare):
         function()
         with torch.profiler.profile() as found:
@@ -162,11 +151,10 @@ def curve(args):
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("fp32", "bf16"):
-            subprocess.run([sys.executable, REPOSITORY / "train.py", "--dataset", args.dataset,
-                        "--net", "r3d", "--width", "0.125", "--img_dim", "32", "--seq_len",
-                        "8", "--batch_size", "16", "--lr", "0.02", "--epochs", "2", "--warmup", "0.5", "--bn", "local",
-                        "--print_freq", "1", "--workers", "1", "--log_dir", folder, "--name", precision,
-                        "--precision", precision], check=True)
+            run_script("train.py", "--dataset", args.dataset, "--net", "r3d", "--width", 0.125, "--img_dim", 32,
+                       "--seq_len", 8, "--batch_size", 16, "--lr", 0.02, "--epochs", 2, "--warmup", 0.5, "--bn",
+                       "local", "--print_freq", 1, "--workers", 1, "--log_dir", folder, "--name", precision,
+                       "--precision", precision)
             text = Path(folder, "dualvar", "pretrain", precision, "log.txt").read_text()
             losses[precision] = torch.tensor([float(x) for x in re.findall(r"^epoch .* total ([\d.]+)", text, re.M)])
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -1,4 +1,5 @@
 """The benchmarks run, on made-up videos and in little, and write what they measured."""
+import ast
 import re
 import subprocess
 import sys
@@ -6,12 +7,15 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from helpers import REPOSITORY, environment
+from helpers import REPOSITORY, environment, make_dataset
 
 import retrieval
-from benchmarks import common, evaluate, monitors, scaling
-from core.errors import UsageError
-from dataset.local_dataset import DATASETS
+import test
+import train
+from benchmarks import common, evaluate, monitors, scaling, step, storage
+from core.errors import RunError, UsageError
+from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
+from models.dualvar import TERMS
 
 SMALLEST = {"data": ["--count", "2", "--rounds", "1"],
             "retrieval": ["--gallery", "9000", "--queries", "100", "--dim", "16"]}
@@ -38,7 +42,6 @@ def numbers(text):
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-@pytest.mark.slow
 def test_benchmark_writes_its_table(tmp_path, videos, name):
     more = [] if name == "retrieval" else ["--videos", str(videos)]
     done = subprocess.run([sys.executable, REPOSITORY / f"benchmarks/{name}.py", *more, *SMALLEST[name], "--out",
@@ -56,10 +59,46 @@ def check(text):
     assert len(found) >= 4 and all(value >= 0 for value in found) and any(found)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_no_entry_script_is_imported(path):
+    names = {name for node in ast.walk(ast.parse(path.read_text())) for name in (
+        [alias.name for alias in node.names] if isinstance(node, ast.Import) else
+        [node.module] if isinstance(node, ast.ImportFrom) else [])}
+    assert not names & {"train", "finetune", "test", "retrieval", "utils"}
+
+
+def test_defaults_are_those_of_the_entry_scripts():
+    parser = train.flags()
+    assert common.TRAIN == {name: parser.get_default(name) for name in common.TRAIN}
+    assert common.WATCHED_CLIPS == train.WATCHED_CLIPS
+    assert {name: parser.get_default(f"{name}_weight") for name in TERMS} == {
+        name: term.weight for name, term in TERMS.items()}
+    for stage, script in zip(evaluate.STAGES.values(), (test, retrieval), strict=True):
+        its = script.flags().get_default
+        assert (stage.ds, evaluate.CLIPS) == (its("ds"), its("clips"))
+        assert [its(name) for name in ("seq_len", "img_dim")] == [common.TRAIN["seq_len"], common.TRAIN["img_dim"]]
+
+
+def test_step_trains_what_train_py_would():
+    """The benchmark's pretrainer is that of train.py's defaults; in parts, a step changes the same parameters."""
+    model, _ = train.build(train.flags().parse_args(["--net", "r3d", "--width", "0.0625"]))
+    one, parts = (step.Step("r3d", 2, 24, width=0.0625, seq_len=4, precision="fp32", accumulate=n) for n in (1, 2))
+    assert one.cache is None and parts.cache is not None
+    assert {name: x.shape for name, x in one.model.named_parameters()} == {
+        name: x.shape for name, x in model.named_parameters()}
+    assert (one.model.theta, one.model.sr_clamp, one.model.temperature) == (
+        model.theta, model.sr_clamp, model.temperature)
+    for some in (one, parts):
+        before = {name: x.detach().clone() for name, x in some.model.named_parameters()}
+        some()
+        still = [name for name, x in some.model.named_parameters() if x.equal(before[name])]
+        assert not still, still
+
+
 def test_evaluate(tmp_path, videos, monkeypatch):
     monkeypatch.setitem(DATASETS, "benchmark", None)  # restored afterwards
-    monkeypatch.setattr(evaluate, "STAGES", {"retrieval": (retrieval, "r3d")})
+    monkeypatch.setattr(evaluate, "STAGES", {"test": evaluate.Stage("r3d", True, 2),
+                                             "retrieval": evaluate.Stage("r3d", False, 4)})
     monkeypatch.setattr(evaluate, "alone", lambda function, *arguments: function(*arguments))
     evaluate.main(["--videos", str(videos), "--count", "2", "--width", "0.0625", "--workers", "0", "--out",
                    str(tmp_path / "out.md")])
@@ -78,7 +117,22 @@ def test_monitors(tmp_path, videos, monkeypatch):
     assert monitors.share(args, 2.0, 96.0, 443) == pytest.approx(96 / (10 * 6 * 16 * 2))
 
 
-@pytest.mark.slow
+def test_storage(tmp_path, monkeypatch):
+    """Containers give the bytes of the folders; the table has a row for each."""
+    root = make_dataset(tmp_path, frames=9)
+    local = LocalDataset(root / "ucf101/frames", root / "lists/ucf101", UCF101_GROUP, 3)
+    monkeypatch.setitem(DATASETS, "ucf101", local)
+    storage.main(["--dataset", "ucf101", "--samples", "4", "--rounds", "1", "--out", str(tmp_path / "out.md")])
+    text = (tmp_path / "out.md").read_text()
+    check(text)
+    assert "| stored zip a video |" in text and "| tar with index |" in text
+
+
+def test_script_that_fails_is_named():
+    with pytest.raises(RunError, match="train.py ended with exit code 2: .*--mode"):
+        common.run_script("train.py", "--mode")
+
+
 def test_scaling(tmp_path):
     """Points, their tables and picture, and the plan."""
     seconds, _ = scaling.rows(1000)

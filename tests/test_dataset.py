@@ -342,7 +342,7 @@ def test_memory_benchmark_sees_a_leak(monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(lists.__file__).parents[1] / "benchmarks")
     memory = importlib.import_module("memory")
     monkeypatch.setitem(DATASETS, "memory", None)  # restored afterwards
-    part = memory.Part("few", 128, 4, ("--workers", "1", "--img_dim", "8", "--seq_len", "4"))
+    part = memory.Part("few", 128, 4, workers=1)
     sound = memory.measure(part)
     assert memory.largest_growth(sound["history"][1:])[0] < 0.02
     assert len(memory.growth_table(sound)) == 2 + 7 and "few: epoch 4/4" in capsys.readouterr().out
