@@ -16,8 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 from core.errors import UsageError
+from core.exits import run
 from core.files import whole_file
-from engine.exits import run
 from engine.flags import (
     add_data_flags,
     add_net_flags,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from core.errors import UsageError
-from engine.exits import run
+from core.exits import run
 
 from . import evidence, paper
 from .modes import unknown_modes

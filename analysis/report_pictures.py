@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from core.errors import CheckpointError, DataError, RunError, UsageError
-from engine.exits import explain
+from core.exits import explain
 
 from . import pictures
 from .modes import parse_cell

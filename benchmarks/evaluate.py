@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import TRAIN, alone, choose, extract, heading, new_parser, table, write, write_lists
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.clips import VideoClips, open_reader
@@ -27,7 +28,6 @@ from dataset.lists import open_list
 from dataset.reader import FRAME_NAME
 from dataset.sampling import EvenClips, ten_clip_indices
 from engine import evaluation
-from engine.exits import run
 from engine.flags import not_negative, positive
 from engine.precision import default_precision
 from engine.setup import start

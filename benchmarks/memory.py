@@ -22,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import MIB, TRAIN, alone, heading, new_parser, write
 from core.errors import RunError, UsageError
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw
 from dataset.clips import VideoClips, open_reader
@@ -30,7 +31,6 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME
 from dataset.sampling import PretrainViews
-from engine.exits import run
 from engine.flags import positive
 from engine.setup import start
 

@@ -34,6 +34,7 @@ from benchmarks.common import (
 )
 from benchmarks.step import Step
 from core.errors import UsageError
+from core.exits import run
 from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
@@ -41,7 +42,6 @@ from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import open_list, video_groups
 from dataset.loader import TrainBatches
 from dataset.sampling import EvenClips, PretrainViews
-from engine.exits import run
 from engine.flags import not_negative, positive
 from models.dualvar import parse_mode, views_of_sample
 

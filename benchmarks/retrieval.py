@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.nearest import KS, topk_accuracy
 from benchmarks.common import MIB, Peak, alone, heading, new_parser, table, write
 from core.errors import UsageError
-from engine.exits import run
+from core.exits import run
 from engine.flags import positive
 
 QUERIES, CHUNK = 2048, 4096  # as analysis.nearest's

@@ -26,10 +26,10 @@ from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
 from benchmarks.step import Step
+from core.exits import run
 from dataset import local_dataset
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
-from engine.exits import run
 from engine.flags import positive
 from models import build_backbone
 

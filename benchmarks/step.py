@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import TRAIN, Peak, alone, alternate, heading, new_parser, run_script, table, write
 from core.dist import world_size
-from engine.exits import run
+from core.exits import run
 from engine.flags import positive
 from engine.gradcache import GradCache
 from engine.monitor import embedding_monitors

@@ -13,17 +13,10 @@ FLOORS = ("core", "dataset", "models", "engine", "analysis")
 ALLOWED = {
     **{room: {*FLOORS[:number + 1]} for number, room in enumerate(FLOORS)},
     "process_data": {"core", "dataset", "process_data"},
-    "utils": {"core", "dataset", "models", "engine"},
+    "utils": {"core"},
     **{script: {*FLOORS, "utils"} for script in SCRIPTS},
-    "asset": {*FLOORS, "process_data", "utils", "asset", "benchmarks"},
-    "benchmarks": {*FLOORS, "process_data", "utils", "asset", "benchmarks"},
-}
-# (file, room): imports upwards that are still to be mended, each line to be taken out with its import
-KNOWN = {
-    ("analysis/pictures.py", "retrieval"), ("analysis/pictures.py", "utils"), ("analysis/report.py", "utils"),
-    ("benchmarks/evaluate.py", "retrieval"), ("benchmarks/evaluate.py", "test"),
-    ("benchmarks/memory.py", "train"), ("benchmarks/monitors.py", "train"), ("benchmarks/step.py", "train"),
-    ("benchmarks/retrieval.py", "retrieval"), ("benchmarks/scaling.py", "retrieval"),
+    "asset": {*FLOORS, "asset"},
+    "benchmarks": {*FLOORS, "process_data", "benchmarks"},
 }
 HEAVY = ("torch", "numpy", "cv2", "pandas", "matplotlib")
 
@@ -64,15 +57,8 @@ def test_a_room_imports_those_below_it_alone(room):
     files = {path: str(path.relative_to(REPOSITORY)) for path in rooms()[room]}
     upwards = [f"{file}:{line} imports {name}" for path, file in files.items()
                for name, line in imported_rooms(path, room).items()
-               if name not in ALLOWED[room] and (file, name) not in KNOWN]
+               if name not in ALLOWED[room]]
     assert not upwards
-
-
-def test_the_known_exceptions_are_there():
-    """A line of KNOWN whose import is gone must go too, or it would let the import come back."""
-    gone = [(file, name) for file, name in sorted(KNOWN)
-            if name not in imported_rooms(REPOSITORY / file, file.partition("/")[0])]
-    assert not gone
 
 
 @pytest.mark.parametrize("module", ["core.errors", "core.files", "core.exits"])
