@@ -11,14 +11,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import NARROW, REPOSITORY, SMALL, InProcess, make_dataset
+from helpers import NARROW, PATIENCE, REPOSITORY, SMALL, InProcess, make_dataset
 
 from analysis import page, report, report_pictures, report_tables
 from analysis.runs import find_runs
 from core.errors import DataError, UsageError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +191,28 @@ def browse(address, *flags, cwd):
     """Chromium without a window -> (standard output, what the page's console and the network say)"""
     done = subprocess.run([CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                            "--enable-logging=stderr", "--user-data-dir=profile", *flags, address], cwd=cwd,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout, [line for line in done.stderr.splitlines() if re.search(r"CONSOLE|net_error|ERR_", line)
                          and "file://" in line]
 
 
-@NEEDS_BROWSER
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Skips where there is no Chromium, or one that cannot open a file here, as one in a sandbox cannot."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium here")
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "page.html").write_text("<html><body>a page that is shown</body></html>")
+    try:
+        shown, _ = browse((folder / "page.html").as_uri(), "--dump-dom", cwd=folder)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"{CHROMIUM} does not run here: {error}")
+    if "a page that is shown" not in shown:
+        pytest.skip(f"{CHROMIUM} cannot open a file in {folder}")
+
+
 @pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_shows_it(runs, tmp_path, width):
+def test_a_browser_shows_it(browser, runs, tmp_path, width):
     source = (runs / "report/all/index.html").read_text()
     measuring = tmp_path / "measuring.html"
     measuring.write_text(source.replace("</body>", """<script>
