@@ -1,5 +1,4 @@
 """The report of small runs: what it says, that it is whole, and that a browser shows it without complaint."""
-import ast
 import base64
 import json
 import re
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import NARROW, PATIENCE, REPOSITORY, SMALL, InProcess, make_dataset
+from helpers import NARROW, PATIENCE, SMALL, InProcess, make_dataset
 
 from analysis import page, report, report_pictures, report_tables
 from analysis.runs import find_runs
@@ -166,15 +165,6 @@ def test_results_of_modes_are_a_table_and_unknown_modes_are_named(runs, tmp_path
     assert table["mode"].tolist() == ["clip"] and table["seeds"].tolist() == [1]
     text = Reader((tmp_path / "log/report/all/index.html").read_text()).text
     assert "newer_ucf101_split1_seed0 is not in the table by mode: newer is neither" in text
-
-
-def test_analysis_imports_no_entry_script():
-    entry_scripts = {"train", "finetune", "test", "retrieval", "utils"}
-    for path in sorted((REPOSITORY / "analysis").glob("*.py")):
-        imported = {name for node in ast.walk(ast.parse(path.read_text())) for name in (
-            [alias.name for alias in node.names] if isinstance(node, ast.Import) else
-            [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else [])}
-        assert not imported & entry_scripts, path
 
 
 def test_tables_are_escaped():

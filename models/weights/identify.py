@@ -7,9 +7,10 @@ import torch
 
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone
-from .match import Match, is_plain, match
+from .match import Match, is_plain, match, printable
 from .names import locate, name_tables
 
+DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
 
 
@@ -85,7 +86,8 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"
         if "clip_head" in parts:
-            return f"a pretrainer of ours, {'MoCo' if 'key_encoder' in parts else 'SimCLR'}"
+            framework = str(config.get("framework") or ("moco" if "key_encoder" in parts else "simclr"))
+            return f"a pretrainer of ours, {DISPLAYED.get(framework, printable(framework))}"
         return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
     if result.family == "release":
         if "series_proj_head_q" in parts:
