@@ -78,7 +78,7 @@ def test_quick(): pass
 def test_slow(): pass
 def test_skipped(): pytest.skip("no such machine")
 """)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-n", "2", "-m", "not slow", "test_three.py"], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-m", "pytest", "-n", "1", "-m", "not slow", "test_three.py"], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()

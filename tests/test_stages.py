@@ -208,6 +208,7 @@ def test_all_splits_have_a_mean(root, finetuned, tmp_path):
     assert done.returncode == 2 and "{split}" in done.stderr
 
 
+@pytest.mark.slow
 def test_retrieval_saves_and_loads_features(root, pretrained):
     env, flags = environment(root), [*SMALL, "--name"]
     out = succeed("retrieval.py", *flags, "r1", "--pretrain", "log/dualvar/pretrain/p/model/backbone.pth.tar",
