@@ -99,7 +99,10 @@ def check(args, videos):
         raise UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
     framework = FRAMEWORKS[args.framework]
     try:
-        framework.check(args.batch_size, **framework_options(args))
+        for name, other in FRAMEWORKS.items():
+            for option in other.options:
+                option.check(framework_options(args, name)[option.name])
+        framework.check(args.batch_size, **framework_options(args, args.framework))
     except ValueError as error:
         raise UsageError(str(error)) from error
     check_segments(args)
@@ -112,10 +115,10 @@ def check(args, videos):
     check_time_reverse(args)
 
 
-def framework_options(args):
-    """{option: value} of the framework's own options."""
+def framework_options(args, framework):
+    """{option: value} of a framework's own options."""
     return {option.name: getattr(args, option.flag.lstrip("-").replace("-", "_"))
-            for option in FRAMEWORKS[args.framework].options}
+            for option in FRAMEWORKS[framework].options}
 
 
 def clamp_flag(text):
@@ -130,7 +133,7 @@ def build(args):
     config = {"framework": args.framework, "net": args.net, "mode": args.mode, "n_series": args.n_series,
               "series_dim": args.series_dim, "dim": args.dim, "width": args.width, "temperature": args.temperature,
               "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp), "bn_splits": args.bn_splits,
-              **framework_options(args)}
+              **framework_options(args, args.framework)}
     if FRAMEWORKS[args.framework].shuffles_keys:
         config["shuffle_keys"] = args.bn == "shuffle"
     try:

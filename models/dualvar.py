@@ -3,6 +3,7 @@
 A mode such as clip-sr-tc names terms of TERMS. A framework (simclr.py, moco.py) encodes the views of a sample and
 says what a clip is contrasted with; a term says which embeddings are compared, and how.
 """
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -195,12 +196,19 @@ class Output:
 
 @dataclass(frozen=True)
 class Option:
-    """An argument of a framework's constructor that has a flag of its own."""
+    """An argument of a framework's constructor that has a flag of its own. within: the least and the largest value."""
 
     name: str
     flag: str
     default: Any
     help: str
+    within: tuple[float, float] = (-math.inf, math.inf)
+
+    def check(self, value: float) -> None:
+        """Raise ValueError, naming the flag, where `value` is not within its bounds."""
+        low, high = self.within
+        if not low <= value <= high:
+            raise ValueError(f"{self.flag} {value} is not between {low:g} and {high:g}")
 
 
 Encode = Callable[[nn.Module, Tensor], dict[str, Tensor]]  # (encoder, views (B, V, 3, T, H, W)) -> its embeddings
@@ -236,7 +244,7 @@ class Pretrainer(nn.Module):
 
     @classmethod
     def check(cls, batch_size: int, **options: Any) -> None:
-        """Raise ValueError, naming the flag, where the framework's options or a global batch do not fit."""
+        """Raise ValueError, naming the flag, where the framework's options do not fit a global batch."""
 
     @property
     def encodes(self) -> set[int]:

@@ -15,7 +15,7 @@ QUEUES = {"clip": "queue", "segment": "segment_queue"}  # buffer of each head
 
 class MoCo(Pretrainer):
     options = (Option("queue_size", "--moco-k", 16384, "entries of the queue (K), divisible by the batch"),
-               Option("momentum", "--moco-m", 0.999, "momentum of the key encoder"))
+               Option("momentum", "--moco-m", 0.999, "momentum of the key encoder", (0, 1)))
     shuffles_keys = True
 
     queue: Tensor  # (K, dim)
@@ -36,8 +36,6 @@ class MoCo(Pretrainer):
 
     @classmethod
     def check(cls, batch_size: int, queue_size: int, momentum: float) -> None:  # type: ignore[override]  # its options
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"--moco-m {momentum} is not between 0 and 1")
         if queue_size < 1 or queue_size % batch_size:
             raise ValueError(f"--moco-k {queue_size} is not divisible by --batch_size {batch_size}")
 

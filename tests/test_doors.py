@@ -71,8 +71,8 @@ def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, process
 
 
 def test_flags_of_new_entries_are_checked(added, tmp_path):
-    with pytest.raises(ValueError, match="--target-m 1.5"):
-        FRAMEWORKS["byol"].check(4, target_momentum=1.5)
+    with pytest.raises(ValueError, match="--target-m 1.5 is not between 0 and 1"):
+        FRAMEWORKS["byol"].options[0].check(1.5)
     with pytest.raises(ValueError, match="no framework has an option tau"):
         build_pretrainer("byol", "tiny", "clip", tau=1)
     assert list(parse_mode("same-clip")) == ["clip", "same"]

@@ -62,7 +62,7 @@ def test_a_placed_network_gives_the_same_features():
     clips, network = torch.randn(3, 3, 8, 32, 32), build_backbone("r21d", 0.25).eval()
     with torch.inference_mode():
         before = pooled(network, clips)
-        placed = evaluation.placed(network.train(), torch.device("cpu"))
+        placed = evaluation.to_device(network.train(), torch.device("cpu"))
         after = pooled(placed, clips.contiguous(memory_format=torch.channels_last_3d))
     assert not placed.training and placed.stem.spatial.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-6)
@@ -74,4 +74,4 @@ def test_counts_are_of_the_passes_that_are_made():
         most = evaluation.CLIPS["cpu"]
         made = {min(most, n - start) for length in lengths for first in range(0, length, batch)
                 for n in [min(batch, length - first) * clips] for start in range(0, n, most)}
-        assert evaluation.counts(lengths, batch, clips, torch.device("cpu")) == made
+        assert evaluation.pass_sizes(lengths, batch, clips, torch.device("cpu")) == made

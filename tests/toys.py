@@ -51,7 +51,7 @@ def same_loss(framework, embedded):
 class Byol(Pretrainer):
     """As BYOL (Grill et al. 2020): a predictor beside the encoder, a target encoder, no negatives."""
 
-    options = (Option("target_momentum", "--target-m", 0.99, "momentum of the target encoder"),)
+    options = (Option("target_momentum", "--target-m", 0.99, "momentum of the target encoder", (0, 1)),)
 
     def __init__(self, encoder, terms, temperature=0.07, theta=0.05, sr_clamp=None, target_momentum=0.99):
         super().__init__(encoder, terms, temperature, theta, sr_clamp)
@@ -59,11 +59,6 @@ class Byol(Pretrainer):
         self.predictor = nn.ModuleDict({head: nn.Linear(size, size) for head in encoder.heads
                                         for size in encoder.head(head).shape[-1:]})
         self.target_momentum = target_momentum
-
-    @classmethod
-    def check(cls, batch_size, target_momentum):
-        if not 0 <= target_momentum <= 1:
-            raise ValueError(f"--target-m {target_momentum} is not between 0 and 1")
 
     @property
     def encodes(self):
