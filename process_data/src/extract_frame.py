@@ -206,7 +206,7 @@ def parse(argv):
 
 
 def remove_traces(final):
-    """Remove the partial folders of a video whose extraction was cut off, and its class folder if that is then empty."""
+    """Remove the partial folders of a video whose extraction was cut off, and its class folder if empty."""
     for word in ("", "old."):
         remove_tree(final.with_name(f".{final.name}.{word}partial"))
     try:
