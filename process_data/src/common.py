@@ -41,7 +41,7 @@ def available_cores():
 
 
 def first(names, count=10):
-    """The first names, as text for a message."""
+    """The first names, and how many more there are, as text for a message."""
     names = list(names)
     return ", ".join(map(str, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
 
@@ -52,7 +52,7 @@ def plural(count, noun):
 
 @dataclass(frozen=True)
 class Video:
-    """name: "class/video" without suffix; path: the file; size: bytes."""
+    """name: "class/video" without the suffix; path: of the file; size: in bytes."""
 
     name: str
     path: str
@@ -60,7 +60,7 @@ class Video:
 
 
 def visible(folder):
-    """Entries of a folder that are not hidden, by name."""
+    """Entries of a folder that are not hidden, sorted by name."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
@@ -78,10 +78,10 @@ def class_folders(root):
 
 
 def find_videos(root):
-    """Videos of a class/video folder -> ([Video] by name, names of the files left aside as no videos).
+    """Videos in <root>/<class>/ -> ([Video] sorted by name, paths of the files that are no videos).
 
     Raises UsageError where `root`, the flag --videos, is no folder, and DataError where it holds no video, where two
-    files would be one video, and where a name is not UTF-8, as the lists are.
+    files would get the same name, and where a name is not UTF-8, which the lists are.
     """
     if not os.path.isdir(root):
         raise UsageError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
@@ -107,7 +107,7 @@ def find_videos(root):
 def is_utf8(name):
     try:
         name.encode("utf-8")
-    except UnicodeEncodeError:  # the file system's undecodable bytes, as lone surrogates
+    except UnicodeEncodeError:  # Python gives bytes that are not UTF-8 as lone surrogates
         return False
     return True
 
@@ -120,13 +120,13 @@ def write_files(texts):
 
 
 def remove_tree(path):
-    """Remove a folder; none there is fine."""
+    """Remove a folder if it exists."""
     if os.path.lexists(path):
         shutil.rmtree(path)
 
 
 def read_manifest(path):
-    """{video: row}; {} where there is none."""
+    """{video: row} of a manifest; {} where there is no file."""
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -139,7 +139,7 @@ def read_manifest(path):
 
 
 class WorkerDied:
-    """In place of a result: the process that did the job ended (a crash in a decoder, or out of memory)."""
+    """Stands for the result of a job whose process ended before the job did (decoder crash, out of memory)."""
 
     def __init__(self, exit_code):
         died_by = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
@@ -147,7 +147,7 @@ class WorkerDied:
 
 
 def serve(function, channel):
-    """A worker: job in, result out, until the channel closes."""
+    """What a worker process does: receive a job, send its result, until the channel closes."""
     threading.Thread(target=exit_with_parent, daemon=True).start()
     while True:
         try:
@@ -158,19 +158,19 @@ def serve(function, channel):
 
 
 def exit_with_parent():
-    """A killed parent must not leave workers that write into folders which a new run takes over."""
+    """End this process when its parent ends, lest it write into folders that a new run works on."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 @contextmanager
 def interrupts_held():
-    """Ctrl-C inside the block is raised at its end; processes started in it never get one.
+    """Put off Ctrl-C until the end of the block; processes that are started in it ignore Ctrl-C for good.
 
-    Only a blocked or an ignored signal is inherited. Ignoring it would lose the parent's; blocking alone leaves it
-    to the parent's other threads (tqdm has one), so the parent's handler takes note of it.
+    A new process inherits signals that are blocked or ignored. To ignore SIGINT here would lose a Ctrl-C. It is
+    blocked, and as the parent's other threads (tqdm has one) may still receive it, the handler notes it for later.
     """
-    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and unblocks the signal then
+    resource_tracker.ensure_running()  # or multiprocessing starts it with the first process, which unblocks the signal
     pressed = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -184,7 +184,7 @@ def interrupts_held():
 
 
 def start_worker(function):
-    """-> (channel, process)."""
+    """Start a process that does function(job) for each job it is sent -> (channel to it, process)."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(function, theirs), daemon=True)
@@ -194,27 +194,27 @@ def start_worker(function):
 
 
 def run_jobs(function, jobs, workers):
-    """Run function(job) in `workers` processes; yields (job, result) as they end, WorkerDied for a crashed one.
+    """Run function(job) in `workers` processes; yields (job, result) as jobs end, WorkerDied for a crashed one.
 
-    A pool of the standard library waits for ever (multiprocessing) or gives up everything (concurrent.futures)
-    when a decoder crashes. Leaving the loop early kills the workers at once.
+    When a decoder crashes, the pools of the standard library wait for ever (multiprocessing) or give up all jobs
+    (concurrent.futures). Leaving the loop over the results early kills the workers.
     """
     jobs = iter(jobs)
     processes, busy = {}, {}  # channel -> process, channel -> job
 
-    def hire():
-        with interrupts_held():  # or a worker could be running that nobody knows of
+    def add_worker():
+        with interrupts_held():  # or Ctrl-C could leave a worker that is not in `processes`
             channel, processes[channel] = start_worker(function)
         return channel
 
-    def give(channel, job):
+    def send(channel, job):
         busy[channel] = job
-        with suppress(ConnectionError):  # it died after its last job, which recv will tell
+        with suppress(ConnectionError):  # the worker died after its last job: recv below notices
             channel.send(job)
 
     try:
-        for _, job in zip(range(workers), jobs, strict=False):  # in this order, or zip drops a job
-            give(hire(), job)
+        for _, job in zip(range(workers), jobs, strict=False):  # jobs last, or zip takes one too many
+            send(add_worker(), job)
         while busy:
             for channel in connection.wait(list(busy)):
                 done = busy.pop(channel)
@@ -225,7 +225,7 @@ def run_jobs(function, jobs, workers):
                     process.join()
                     result, channel = WorkerDied(process.exitcode), None
                 for job in jobs:
-                    give(channel or hire(), job)
+                    send(channel or add_worker(), job)
                     break
                 yield done, result
     finally:

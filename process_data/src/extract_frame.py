@@ -6,9 +6,9 @@ Reads <videos>/<class>/<video>.avi (.mp4 .mkv .webm .mov), for copies of Kinetic
 <videos>/{train,val,test}/<class>/<video>, and writes <frames>/<class>/<video>/image_00001.jpg ...
 with the shorter side scaled to --short_side (smaller videos are enlarged to it) and <frames>/manifest.csv.
 
-A video is extracted into a hidden folder that gets its name when the last frame is in it, so a run that was
-stopped in any way is completed by starting it again. A video without any frame that can be decoded is broken; one
-with fewer frames than its header says is kept and both numbers are in the manifest.
+A video is extracted into a hidden folder, which gets its name when it is complete, so a run that was stopped, however
+that was, is completed by starting it again. A video of which no frame can be decoded fails; one that has fewer frames
+than its header says is kept, with both numbers in the manifest.
 """
 import csv
 import errno
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video is said once, by this script
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: this script reports what is wrong with a video
 import cv2
 from tqdm import tqdm
 
@@ -49,9 +49,9 @@ from process_data.src.common import (
     write_files,
 )
 
-SHORT_SIDE = {"k400": 150, "demo": 72}  # of others 240
+SHORT_SIDE = {"k400": 150, "demo": 72}  # pixels; 240 for all other data sets
 RECORD = ".record.json"  # in each video's folder: its row of the manifest
-FEW = 0.9  # a video with less than this share of its header's frames is named at the end
+FEW = 0.9  # a video that has less than this share of the frames in its header is named at the end
 
 
 class BrokenVideo(Exception):
@@ -65,13 +65,14 @@ def scaled_size(width, height, short_side):
 
 
 def decode(path, folder, short_side, quality):
-    """Write the frames of a video into `folder`; -> what the manifest says of them.
+    """Write the frames of a video into `folder` -> their columns of the manifest.
 
     Raises BrokenVideo, or OSError where a frame cannot be written.
     """
     # absolute, as FFmpeg takes a name like a:b for a protocol; one thread, as there are many workers
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
-    if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":  # that one takes it1.avi for pictures
+    # CV_IMAGES takes name1.avi for the first of a series of pictures
+    if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
         raise BrokenVideo("no decoder can open it")
     header, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     count, size, method = 0, None, None
@@ -98,7 +99,7 @@ def decode(path, folder, short_side, quality):
 
 
 def extract(video, frames, short_side, quality):
-    """Extract one video -> (its row of the manifest, None) or (None, why not). Leaves the whole folder or none."""
+    """Extract one video -> (its row of the manifest, None) or (None, why not); leaves a complete folder or none."""
     cv2.setNumThreads(1)
     final = os.path.join(frames, video.name)
     parent, stem = os.path.split(final)
@@ -111,7 +112,7 @@ def extract(video, frames, short_side, quality):
                "short_side": short_side, "quality": quality, "source_bytes": video.size, "opencv": cv2.__version__}
         with open(os.path.join(partial_folder, RECORD), "w", encoding="utf-8") as file:
             json.dump(row, file)
-        if os.path.lexists(final):  # of another source file; moved, as a folder half removed would look whole
+        if os.path.lexists(final):  # of an older file; moved, as a folder that is half removed would seem complete
             os.rename(final, old)
         os.rename(partial_folder, final)
         remove_tree(old)
@@ -133,10 +134,10 @@ def write_manifest(path, rows):
 
 
 def find_extracted(root):
-    """Rows of all complete folders under `root` and the names of folders that this script did not write.
+    """-> ({video: row} of all complete folders under `root`, names of folders that this script did not write).
 
-    The manifest is written at the end of a run, so for the folders of a killed one their own records are read.
-    Hidden folders that a killed run left are removed.
+    The manifest is written at the end of a run; folders that a killed run left have a record of their own, which is
+    read. Its hidden folders are removed.
     """
     rows, foreign = {}, set()
     known = read_manifest(root / MANIFEST)
@@ -159,7 +160,7 @@ def find_extracted(root):
 
 
 def read_record(folder):
-    """A folder's own row, as read from a manifest, or None where it has none."""
+    """The row that a folder has in its own record, as read_manifest gives it; None without a record."""
     try:
         row = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -168,13 +169,13 @@ def read_record(folder):
 
 
 def frames_are_there(folder, row):
-    """Whether all frames have their files, the last of them not empty."""
+    """Whether the folder has as many frames as its row says, and the last file is not empty."""
     frames, last = int(row["frames"]), os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
     return sum(1 for _ in visible(folder)) == frames and os.path.exists(last) and os.path.getsize(last) > 0
 
 
 def check_same_settings(rows, videos, args):
-    """Raises UsageError where videos were extracted otherwise: a mixture would be noticed by nobody."""
+    """Raises UsageError where videos were extracted with other settings: nobody would notice a mix."""
     for flag in ("short_side", "quality"):
         others = [row[flag] for row in rows.values() if row[flag] != str(getattr(args, flag))]
         if others:
@@ -205,7 +206,7 @@ def parse(argv):
 
 
 def remove_traces(final):
-    """Of a video whose extraction was cut off: its partial folders, and its class where that is empty then."""
+    """Remove the partial folders of a video whose extraction was cut off, and its class folder if empty."""
     for word in ("", "old."):
         remove_tree(final.with_name(f".{final.name}.{word}partial"))
     try:
@@ -216,12 +217,12 @@ def remove_traces(final):
 
 
 def extract_all(todo, rows, args):
-    """Extract the videos in `todo`, adding their rows; -> [(video, why it failed)].
+    """Extract the videos in `todo` and add their rows to `rows` -> [(video, why it failed)].
 
-    However it ends (Ctrl-C too), no partial folder is left and the manifest has all the whole ones.
+    However it ends (by Ctrl-C too), no partial folder is left and the manifest has all complete ones.
     """
     failed, pending = [], {video.name for video in todo}
-    write_manifest(args.frames / MANIFEST, rows)  # without what is no longer there, should this run be killed
+    write_manifest(args.frames / MANIFEST, rows)  # should this run be killed, it does not name folders that are gone
     work = partial(extract, frames=str(args.frames), short_side=args.short_side, quality=args.quality)
     jobs = run_jobs(work, todo, args.workers)
     try:
@@ -236,7 +237,7 @@ def extract_all(todo, rows, args):
                 rows[video.name] = row
     finally:
         jobs.close()
-        for name in pending:  # a worker that was stopped may have finished its video without saying so
+        for name in pending:  # a worker may have finished its video and been stopped before it could say so
             final = args.frames / name
             if (row := read_record(final)) and frames_are_there(final, row):
                 rows[name] = row
@@ -250,7 +251,7 @@ def extract_all(todo, rows, args):
 
 
 def report(todo, rows, failed):
-    """Print what is to be known of the videos just extracted -> frames written."""
+    """Print which videos failed or have fewer frames than expected -> number of frames written."""
     new = [rows[video.name] for video in todo if video.name in rows]
     short = [row for row in new if row["frames"] < row["header_frames"]]
     few = [f"{row['video']} ({row['frames']} of {row['header_frames']})" for row in short
@@ -271,15 +272,15 @@ def main(argv):
     lock = take_lock(args.frames, "--frames")
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)
-    there = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]
+    present = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]
     refused = [(video, f"{args.frames / video.name} is there and not of this script: remove it to extract the video")
                for video in videos if video.name in foreign]
-    aside = {video.name for video in there} | foreign
-    todo = [video for video in videos if video.name not in aside]
+    skipped = {video.name for video in present} | foreign
+    todo = [video for video in videos if video.name not in skipped]
     failed = extract_all(todo, rows, args) + refused
     frames = report(todo, rows, failed)
     done = len(todo) + len(refused) - len(failed)
-    print(f"done {done}, already there {len(there)}, failed {len(failed)}; {frames} frames in "
+    print(f"done {done}, already there {len(present)}, failed {len(failed)}; {frames} frames in "
           f"{time.perf_counter() - start:.1f} s; frames and {MANIFEST} in {args.frames}")
     lock.close()
     return 1 if failed and not args.allow_failures else 0

@@ -1,4 +1,4 @@
-"""Looking at all frames of a video, from a folder or a packed file: what verify.py and pack.py do in their workers."""
+"""Check all frames of a video, in a folder or a packed file: what verify.py and pack.py do in their workers."""
 import hashlib
 import itertools
 import os
@@ -21,25 +21,25 @@ CHANGED = "frames changed since they were packed"
 SIZE = "frames of another size"
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-PARTIAL = re.compile("remature end|Corrupt JPEG data")  # what the decoder says of a picture that it has in part
+PARTIAL = re.compile("remature end|Corrupt JPEG data")  # the decoder's words for a picture that is not complete
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a worker saw of a video. last: highest frame number, 0 for none; faults: ((fault, detail), ...)."""
+class VideoCheck:
+    """What was found out about a video."""
 
     frames: int
-    last: int
-    digest: bytes | None  # of all frames, None where there is not a byte
-    faults: tuple
+    last: int  # highest frame number, 0 without frames
+    digest: bytes | None  # hash of all frames, None where there is not a byte
+    faults: tuple  # of (fault, detail)
 
 
 class Unusable(Exception):
-    """A video that cannot be looked into: (fault, detail)."""
+    """A video whose frames cannot be listed; its arguments are (fault, detail)."""
 
 
 def frame_numbers(names):
-    """Sorted numbers of the frames among files' names; others do not count."""
+    """Sorted numbers of the frames among names of files; other files are ignored."""
     pattern = re.compile(rf"{re.escape(PREFIX)}(\d+){re.escape(SUFFIX)}")
     found = map(pattern.fullmatch, names)
     return sorted(int(match[1]) for match in found if match and match[0] == FRAME_NAME.format(int(match[1])))
@@ -53,7 +53,7 @@ def name_runs(runs):
 
 @contextmanager
 def open_folder(root, video):
-    """Yields (numbers of the frames, function from a number to (bytes, fault or None)) of a folder of JPEGs."""
+    """A folder of JPEGs; yields (frame numbers, function from a number to (bytes, fault or None))."""
     folder = Path(root, video)
     try:
         numbers = frame_numbers(os.listdir(folder))
@@ -71,7 +71,7 @@ def open_folder(root, video):
 
 @contextmanager
 def open_packed(root, video):
-    """The same of a packed video."""
+    """As open_folder, for a packed video."""
     path = Path(root, video + PACKED_SUFFIX)
     if not path.is_file():
         raise Unusable(NO_PACKED, "" if not path.exists() else "not a file")
@@ -82,11 +82,11 @@ def open_packed(root, video):
     with packed:
         names = packed.entries["name"].tolist()
         numbers = frame_numbers(map(os.fsdecode, names))
-        places = {name: place for place, name in enumerate(names)}
+        position = {name: i for i, name in enumerate(names)}
 
         def read(number):
-            place = places[FRAME_NAME.format(number).encode()]
-            offset, size, crc = packed.entries[["offset", "size", "crc"]][place].tolist()
+            entry = packed.entries[["offset", "size", "crc"]][position[FRAME_NAME.format(number).encode()]]
+            offset, size, crc = entry.tolist()
             data = packed.read(offset, size)
             return data, None if zlib.crc32(data) == crc else CHANGED
 
@@ -97,7 +97,7 @@ OPENERS = {"frames": open_folder, "packed": open_packed}
 
 
 def check_frame(data, quick):
-    """Bytes of a frame -> (fault or None, shape or None where it was not decoded)."""
+    """Bytes of a frame -> (fault or None, shape of the picture, None where it was not decoded)."""
     if not data:
         return ZERO, None
     if not data.rstrip(b"\0").endswith(JPEG_END):
@@ -111,18 +111,18 @@ def check_frame(data, quick):
 
 
 def examine(name, root, quick, storage="frames"):
-    """All of a video's frames -> Look."""
+    """All of a video's frames -> VideoCheck."""
     try:
         with OPENERS[storage](root, name) as (numbers, read):
-            return look_at(numbers, read, quick)
+            return check_frames(numbers, read, quick)
     except Unusable as error:
-        return Look(0, 0, None, (error.args,))
+        return VideoCheck(0, 0, None, (error.args,))
 
 
-def look_at(numbers, read, quick):
-    """Frames by their numbers -> Look; read: as the openers yield it."""
+def check_frames(numbers, read, quick):
+    """Check the frames with these numbers -> VideoCheck; read: the function that open_folder yields."""
     if not numbers:
-        return Look(0, 0, None, ((NO_FRAMES, ""),))
+        return VideoCheck(0, 0, None, ((NO_FRAMES, ""),))
     faults, digest, size, shapes = {}, hashlib.blake2b(digest_size=16), 0, {}
     for number in numbers:
         fault, shape, reason = None, None, ""
@@ -144,4 +144,4 @@ def look_at(numbers, read, quick):
         listed.append((GAPS, f"no {name_runs(gaps)}"))
     if numbers[0] == 0:
         listed.append((GAPS, f"{FRAME_NAME.format(0)} is never read: the first is {FRAME_NAME.format(1)}"))
-    return Look(len(numbers), numbers[-1], digest.digest() if size else None, tuple(listed))
+    return VideoCheck(len(numbers), numbers[-1], digest.digest() if size else None, tuple(listed))

@@ -6,9 +6,9 @@ Reads <frames>/<class>/<video>/image_00001.jpg ... as extract_frame.py writes th
 JPEGs, <out>/<class>/<video>.zip (stored, not compressed; dataset/storage.py says why) and <out>/manifest.csv. Training
 takes it with --storage packed and sees the same pixels. The frames may be removed afterwards.
 
-Every frame is decoded first: a video with a damaged frame, or a gap, is reported and not packed. A file gets its name
-when all of the video is in it, so a run that was stopped in any way is completed by starting it again; a video whose
-folder has changed since is packed anew. The exit code is 0 where every video is packed, else 1 (--allow_failures: 0).
+Every frame is decoded first: a video with a damaged or missing frame is reported and not packed. A file gets its name
+when it is complete, so a run that was stopped, however that was, is completed by starting it again. A video whose
+folder has changed since is packed again. The exit code is 0 where all videos are packed, else 1 (--allow_failures: 0).
 """
 import errno
 import os
@@ -47,31 +47,31 @@ from process_data.src.extract_frame import write_manifest
 from process_data.src.frame_check import examine
 from process_data.src.write_csv import all_names, find_folders
 
-PROBED = 50  # videos whose size is looked up to foresee that of all
+PROBED = 50  # videos whose sizes are taken to estimate the size of all
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def pack(name, frames, out, quick):
     """Pack one video -> (frames, None), or (None, why not); an OSError for a disk that is full."""
-    look = examine(name, frames, quick)
-    if look.faults:
-        return None, "; ".join(f"{fault} ({detail})" if detail else fault for fault, detail in look.faults)
-    if look.frames > MOST_FRAMES:
-        return None, f"{look.frames} frames, and a packed file holds {MOST_FRAMES}: cut the video into shorter ones"
+    check = examine(name, frames, quick)
+    if check.faults:
+        return None, "; ".join(f"{fault} ({detail})" if detail else fault for fault, detail in check.faults)
+    if check.frames > MOST_FRAMES:
+        return None, f"{check.frames} frames, and a packed file holds {MOST_FRAMES}: cut the video into shorter ones"
     try:
         with whole_file(out / (name + PACKED_SUFFIX)) as path, zipfile.ZipFile(path, "w") as file:
-            for number in range(1, look.frames + 1):
+            for number in range(1, check.frames + 1):
                 frame = FRAME_NAME.format(number)
-                entry = zipfile.ZipInfo(frame)  # of 1980: the same frames make the same file
+                entry = zipfile.ZipInfo(frame)  # dated 1980, so that the same frames make the same file
                 entry.external_attr = 0o644 << 16
                 file.writestr(entry, (frames / name / frame).read_bytes())
-        return look.frames, None
+        return check.frames, None
     except (OSError, zipfile.LargeZipFile) as error:
         return None, error if getattr(error, "errno", None) in FULL else f"{type(error).__name__}: {error}"
 
 
 def is_packed(name, frames, out, manifest):
-    """Whether a whole packed file is there, no older than the folder and its frames, and with those of its manifest."""
+    """Whether there is a whole packed file, newer than the folder and its frames, with as many as the manifest says."""
     path = out / (name + PACKED_SUFFIX)
     try:
         packed_at = path.stat().st_mtime_ns
@@ -84,7 +84,7 @@ def is_packed(name, frames, out, manifest):
 
 
 def remove_leftovers(out):
-    """Files that a killed run had begun."""
+    """Remove the files that a killed run had begun."""
     for folder in visible(out):
         for path in Path(folder.path).glob(f"{TEMPORARY}*{PACKED_SUFFIX}") if folder.is_dir() else ():
             path.unlink()
@@ -102,7 +102,7 @@ def check_same_settings(manifest, args):
 
 
 def check_room(todo, args):
-    """Raises DataError where the videos in `todo` will not fit on the disk, by the size of some of them."""
+    """Raises DataError where the videos in `todo` will not fit on the disk, estimated from the sizes of some."""
     probed = todo[::-(-len(todo) // PROBED)] if todo else []
     sizes = [sum(entry.stat().st_size for entry in visible(args.frames / name)) for name in probed]
     needed, free = sum(sizes) / max(len(sizes), 1) * len(todo), shutil.disk_usage(args.out).free

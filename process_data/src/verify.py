@@ -2,22 +2,24 @@
 
     python process_data/src/verify.py --dataset ucf101 [--storage packed]
 
-Each video of <lists>/{train,test}_split0N.csv is looked at once, all its frames are decoded as training does it.
-Written are <out>/verify.csv, one row for each video and fault, and <out>/exclude.txt for write_csv.py --exclude:
+Each video of <lists>/{train,test}_split0N.csv is checked once; all its frames are decoded as in training. Two files
+are written: <out>/verify.csv, a row for each video and fault, and <out>/exclude.txt for write_csv.py --exclude:
 
-- a video whose frames are missing or damaged is left out of all lists. One that merely has more frames than the list
-  says is not: its list is old, and write_csv.py counts again;
+- a video whose frames are missing or damaged is left out of all lists. A video that only has more frames than the list
+  says is not: the list is old, and write_csv.py counts again;
 - of what is in both train and test (a video, a recording, identical frames under two names) the training copies are
-  left out of that split's training list. The test list stays as it is: only so are results comparable, and in
-  another split the same videos may rightly be the test.
+  left out of that split's training list. The test list stays as it is: otherwise results would not be comparable, and
+  in another split the same videos may rightly be in the test list.
 
-A recording is what the rule `group` of dataset/local_dataset.py says. HMDB51's official lists keep the clips of one
-source together within each class only: split 1 has 133 sources in both train and test, under different classes. There
-a source is a fault within a class and a note across classes. Identical are two videos with the same bytes in the same
-number of frames.
+Which videos are of one recording is told by the rule `group` of dataset/local_dataset.py. HMDB51's official lists keep
+the clips of one source together only within each class: split 1 has 133 sources in both train and test, in different
+classes. For HMDB51, a source in both is a fault within a class and a note across classes. Two videos are identical if
+they have the same number of frames and all bytes of these are the same.
 
-What an exclude.txt of an earlier run leaves out is looked at again: it stays in the new one while it is bad, but is no
-fault once it is in no list. The exit code is 0 where nothing is wrong, 1 where something is, 2 for a wrong flag.
+Videos that an earlier exclude.txt leaves out are checked again. They stay in the new one as long as they are bad, but
+are no fault if they are in no list.
+
+The exit code is 0 where nothing is wrong, 1 where something is, 2 for a wrong flag.
 """
 import csv
 import io
@@ -60,7 +62,7 @@ from process_data.src.frame_check import (
     TRUNCATED,
     UNDECODABLE,
     ZERO,
-    Look,
+    VideoCheck,
     examine,
 )
 from process_data.src.official_lists import numbered
@@ -91,19 +93,21 @@ class Finding:
 
 
 def examine_all(names, args):
-    """-> {name: Look}."""
+    """-> {name: VideoCheck}."""
     work = partial(examine, root=str(args.frames), quick=args.quick, storage=args.storage)
-    looks = {}
+    checks = {}
     with closing(run_jobs(work, names, args.workers)) as jobs:
-        for name, look in tqdm(jobs, total=len(names), unit="video", disable=None, smoothing=0.05):
-            looks[name] = Look(0, 0, None, ((UNDECODABLE, look.reason),)) if isinstance(look, WorkerDied) else look
-    return looks
+        for name, check in tqdm(jobs, total=len(names), unit="video", disable=None, smoothing=0.05):
+            if isinstance(check, WorkerDied):
+                check = VideoCheck(0, 0, None, ((UNDECODABLE, check.reason),))
+            checks[name] = check
+    return checks
 
 
 def read_lists(args, index):
-    """-> ({file name: {video: frames}}, [Finding]); of a bad list the good rows."""
+    """-> ({file name: {video: frames}}, [Finding]); a bad list has its good rows."""
     lists, findings = {}, []
-    spaced = args.frames if args.storage == "frames" else None  # where a name's white space is looked up
+    spaced = args.frames if args.storage == "frames" else None  # to tell which names really end in white space
     for name in (list_name(part, number) for number in args.split for part in ("train", "test")):
         try:
             videos = read_list(args.lists / name, index, spaced)
@@ -118,7 +122,7 @@ def read_lists(args, index):
 
 
 def read_rows(path, index, frames):
-    """A list that read_list refuses, row by row -> ({video: frames}, [Finding])."""
+    """Read a list that read_list refuses, row by row -> ({video: frames} of good rows, [Finding] of the others)."""
     counts, seen, findings = {}, {}, []
     try:
         with open_text(path, "list") as file:
@@ -136,19 +140,19 @@ def read_rows(path, index, frames):
     return counts, findings
 
 
-def frame_findings(looks, lists):
+def frame_findings(checks, lists):
     """What is wrong with the frames -> ([Finding] of listed videos, names of all videos that must not be used)."""
     counts = {}  # video -> number of frames -> files that say so
     for name, videos in lists.items():
         for video, count in videos.items():
             counts.setdefault(video, {}).setdefault(count, []).append(name)
     findings, bad = [], set()
-    for video, look in looks.items():
-        found = [Finding(fault, video, detail) for fault, detail in look.faults]
+    for video, check in checks.items():
+        found = [Finding(fault, video, detail) for fault, detail in check.faults]
         for count, files in counts.get(video, {}).items():
-            if look.last and look.last != count:
-                found.append(Finding(FEWER if look.last < count else MORE, video,
-                                     f"{count} listed, the last is {FRAME_NAME.format(look.last)}", " ".join(files)))
+            if check.last and check.last != count:
+                found.append(Finding(FEWER if check.last < count else MORE, video,
+                                     f"{count} listed, the last is {FRAME_NAME.format(check.last)}", " ".join(files)))
         if any(finding.fault != MORE for finding in found):
             bad.add(video)
         if video in counts:
@@ -156,10 +160,11 @@ def frame_findings(looks, lists):
     return findings, bad
 
 
-def leaks(number, lists, excluded, looks, rule):
+def leaks(number, lists, excluded, checks, rule):
     """What is in both train and test of a split -> ([Finding], training videos to leave out).
 
-    `excluded`: videos that the training list goes without; they are no findings, but stay out while they must.
+    `excluded`: videos that are already left out of the training list. They are no findings, but stay left out while
+    the reason holds.
     """
     names = {part: list_name(part, number) for part in ("train", "test")}
     listed, test = (set(lists[names[part]]) for part in ("train", "test"))
@@ -173,18 +178,18 @@ def leaks(number, lists, excluded, looks, rule):
             findings.append(Finding(RECORDING, recording, detail, files))
     twins = {}
     for video in sorted(test):
-        if digest := looks[video].digest:
+        if digest := checks[video].digest:
             twins.setdefault(digest, []).append(video)
     for video in train - both:
-        if looks[video].digest in twins:
+        if checks[video].digest in twins:
             out.add(video)
             if video in listed:
-                findings.append(Finding(IDENTICAL, video, f"test: {first(twins[looks[video].digest], 3)}", files))
+                findings.append(Finding(IDENTICAL, video, f"test: {first(twins[checks[video].digest], 3)}", files))
     return findings, out
 
 
 def shared_recordings(train, test, rule, within_class):
-    """{recording: (its videos in train, in test)} of those with videos in both; sets in, lists by name out."""
+    """Recordings of which both sets have videos -> {recording: (its videos in train, in test)}, sorted by name."""
     members = {}
     for side, names in enumerate((sorted(train), sorted(test))):
         for name, group in zip(names, video_groups(names, rule).tolist(), strict=True):
@@ -194,7 +199,7 @@ def shared_recordings(train, test, rule, within_class):
 
 
 def note_sources(number, lists, rule):
-    """Say what HMDB51's official lists share by their own rule, which asks for disjoint sources in each class only."""
+    """Print which sources HMDB51's official lists share across classes, where they need not be disjoint."""
     train, test = (set(lists[list_name(part, number)]) for part in ("train", "test"))
     shared = {source.partition("/")[2] for source in shared_recordings(train, test, rule, True)}
     across = sorted(set(shared_recordings(train, test, rule, False)) - shared)
@@ -203,13 +208,13 @@ def note_sources(number, lists, rule):
               f"HMDB51's official lists have it: {first(across, 3)}")
 
 
-def all_leaks(numbers, lists, old, looks, rule):
-    """`leaks` of all splits -> ([Finding], {name of a training list: videos to leave out})."""
+def all_leaks(numbers, lists, old, checks, rule):
+    """Results of `leaks` for all splits -> ([Finding], {name of a training list: videos to leave out})."""
     findings, out = [], {name: set(videos) for name, videos in old.items() if name != ALL_LISTS}
     for number in numbers:
         train = list_name("train", number)
         if lists[train] and lists[list_name("test", number)]:
-            found, out[train] = leaks(number, lists, old.get(train, set()), looks, rule)
+            found, out[train] = leaks(number, lists, old.get(train, set()), checks, rule)
             findings += found
             if rule == HMDB51_GROUP:
                 note_sources(number, lists, rule)
@@ -267,10 +272,10 @@ def print_findings(findings):
             print(f"{fault}: {len(found)}: {first(found, 3)}")
 
 
-def note_unlisted(folders, looks, lists, old, bad):
-    """Say how many videos are in no list, and which of those left out need not be."""
+def note_unlisted(folders, checks, lists, old, bad):
+    """Print how many videos are in no list, and which are still excluded although they have no fault any more."""
     listed = set().union(*lists.values())
-    if unlisted := len(set(all_names(folders)).difference(looks)):
+    if unlisted := len(set(all_names(folders)).difference(checks)):
         print(f"note: {plural(unlisted, 'video')} in no list that was checked, not looked at")
     if whole := sorted(old.get(ALL_LISTS, set()) - listed - bad):
         print(f"note: {plural(len(whole), 'video')} left out earlier and without a fault now: {first(whole, 3)}; "
@@ -285,14 +290,14 @@ def main(argv):
     exclusions = args.out / EXCLUSIONS
     old = read_exclusions([exclusions]) if exclusions.exists() else {}
     names = set().union(*lists.values(), *old.values())
-    looks = examine_all(sorted(names), args)
-    found, bad = frame_findings(looks, lists)
-    leaked, out = all_leaks(args.split, lists, old, looks, args.rule)
+    checks = examine_all(sorted(names), args)
+    found, bad = frame_findings(checks, lists)
+    leaked, out = all_leaks(args.split, lists, old, checks, args.rule)
     findings = sorted(findings + found + leaked, key=lambda finding: (FAULTS.index(finding.fault), *astuple(finding)))
     write_files({args.out / REPORT: report_text(findings), exclusions: exclusion_text(bad, out)})
-    note_unlisted(folders, looks, lists, old, bad)
+    note_unlisted(folders, checks, lists, old, bad)
     print_findings(findings)
-    print(f"{plural(len(looks), 'video')}, {plural(sum(look.frames for look in looks.values()), 'frame')}"
+    print(f"{plural(len(checks), 'video')}, {plural(sum(check.frames for check in checks.values()), 'frame')}"
           f"{' (not decoded)' if args.quick else ''}, {plural(len(lists), 'list')} checked in "
           f"{time.perf_counter() - start:.1f} s: " + (plural(len(findings), "fault") if findings else "nothing found"))
     if findings:

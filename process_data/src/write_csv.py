@@ -77,7 +77,7 @@ def count_frames(frames, names, manifest):
     """Frames of each video -> ({name: frames} of the whole ones, {name: what is wrong} of the others)."""
     numbered = [FRAME_NAME.format(i) for i in range(1, 1000)]
 
-    def look(name):
+    def count_video(name):
         files = {file for file in os.listdir(frames / name) if file.startswith(PREFIX) and file.endswith(SUFFIX)}
         while len(numbered) < len(files):
             numbered.append(FRAME_NAME.format(len(numbered) + 1))
@@ -85,7 +85,7 @@ def count_frames(frames, names, manifest):
 
     counts, wrong = {}, {}
     with ThreadPoolExecutor() as pool:
-        for name, (count, gap) in zip(names, pool.map(look, names), strict=True):
+        for name, (count, gap) in zip(names, pool.map(count_video, names), strict=True):
             expected = int(manifest[name]["frames"]) if name in manifest else count
             if count == 0:
                 wrong[name] = (EMPTY, name)
@@ -98,7 +98,7 @@ def count_frames(frames, names, manifest):
 
 
 def match(entries, folders):
-    """Each video's name on disk: its first name that is there, else its first name -> names, each once, in order."""
+    """Name on disk of each video -> [name] without repetitions: the first of its names that is there, or the first."""
     def on_disk(name):
         class_name, _, video = name.rpartition("/")
         return video in folders.get(class_name, ())
@@ -111,9 +111,10 @@ def all_names(folders):
 
 
 def hold_out_split(args, folders):
-    """The one split of a folder without lists -> (classes by name, [Split]).
+    """A random division of a folder without lists -> (classes by name, [Split]), one split.
 
-    All folders are divided, as a video that is left out afterwards must not move others between the lists.
+    All folders are divided, also those that are left out of the lists afterwards: which list a video is in must not
+    depend on others being left out.
     """
     classes, names = sorted(folders), all_names(folders)
     labels = [classes.index(name.rpartition("/")[0]) for name in names]
@@ -142,9 +143,10 @@ def read_exclusions(paths):
 
 
 def check_exclusions(args, splits, folders):
-    """A name that no video has is a slip of the pen.
+    """Raises DataError where --exclude names a video that is in no list: a misspelt name.
 
-    Not so in layout folder: there a video whose folder is missing, which verify.py excludes, is nowhere else named.
+    In layout folder it is but a note: there are no lists, and a video that verify.py excludes because its folder is
+    gone is named nowhere else.
     """
     known = {list_name(part, split.number): {name for entry in entries for name in entry} for split in splits
              for part, entries in (("train", split.train), ("test", split.test))}
@@ -159,7 +161,7 @@ def check_exclusions(args, splits, folders):
 
 
 def leave_out(splits, excluded):
-    """-> ([Split] without the excluded videos, {number: what was left out})."""
+    """-> ([Split] without the excluded videos, {split number: those that were left out})."""
     kept, dropped = [], {}
     for split in splits:
         parts, out = [], dropped.setdefault(split.number, [])
@@ -173,7 +175,7 @@ def leave_out(splits, excluded):
 
 
 def read_splits(args, folders):
-    """-> (classes in label order, [Split] with videos named as on disk, {number: videos that --exclude left out})."""
+    """-> (classes in label order, [Split] of names on disk instead of tuples, {split number: videos left out})."""
     if args.layout == "folder":
         classes, listed = hold_out_split(args, folders)
     else:
@@ -197,7 +199,7 @@ def list_name(part, number):
 
 
 def check_split(split, classes, counts, wrong):
-    """What is wrong with a split: {kind: [video or class]}, kinds without any left out."""
+    """What is wrong with a split: {kind of problem: [video or class]}, of the kinds that occur."""
     problems = {UNKNOWN: split.unknown, MISSING: [], EMPTY: [], DAMAGED: [], NO_VIDEO: []}
     for name in itertools.chain(split.train, split.test):
         if name in wrong:
@@ -262,7 +264,7 @@ def parse(argv):
 
 
 def make_texts(args, splits, dropped, classes, counts, wrong):
-    """What to write -> ({path: text, or None for a file that must go}, whether anything is wrong); reports it."""
+    """Print the problems -> ({path: text to write, None for a file to remove}, whether there are problems)."""
     texts = {args.out / "ClassInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1))}
     bad = False
     for split in splits:
