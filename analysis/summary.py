@@ -2,34 +2,55 @@
 
     python -m analysis.summary log/dualvar demo
 """
-import json
-import sys
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
+from core.exits import run
+from core.files import read_json
 
-def rows_of(log, experiment):
-    """(stage, data set, videos tested, {measure: value}) of each result there is."""
-    for label, names in (("retrieval, random weights", f"{experiment}_random"),
-                         ("retrieval, pretrained", f"{experiment}"), ("retrieval, pretrained", f"{experiment}_split*")):
-        for path in sorted((log / "retrieval").glob(f"{names}/results.json")):
-            found = json.loads(path.read_text())
+Row = tuple[str, str, int, dict[str, float], int]  # stage, data set, videos tested, {measure: value}, classes
+
+
+def retrieval_rows(log: Path, experiment: str) -> Iterator[Row]:
+    """Of the floors first: mean pictures and random weights."""
+    for name in (f"{experiment}_thumbnail", f"{experiment}_random", f"{experiment}_clip", experiment,
+                 f"{experiment}_split*"):
+        for path in sorted((log / "retrieval").glob(f"{name}/results.json")):
+            found = read_json(path, "results", "flags", "queries", "classes")
+            weights = {"thumbnail": "mean pictures", "random": "random weights"}.get(
+                found["flags"]["pretrain"], f"pretrained{mode_of(log, path.parent.name)}")
             measures = {k: found["results"][k] for k in ("R@1", "R@5") if k in found["results"]}
-            yield label, found["flags"]["dataset"], found["queries"], measures, found["classes"]
+            yield f"retrieval, {weights}", found["flags"]["dataset"], found["queries"], measures, found["classes"]
+
+
+def mode_of(log: Path, name: str) -> str:
+    """" clip-sr-tc" of a pretraining run that is in the same folder of runs, else ""."""
+    path = log / "pretrain" / name / "flags.json"
+    return f" {read_json(path, 'flags')['flags']['mode']}" if path.is_file() else ""
+
+
+def test_rows(log: Path, experiment: str) -> Iterator[Row]:
     for label, stage in (("linear probe", "last"), ("fine-tuned", "ft")):
         for path in sorted((log / "test").glob(f"{experiment}_{stage}_on_*/results.json")):
-            found = json.loads(path.read_text())
+            found = read_json(path, "results", "flags", "classes")
             last = list(found["results"].values())[-1]
             yield (f"{label}, {found['flags']['clips']}-clip test", found["flags"]["dataset"], int(last["videos"]),
                    {"top-1": last["top1"], "top-5": last["top5"]}, found["classes"])
 
 
-def main():
-    log, experiment = Path(sys.argv[1]), sys.argv[2]
-    print(f"\n{'':<32} {'data set':<14} {'videos':>6}  {'chance':>6}")
-    for label, dataset, videos, measures, classes in rows_of(log, experiment):
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m analysis.summary", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False)
+    parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
+    parser.add_argument("experiment", help="name of the experiment")
+    args = parser.parse_args(argv)
+    print(f"\n{'':<33} {'data set':<14} {'videos':>6}  {'chance':>6}")
+    for label, dataset, videos, measures, classes in (*retrieval_rows(args.log, args.experiment),
+                                                      *test_rows(args.log, args.experiment)):
         values = "   ".join(f"{name} {value:.3f}" for name, value in measures.items())
-        print(f"{label:<32} {dataset:<14} {videos:>6}  {1 / classes:>6.3f}   {values}")
+        print(f"{label:<33} {dataset:<14} {videos:>6}  {1 / classes:>6.3f}   {values}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -81,7 +81,7 @@ retrieve() {
 report() {
     local set planned=("pretrain/$pretrained_as" "retrieval/$pretrained_as")
     if [ "$experiment" = demo ]; then
-        planned+=(retrieval/demo_random)
+        planned+=(retrieval/demo_thumbnail retrieval/demo_random pretrain/demo_clip retrieval/demo_clip)
     else
         planned+=("last/${experiment}_on_${TARGETS%% *}_split$SPLIT"
                   "test/${experiment}_last_on_${TARGETS%% *}_split$SPLIT")
@@ -112,7 +112,12 @@ all_stages() {
     common_flags "$@"
     # shellcheck disable=SC2086  # the *_FLAGS are lists of words
     {
-        if [ "$experiment" = demo ]; then retrieve random demo_random "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}; fi
+        if [ "$experiment" = demo ]; then
+            retrieve thumbnail demo_thumbnail "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}
+            retrieve random demo_random "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}
+            pretrained_as=demo_clip pretrain "$@" ${PRETRAIN_FLAGS:-} --mode clip
+            retrieve "$(pretrained_as=demo_clip pretrained)" demo_clip "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}
+        fi
         pretrain "$@" ${PRETRAIN_FLAGS:-}
         retrieve "$(pretrained)" "$pretrained_as" "${COMMON[@]}" ${RETRIEVAL_FLAGS:-}
         if [ "$experiment" != demo ]; then

@@ -17,7 +17,7 @@ def test_demo(tmp_path):
     """Render, extract, lists, retrieval, pretraining, fine-tuning and test, ending in the table; then the report."""
     folder = copy_checkout(tmp_path / "clone")
     one_epoch = {"PRETRAIN_FLAGS": "--epochs 1 --batch_size 8", "FINETUNE_FLAGS": "--epochs 1",
-                 "RENDER_FLAGS": "--groups 3 --test_groups 1 --frames 12 --size 24x32"}
+                 "RENDER_FLAGS": "--groups 3 --test_groups 1 --frames 16 --size 32x32"}
     env = {k: v for k, v in os.environ.items() if not k.startswith("DUALVAR")}
 
     def run(mode, *flags):
@@ -27,9 +27,9 @@ def test_demo(tmp_path):
         return done.stdout
 
     small = ["--workers", "0", "--device", "cpu"]
-    table = run("run", *small).splitlines()[-3:]
-    for row, start in zip(table, ("retrieval, random weights", "retrieval, pretrained", "fine-tuned, 10-clip test"),
-                          strict=True):
+    table = run("run", *small).splitlines()[-5:]
+    for row, start in zip(table, ("retrieval, mean pictures", "retrieval, random weights", "retrieval, pretrained clip ",
+                                  "retrieval, pretrained clip-sr-tc", "fine-tuned, 10-clip test"), strict=True):
         assert row.startswith(start) and " demo " in row and " 8 " in row and " 0.125 " in row
     again = run("pretrain", *small, *one_epoch["PRETRAIN_FLAGS"].split())
     assert "Pretrained:" in again and "epoch 0 step" not in again  # it is found done
