@@ -69,7 +69,7 @@ def group_pictures(seed, group, clip, count, height, width):
     inside = np.abs((place - shift[:, None] + 0.5) % 1 - 0.5) < BAR / 2
     share = inside.reshape(POSITIONS, width, samples).mean(axis=2, dtype=np.float32)[..., None]
     rows = (COLOURS[0] * (1 - share) + COLOURS[1] * share) * brightness
-    grain = max(1, height // GRAINS)
+    grain = max(2, height // GRAINS)  # pixels; finer noise would not survive JPEG
     noise = rng.normal(0, NOISE, (count, -(-height // grain), -(-width // grain))).astype(np.float32)
     noise = noise.repeat(grain, axis=1).repeat(grain, axis=2)[:, :height, :width, None]
     pictures = rows[np.arange(count) % POSITIONS][:, None] + noise
