@@ -128,6 +128,7 @@ def test_orders_differ_in_every_clip_and_visit_all_positions():
 
 def test_bars_move_on_by_an_eighth_of_their_distance(monkeypatch):
     monkeypatch.setattr(render_demo, "NOISE", 0)
+    monkeypatch.setattr(render_demo, "FLICKER", 0)
     clip = render_demo.render_clip(0, "StepRight", 1, 1, 8, 64, 64).astype(int)
     for before, after in zip(clip, clip[1:], strict=False):
         assert np.array_equal(after, np.roll(before, 4, axis=1))  # of 32 pixels

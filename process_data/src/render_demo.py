@@ -4,9 +4,9 @@
     python process_data/src/extract_frame.py --dataset demo
     python process_data/src/write_csv.py --dataset demo
 
-Vertical bars move over a dark, noisy ground. Every eight frames they pass through the same eight positions, an eighth
+Vertical bars move over a dark ground, with noise and flicker. Every eight frames they pass through the same eight positions, an eighth
 of their distance apart; the class is the order of the positions. There are four orders (ORDERS), each forwards and
-backwards. The videos of a group (one brightness, first position and noise) hold exactly the same frames in all classes,
+backwards. The videos of a group (one brightness, first position, noise and flicker) hold exactly the same frames in all classes,
 so neither a frame nor the mean of a video tells the class, and no group is in both lists. This holds for videos of a
 multiple of eight frames. Groups 1 to --test_groups are the test list.
 """
@@ -45,6 +45,7 @@ BAR = 0.42  # width of a bar, in distances between bars
 BARS = 2  # in a width of one picture height
 COLOURS = np.float32([[30, 26, 22], [90, 157, 180]])  # of ground and bars, BGR, before the group's brightness
 NOISE = 40  # standard deviation, grey levels
+FLICKER = 0.5  # standard deviation of the log of a picture's own brightness
 GRAINS = 32  # of noise, in a picture's height
 FPS = 25
 SETTINGS = ".render_demo.json"  # in --videos: what all videos there were rendered with
@@ -72,7 +73,8 @@ def group_pictures(seed, group, clip, count, height, width):
     grain = max(2, height // GRAINS)  # pixels; finer noise would not survive JPEG
     noise = rng.normal(0, NOISE, (count, -(-height // grain), -(-width // grain))).astype(np.float32)
     noise = noise.repeat(grain, axis=1).repeat(grain, axis=2)[:, :height, :width, None]
-    pictures = rows[np.arange(count) % POSITIONS][:, None] + noise
+    flicker = np.exp(rng.normal(0, FLICKER, (count, 1, 1, 1)))
+    pictures = rows[np.arange(count) % POSITIONS][:, None] * flicker + noise
     return np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
 
 
