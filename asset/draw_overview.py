@@ -2,7 +2,7 @@
 
     python asset/draw_overview.py
 
-The frames are a demo video's, sampled by the project's own rule. Lengths are pixels, y points down.
+The frames are of a rendered video, sampled by the project's own rule. Lengths are pixels, y points down.
 """
 import io
 import itertools
@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectang
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from asset.overview_video import render_video
 from dataset.sampling import centred_clip_indices
-from process_data.src.render_demo import render_clip
 
 DPI = 200
 SEGMENTS = ("#0072b2", "#e69f00")  # segments 1 and 2: blue and orange, told apart by the colour-blind too
@@ -25,7 +25,7 @@ INK, GREY, PALE, TINT = "#1a1a1a", "#555555", "#c4c4c4", "#dfe7f1"
 PULL = dict(color="#00795a", linewidth=1.8, solid_capstyle="butt")
 PUSH = dict(color="#b5307c", dashes=(2.2, 1.2))
 
-VIDEO = dict(seed=0, class_name="SpinClockwise", group=1112, clip=1, frames=150, height=128, width=171)
+VIDEO = dict(seed=0, group=1112, frames=150, height=128, width=171)
 CENTRES = (36, 106)  # of clips 1 and 2
 SHOWN = (0, 5, 10, 15)  # frames of a clip that are drawn: two of each segment
 # each view's own augmentation: corner of its crop (y, x), turn of the hue, saturation, brightness, blur
@@ -101,7 +101,7 @@ def draw_clip(crops, y, order=(0, 1)):
 
 
 def draw_views():
-    video = render_clip(**VIDEO)
+    video = render_video(**VIDEO)
     indices = [centred_clip_indices(len(video), 16, 4, centre) for centre in CENTRES]
 
     write(70, 28, "video", weight="bold")

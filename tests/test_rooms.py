@@ -15,7 +15,7 @@ ALLOWED = {
     "process_data": {"core", "dataset", "process_data"},
     "utils": {"core"},
     **{script: {*FLOORS, "utils"} for script in SCRIPTS},
-    "asset": {*FLOORS, "process_data", "asset"},
+    "asset": {*FLOORS, "asset"},
     "benchmarks": {*FLOORS, "process_data", "benchmarks"},
 }
 HEAVY = ("torch", "numpy", "cv2", "pandas", "matplotlib")

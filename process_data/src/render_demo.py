@@ -4,11 +4,11 @@
     python process_data/src/extract_frame.py --dataset demo
     python process_data/src/write_csv.py --dataset demo
 
-Vertical bars move over a dark ground, with noise and flicker. Every eight frames they pass through the same eight positions, an eighth
-of their distance apart; the class is the order of the positions. There are four orders (ORDERS), each forwards and
-backwards. The videos of a group (one brightness, first position, noise and flicker) hold exactly the same frames in all classes,
-so neither a frame nor the mean of a video tells the class, and no group is in both lists. This holds for videos of a
-multiple of eight frames. Groups 1 to --test_groups are the test list.
+Vertical bars move over a dark ground, with noise and flicker. Every eight frames they pass through the same eight
+positions, an eighth of their distance apart; the class is the order of the positions. There are four orders (ORDERS),
+each forwards and backwards. The videos of a group (one brightness, first position, noise and flicker) hold exactly the
+same frames in all classes, so neither a frame nor the mean of a video tells the class, and no group is in both lists.
+This holds for videos of a multiple of eight frames. Groups 1 to --test_groups are the test list.
 """
 import itertools
 import json
