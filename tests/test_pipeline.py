@@ -28,8 +28,9 @@ def test_demo(tmp_path):
 
     small = ["--workers", "0", "--device", "cpu"]
     table = run("run", *small).splitlines()[-5:]
-    for row, start in zip(table, ("retrieval, mean pictures", "retrieval, random weights", "retrieval, pretrained clip ",
-                                  "retrieval, pretrained clip-sr-tc", "fine-tuned, 10-clip test"), strict=True):
+    starts = ("retrieval, mean pictures", "retrieval, random weights", "retrieval, pretrained clip ",
+              "retrieval, pretrained clip-sr-tc", "fine-tuned, 10-clip test")
+    for row, start in zip(table, starts, strict=True):
         assert row.startswith(start) and " demo " in row and " 8 " in row and " 0.125 " in row
     again = run("pretrain", *small, *one_epoch["PRETRAIN_FLAGS"].split())
     assert "Pretrained:" in again and "epoch 0 step" not in again  # it is found done
