@@ -49,7 +49,7 @@ from process_data.src.common import (
     write_files,
 )
 
-SHORT_SIDE = {"k400": 150, "demo": 72}  # pixels; 240 for all other data sets
+SHORT_SIDE = {"k400": 150, "demo": 64}  # pixels; 240 for all other data sets
 RECORD = ".record.json"  # in each video's folder: its row of the manifest
 FEW = 0.9  # a video that has less than this share of the frames in its header is named at the end
 
@@ -189,7 +189,7 @@ def parse(argv):
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: the data set's")
     parser.add_argument("--frames", type=Path, help="folder to write; None: the data set's in local_dataset.py")
-    parser.add_argument("--short_side", type=int, help="pixels of the shorter side; None: 240, k400 150, demo 72")
+    parser.add_argument("--short_side", type=int, help="pixels of the shorter side; None: 240, k400 150, demo 64")
     parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 100")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--allow_failures", action="store_true", help="exit with 0 even where videos failed")
