@@ -30,7 +30,7 @@ GPUS=1 NNODES=1  # for commands.sh: a cell is small
 source "$here/commands.sh"
 case "$DATASET" in
     demo)
-        common=(--net r3d --width 0.125 --img_dim 16 --seq_len 8 --ds 4)
+        common=(--net r3d --width 0.125 --img_dim 16 --resize 32x32 --seq_len 8 --ds 1)
         pretrain=(--time_reverse 0 --epochs "${EPOCHS:-40}") ;;
     *)
         common=(--net r3d --width 0.25 --img_dim 56 --seq_len 16 --ds 4)
