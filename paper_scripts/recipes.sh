@@ -57,8 +57,8 @@ demo_recipe() {
     SET=demo TARGETS=demo
     EVAL_EPOCH=${EVAL_EPOCH:-last}
     NETWORK=(--net r3d --width 0.125)
-    PRETRAIN=("${clip[@]}" --framework simclr --mode clip-sr-tc --batch_size 32 --lr 0.05 --epochs 25 --warmup 1.5 --cosine
-              --time_reverse 0 --sr_weight 0.3 --save_freq 25)
+    PRETRAIN=("${clip[@]}" --framework simclr --mode clip-sr-tc --batch_size 32 --lr 0.05 --epochs 30 --warmup 1.5 --cosine
+              --time_reverse 0 --sr_weight 0.3 --save_freq 30)
     FINETUNE=("${clip[@]}" --batch_size 16 --lr 0.05 --wd 1e-4 --epochs 15 --cosine)
     PROBE=("${FINETUNE[@]}" --final_bn)
     TEST=("${clip[@]}")

@@ -63,7 +63,7 @@ def frame_order(class_name, frames):
 def group_pictures(seed, group, clip, count, height, width):
     """The pictures that the videos of a group are made of: (count, height, width, 3) uint8 BGR."""
     rng = np.random.default_rng([seed, group, clip])
-    start, brightness = rng.random(), np.exp(rng.uniform(-0.9, 0.9))
+    start, brightness = rng.random(), np.exp(rng.uniform(-0.2, 0.2))
     samples = 8  # a pixel, for smooth edges
     place = (np.arange(width * samples) + 0.5) / samples / height * BARS
     shift = start + np.arange(POSITIONS) / POSITIONS
