@@ -187,7 +187,7 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
         if last or (step + 1) % args.print_freq == 0:
             session.log_means(epoch, step)
         if last:
-            continue  # what follows the epoch saves
+            continue  # main saves once the epoch is logged
         if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
             session.save(epoch, step + 1)
         if session.stopping:

@@ -59,7 +59,8 @@ def flags():
     parser.add_argument("--time_reverse", type=float, default=0.5,
                         help="probability that a sample's clips run backwards (the release's --rand_flip)")
     group = add_net_flags(parser, "r21d")
-    group.add_argument("--framework", choices=FRAMEWORKS, default="simclr", help="where negatives come from")
+    group.add_argument("--framework", choices=FRAMEWORKS, default="simclr",
+                       help="what a clip is contrasted with: the batch (simclr), a queue (moco)")
     group.add_argument("--mode", default="clip-sr-tc", help=f"loss terms, of {', '.join(TERMS)}, joined by '-'")
     group.add_argument("--n_series", type=int, default=2, help="segments of a clip (n)")
     group.add_argument("--series_dim", type=int, default=64, help="dimensions of a segment's embedding")
@@ -99,9 +100,8 @@ def check(args, videos):
         raise UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
     framework = FRAMEWORKS[args.framework]
     try:
-        for name, other in FRAMEWORKS.items():
-            for option in other.options:
-                option.check(framework_options(args, name)[option.name])
+        for option in (option for other in FRAMEWORKS.values() for option in other.options):
+            option.check(getattr(args, option.dest))
         framework.check(args.batch_size, **framework_options(args, args.framework))
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -117,8 +117,7 @@ def check(args, videos):
 
 def framework_options(args, framework):
     """{option: value} of a framework's own options."""
-    return {option.name: getattr(args, option.flag.lstrip("-").replace("-", "_"))
-            for option in FRAMEWORKS[framework].options}
+    return {option.name: getattr(args, option.dest) for option in FRAMEWORKS[framework].options}
 
 
 def clamp_flag(text):
@@ -201,11 +200,11 @@ def main(argv):
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session)
             due = args.eval_every and (epoch + 1) % args.eval_every == 0
-            means = session.log_epoch(epoch, look(model, watched, args, device) if due else {})
+            means = session.log_epoch(epoch, measure_features(model, watched, args, device) if due else {})
             session.save(epoch, len(batches))
             if session.stopping and epoch + 1 < args.epochs:
                 session.stop(f"epoch {epoch}")
-            if warning := collapse.look(means):
+            if warning := collapse.warning(means):
                 session.log.line(warning)
         if rank() == 0:
             write_checkpoint(folder / "model" / "backbone.pth.tar", {
@@ -213,7 +212,7 @@ def main(argv):
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def look(model, videos, args, device):
+def measure_features(model, videos, args, device):
     """Measures of the backbone's features of a part of the training list -> {name: float}."""
     data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
                       EvenClips(args.seq_len, args.ds, WATCHED_CLIPS), FixedCrops(args.img_dim))
@@ -266,7 +265,7 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
         if last or (step + 1) % args.print_freq == 0:
             session.log_means(epoch, step)
         if last:
-            continue  # what follows the epoch saves
+            continue  # main saves once the epoch is logged
         if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
             session.save(epoch, step + 1)
         if session.stopping:

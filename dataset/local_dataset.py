@@ -13,6 +13,7 @@ videos: `"mine": standard("mine")`. Every stage then takes `--dataset mine`. A d
 format of their own also needs a reader, in process_data/src/official_lists.py.
 """
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class LocalDataset:
     splits: int
     packed: Path | None = None  # None: `packed` beside the frames
     videos: Path | None = None  # None: `videos` beside the frames
+
+    def __post_init__(self) -> None:
+        if "group" not in re.compile(self.group).groupindex:
+            raise ValueError(f"dataset/local_dataset.py: rule {self.group!r} has no part (?P<group>...), "
+                             "which names the recording of a video")
 
     def root(self, storage: str) -> Path:
         """Folder of a kind of storage: "frames", "packed" or "video"."""

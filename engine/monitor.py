@@ -120,7 +120,7 @@ class CollapseWatch:
         self.spread, self.margin, self.patience = spread, margin, patience
         self.epochs_at_chance, self.said = 0, False
 
-    def look(self, means: Mapping[str, float]) -> str | None:
+    def warning(self, means: Mapping[str, float]) -> str | None:
         """An epoch's means -> a sentence, or None."""
         flat = [name for name, value in means.items() if name.startswith("feature_std/") and value < self.spread]
         stuck = [name.partition("/")[2] for name, chance in means.items() if name.startswith("chance_loss/")

@@ -63,7 +63,7 @@ class Session:
         self.folder = settings.folder
         self.epoch = self.step = 0
         self.stopping = False
-        self.window, self.whole = Meter(), Meter()
+        self.since_log, self.epoch_means = Meter(), Meter()
         self.finite = FiniteWatch(SKIPPED_STEPS if scaler.is_enabled() else 0)
         self.replacements = Replacements(settings.skip_bad_samples)
         self.last_good = "there is no checkpoint yet"
@@ -115,7 +115,7 @@ class Session:
             self.epoch = state["epoch"]
             if state["steps"] == len(self.batches):
                 self.step = state["step"]
-                for name, meter in (("window", self.window), ("whole", self.whole)):
+                for name, meter in self._meters():
                     meter.restore(state["meters"][name])
         self.replacements.total = state["replaced"]
         self.last_good = f"the last good checkpoint is {resume.path}"
@@ -134,8 +134,8 @@ class Session:
         if self.scaler.is_enabled():
             skipped = ~gradient_norm.isfinite()
             values = {**values, "gradient_norm": gradient_norm.masked_fill(skipped, 0), "skipped_steps": skipped}
-        self.window.update(values)
-        self.whole.update(values)
+        self.since_log.update(values)
+        self.epoch_means.update(values)
         self.finite.add(step, loss, gradient_norm)
 
     def exchange(self, errors: Iterable[str] = ()) -> None:
@@ -144,9 +144,9 @@ class Session:
         Sets `stopping`. With several processes what they hear is a step old. Raises RunError where more samples were
         replaced than --skip_bad_samples allows.
         """
-        self._take(*self._exchange(int(self.interrupt.name is not None), self.replacements.report(errors)))
+        self._take_up(*self._exchange(int(self.interrupt.name is not None), self.replacements.report(errors)))
 
-    def _take(self, signals: int, replaced: int) -> None:
+    def _take_up(self, signals: int, replaced: int) -> None:
         self.stopping = self.stopping or signals > 0
         if sentence := self.replacements.add(replaced):
             self.log.line(sentence)
@@ -155,7 +155,7 @@ class Session:
     def log_means(self, epoch: int, step: int) -> None:
         """Log the means since the last log line. Raises RunError where a loss or gradient was not finite."""
         self._check_finite(epoch)
-        means, steps = self.window.means(self.device), len(self.batches)
+        means, steps = self.since_log.means(self.device), len(self.batches)
         self.log.scalars({**means, "lr": self._rate(), "data/replaced": self.replacements.total}, epoch * steps + step)
         self.log.line(f"epoch {epoch} step {step + 1}/{steps} lr {self._rate():.5f} " + " ".join(
             f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items()
@@ -163,8 +163,8 @@ class Session:
 
     def log_epoch(self, epoch: int, more: Mapping[str, float] | None = None) -> dict[str, float]:
         """Log the epoch's means and `more` -> all of them. `save` must follow: it makes this the epoch's record."""
-        self._take(*self._exchange.drain())
-        values = {"lr": self._rate(), "data/replaced": self.replacements.total, **self.whole.means(self.device),
+        self._take_up(*self._exchange.drain())
+        values = {"lr": self._rate(), "data/replaced": self.replacements.total, **self.epoch_means.means(self.device),
                   **(more or {})}
         last_step = (epoch + 1) * len(self.batches) - 1
         self.log.scalars({f"epoch/{name}": value for name, value in values.items()}, last_step)
@@ -178,9 +178,9 @@ class Session:
         gradient was not finite: no checkpoint holds such values.
         """
         self._check_finite(epoch)
-        self._take(*self._exchange.drain())
+        self._take_up(*self._exchange.drain())
         self.log.flush()
-        meters = {name: meter.state(self.device) for name, meter in (("window", self.window), ("whole", self.whole))}
+        meters = {name: meter.state(self.device) for name, meter in self._meters()}
         if rank() != 0:
             return
         its, folder, steps = self.settings, self.folder / "model", len(self.batches)
@@ -203,6 +203,10 @@ class Session:
             with whole_file(self.folder / STOPPED) as temporary:
                 temporary.write_text(sentence + "\n")
         raise Stopped(sentence)
+
+    def _meters(self) -> list[tuple[str, Meter]]:
+        """Those that a checkpoint keeps, with their names there."""
+        return [("window", self.since_log), ("whole", self.epoch_means)]
 
     def _rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]

@@ -93,10 +93,16 @@ def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None)
     size = min(seq_len, 64), min(img_dim, 256), min(img_dim, 256)  # only the small do not fit
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         try:
-            features = BACKBONES[net](width=1 / 64).eval()(torch.zeros(1, 3, *size))
+            network = BACKBONES[net](width=1 / 64).eval()
+            features = network(torch.zeros(1, 3, *size))
+        except NotImplementedError:  # of an unfinished network
+            raise
         except RuntimeError as error:
             raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
                              f"{str(error).splitlines()[0]}") from error
+    if features.dim() != 5 or features.shape[1] != network.feature_dim:
+        raise ValueError(f"backbone {net} gives a feature map {tuple(features.shape)}; its contract is (B, "
+                         f"{network.feature_dim}, t, h, w), {network.feature_dim} being its feature_dim")
     if clips == 1 and features[0, 0].numel() == 1:
         raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
                          "batch norm needs more, as in a larger batch, --seq_len or --img_dim")

@@ -5,7 +5,7 @@ says what a clip is contrasted with; a term says which embeddings are compared, 
 """
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -41,7 +41,8 @@ class DualEncoder(nn.Module):
             self.head(name).requires_grad_(name in heads)
 
     def head(self, name: str) -> ClipHead | SegmentHead:
-        return self.clip_head if name == "clip" else self.segment_head
+        heads: dict[str, ClipHead | SegmentHead] = {"clip": self.clip_head, "segment": self.segment_head}
+        return heads[name]
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
         """views (B, V, 3, T, H, W), encoded in one batch -> {"clip": (B, V, dim), "segment": (B, V, n, d)}.
@@ -93,6 +94,7 @@ class Embedded:
     restored: Tensor = None  # type: ignore[assignment]  # of the shuffled view 3, embeddings put back in order
 
 
+VIEWS = {field.name for field in fields(Embedded)} - {"head"}
 Losses = dict[str, tuple[Tensor, Tensor | None]]  # name -> (scalar loss, logits with the positive in column 0 or None)
 
 
@@ -117,8 +119,10 @@ def sr_loss(framework: "Pretrainer", embedded: Embedded) -> Losses:
 class Term:
     """A loss term. `--mode` switches it on, `--<term>_weight` weighs all its losses.
 
-    head: the embeddings it compares, "clip" or "segment"; views: those it needs, fields of Embedded;
-    loss: (framework, Embedded) -> Losses; names: of the losses that it returns; weight: default of its flag.
+    head: the embeddings it compares, of HEADS; views: those it needs, fields of Embedded; loss: (framework, Embedded)
+    -> Losses; names: of the losses that it returns; weight: default of its flag; contrasts: whether it calls
+    framework.contrast, so that its logits are similarities over the temperature.
+    Raises ValueError where head, views or names cannot be right.
     """
 
     head: str
@@ -126,11 +130,18 @@ class Term:
     loss: Callable[["Pretrainer", Embedded], Losses]
     names: tuple[str, ...]
     weight: float = 1.0
+    contrasts: bool = False
 
-    @property
-    def contrasts(self) -> bool:
-        """Whether view 1 is told from other videos: its logits then have a chance level."""
-        return "view2" in self.views
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} of a term is not one of {', '.join(HEADS)}")
+        for field, value in (("views", self.views), ("names", self.names)):
+            if isinstance(value, str) or not value:
+                raise ValueError(f"{field} of a term is a tuple of names, not {value!r}")
+        if unknown := set(self.views) - VIEWS:
+            raise ValueError(f"views {', '.join(sorted(unknown))} of a term are not of {', '.join(sorted(VIEWS))}")
+        if "restored" in self.views and self.head != "segment":
+            raise ValueError(f"head {self.head!r} of a term has no view `restored`: segments have one")
 
     @property
     def shuffles(self) -> bool:
@@ -139,9 +150,9 @@ class Term:
 
 
 TERMS: dict[str, Term] = {
-    "clip": Term("clip", ("view1", "view2"), clip_loss, ("clip",)),
+    "clip": Term("clip", ("view1", "view2"), clip_loss, ("clip",), contrasts=True),
     "sr": Term("segment", ("view1", "view3", "restored"), sr_loss, ("sr_view1", "sr_view3")),
-    "tc": Term("segment", ("view1", "view2"), tc_loss, ("tc",)),
+    "tc": Term("segment", ("view1", "view2"), tc_loss, ("tc",), contrasts=True),
 }
 
 
@@ -158,9 +169,14 @@ def views_needed(terms: Mapping[str, Term]) -> set[str]:
     return {view for term in terms.values() for view in term.views}
 
 
+def needs_view3(terms: Mapping[str, Term]) -> bool:
+    """Whether these terms need view 3, shuffled or not."""
+    return bool(views_needed(terms) & {"view3", "restored"})
+
+
 def views_of_sample(terms: Mapping[str, Term]) -> int:
-    """Views that the loader makes of each video: 3 where view 3 or its shuffled self is needed, else 2."""
-    return 3 if views_needed(terms) & {"view3", "restored"} else 2
+    """Views that the loader makes of each video."""
+    return 3 if needs_view3(terms) else 2
 
 
 def term_of(loss: str) -> str:
@@ -176,10 +192,11 @@ def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
 
     Raises ValueError for a loss that no weight names: it would silently not be trained on.
     """
-    for name in losses:
-        if term_of(name) not in weights:
-            raise ValueError(f"loss {name!r}: no weight for term {term_of(name)!r}")
-    return torch.stack([weights[term_of(name)] * loss for name, loss in losses.items()]).sum()
+    terms = {name: term_of(name) for name in losses}
+    for name, term in terms.items():
+        if term not in weights:
+            raise ValueError(f"loss {name!r}: no weight for term {term!r}")
+    return torch.stack([weights[terms[name]] * loss for name, loss in losses.items()]).sum()
 
 
 # --- frameworks ------------------------------------------------------------------------------------------------
@@ -204,6 +221,11 @@ class Option:
     help: str
     within: tuple[float, float] = (-math.inf, math.inf)
 
+    @property
+    def dest(self) -> str:
+        """The flag's name among the parsed flags."""
+        return self.flag.lstrip("-").replace("-", "_")
+
     def check(self, value: float) -> None:
         """Raise ValueError, naming the flag, where `value` is not within its bounds."""
         low, high = self.within
@@ -211,6 +233,7 @@ class Option:
             raise ValueError(f"{self.flag} {value} is not between {low:g} and {high:g}")
 
 
+ContrastiveLoss = Callable[..., tuple[Tensor, Tensor]]  # one of losses.py: (embeddings..., temperature) -> loss, logits
 Encode = Callable[[nn.Module, Tensor], dict[str, Tensor]]  # (encoder, views (B, V, 3, T, H, W)) -> its embeddings
 
 
@@ -235,6 +258,7 @@ class Pretrainer(nn.Module):
         self.encoder = encoder
         self.terms = dict(terms)
         self.needed = views_needed(terms)
+        self.needs_view3 = needs_view3(terms)
         self.temperature, self.theta, self.sr_clamp = temperature, theta, sr_clamp
 
     @classmethod
@@ -248,8 +272,8 @@ class Pretrainer(nn.Module):
 
     @property
     def encodes(self) -> set[int]:
-        """How many views of a sample are encoded together, in each encoding."""
-        raise NotImplementedError
+        """Numbers of views of a sample that are encoded together, such as {3, 1} for three and then one."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `encodes`")
 
     def backbones(self) -> list[Backbone]:
         """The trained backbone first, then others, as of a momentum encoder."""
@@ -257,16 +281,17 @@ class Pretrainer(nn.Module):
 
     def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
         """views (B, V, 3, T, H, W), permutation (B, n) -> what self.needed names, by head in use."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define `embed`")
 
-    def contrast(self, embedded: Embedded, in_batch: Callable[..., tuple[Tensor, Tensor]],
-                 against_queue: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor | None]:
+    def contrast(self, embedded: Embedded, in_batch: ContrastiveLoss,
+                 against_queue: ContrastiveLoss) -> tuple[Tensor, Tensor | None]:
         """Loss of views 1 and 2 against other videos, and logits (None where there are none, as without negatives).
 
         in_batch: a loss such as nt_xent, of pairs (B, 2, ...); against_queue: the same such as info_nce, of
-        queries, keys and a queue. A framework uses the one that fits it.
+        queries, keys and a queue. A framework uses the one that fits it. A loss over the whole batch takes its
+        embeddings through models.gather.gather, so that it does not depend on the number of processes.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define `contrast`")
 
     def forward(self, views: Tensor, permutation: Tensor | None = None, encode: Encode = encode_whole) -> Output:
         """Losses of a batch.
@@ -286,6 +311,8 @@ class Pretrainer(nn.Module):
             if set(found) != set(term.names):
                 raise ValueError(f"term {name!r} makes losses {sorted(found)}, TERMS names {sorted(term.names)}")
             for key, (loss, rows) in found.items():
+                if key in losses:
+                    raise ValueError(f"two terms of the mode make a loss {key!r}: give them names of their own")
                 losses[key] = loss
                 if rows is not None:
                     logits[key] = rows.detach()

@@ -1,13 +1,24 @@
 """DualVar on MoCo (He et al. 2020): negatives come from queues of keys made by a momentum encoder."""
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones.base import Backbone
-from .dualvar import DualEncoder, Embedded, Encode, Option, Pretrainer, Term, encode_whole, normalised, restore_segments
+from .dualvar import (
+    ContrastiveLoss,
+    DualEncoder,
+    Embedded,
+    Encode,
+    Option,
+    Pretrainer,
+    Term,
+    encode_whole,
+    normalised,
+    restore_segments,
+)
 from .gather import gather, shuffled, unshuffled
 
 QUEUES = {"clip": "queue", "segment": "segment_queue"}  # buffer of each head
@@ -35,7 +46,7 @@ class MoCo(Pretrainer):
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
     @classmethod
-    def check(cls, batch_size: int, queue_size: int, momentum: float) -> None:  # type: ignore[override]  # its options
+    def check(cls, batch_size: int, queue_size: int, momentum: float) -> None:  # type: ignore[override]
         if queue_size < 1 or queue_size % batch_size:
             raise ValueError(f"--moco-k {queue_size} is not divisible by --batch_size {batch_size}")
 
@@ -65,7 +76,7 @@ class MoCo(Pretrainer):
         return {head: unshuffled(x[:, 0], order) for head, x in mixed.items()}
 
     def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
-        """As in the release, view 1 is encoded alone, view 2 by the key encoder, views 3 and x' in one batch.
+        """As in the release: view 1 alone, view 2 by the key encoder, view 3 and its shuffled self in one batch.
 
         In training mode the key encoder is updated first.
         """
@@ -76,17 +87,19 @@ class MoCo(Pretrainer):
                 self.update_key_encoder()
             for head, key in self.keys(views[:, 1], encode).items():
                 found[head].view2 = key
-        if self.needed & {"view3", "restored"}:
-            x, permutation = self.shuffled_view(views[:, 2], permutation)
-            both = normalised(encode(self.encoder, torch.stack([views[:, 2], x], dim=1)))
-            for head, own in both.items():
-                found[head].view3 = own[:, 0]
-            if "segment" in both:
-                found["segment"].restored = restore_segments(both["segment"][:, 1], permutation)
+        if "restored" in self.needed:
+            shuffled_view, permutation = self.shuffled_view(views[:, 2], permutation)
+            both = normalised(encode(self.encoder, torch.stack([views[:, 2], shuffled_view], dim=1)))
+            for head, x in both.items():
+                found[head].view3 = x[:, 0]
+            found["segment"].restored = restore_segments(both["segment"][:, 1], permutation)
+        elif self.needs_view3:
+            for head, x in normalised(encode(self.encoder, views[:, 2:3])).items():
+                found[head].view3 = x[:, 0]
         return found
 
-    def contrast(self, embedded: Embedded, in_batch: Callable[..., tuple[Tensor, Tensor]],
-                 against_queue: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def contrast(self, embedded: Embedded, in_batch: ContrastiveLoss,
+                 against_queue: ContrastiveLoss) -> tuple[Tensor, Tensor]:
         # a copy: the keys of this batch enter the queue before the backward pass reads it
         queue = self.get_buffer(QUEUES[embedded.head]).clone()
         return against_queue(embedded.view1, embedded.view2, queue, self.temperature)
@@ -99,11 +112,12 @@ class MoCo(Pretrainer):
         """
         if not self.training or "view2" not in self.needed:
             return
+        batch = 0
         for own in embedded.values():
-            queue, keys = self.get_buffer(QUEUES[own.head]), gather(own.view2)
-            if len(queue) % len(keys):
-                raise ValueError(f"a queue of {len(queue)} cannot take batches of {len(keys)}: make it divisible by "
-                                 "them")
+            queue, new = self.get_buffer(QUEUES[own.head]), gather(own.view2)
+            batch = len(new)
+            if len(queue) % batch:
+                raise ValueError(f"a queue of {len(queue)} cannot take batches of {batch}: make it divisible by them")
             # the position stays on the device: to read it would make the host wait
-            queue.index_copy_(0, self.queue_position + torch.arange(len(keys), device=queue.device), keys)
-        self.queue_position.copy_((self.queue_position + len(keys)) % len(queue))
+            queue.index_copy_(0, self.queue_position + torch.arange(batch, device=queue.device), new)
+        self.queue_position.copy_((self.queue_position + batch) % len(self.queue))

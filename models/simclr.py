@@ -1,10 +1,8 @@
 """DualVar on SimCLR (Chen et al. 2020): negatives are the other videos of the batch."""
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from .dualvar import Embedded, Encode, Pretrainer, normalised, restore_segments
+from .dualvar import ContrastiveLoss, Embedded, Encode, Pretrainer, normalised, restore_segments
 from .gather import gather
 
 
@@ -18,12 +16,15 @@ class SimCLR(Pretrainer):
 
     @property
     def encodes(self) -> set[int]:
-        return {3, 1} if "restored" in self.needed else {2}
+        together = {3 if self.needs_view3 else 2}
+        return together | {1} if "restored" in self.needed else together
 
     def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
-        """As in the release, views 1 to 3 are encoded in one batch, x' in a second: batch statistics depend on it."""
-        count = 3 if self.needed & {"view3", "restored"} else 2
-        together = normalised(encode(self.encoder, views[:, :count]))
+        """As in the release, views 1 to 3 are encoded in one batch, the shuffled view 3 in a second.
+
+        Batch statistics depend on it.
+        """
+        together = normalised(encode(self.encoder, views[:, :3 if self.needs_view3 else 2]))
         found = {head: Embedded(head, *x.unbind(1)) for head, x in together.items()}
         if "restored" in self.needed:
             shuffled, permutation = self.shuffled_view(views[:, 2], permutation)
@@ -31,7 +32,7 @@ class SimCLR(Pretrainer):
             found["segment"].restored = restore_segments(alone["segment"][:, 0], permutation)
         return found
 
-    def contrast(self, embedded: Embedded, in_batch: Callable[..., tuple[Tensor, Tensor]],
-                 against_queue: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def contrast(self, embedded: Embedded, in_batch: ContrastiveLoss,
+                 against_queue: ContrastiveLoss) -> tuple[Tensor, Tensor]:
         """Over the whole batch of all processes."""
         return in_batch(gather(torch.stack([embedded.view1, embedded.view2], dim=1)), self.temperature)

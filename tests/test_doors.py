@@ -6,7 +6,10 @@ import torch
 import toys
 from helpers import SMALL, environment, make_dataset, succeed
 
+from engine.setup import check_shapes
 from models import FRAMEWORKS, build_pretrainer
+from models.backbones import BACKBONES
+from models.backbones.base import Backbone
 from models.dualvar import TERMS, Term, parse_mode, term_of, total_loss
 from models.weights.checkpoint import read_checkpoint
 
@@ -106,3 +109,51 @@ def test_a_framework_that_lacks_a_view_is_an_error(added, monkeypatch):
     model = build_pretrainer("lazy", "tiny", "clip-same", width=0.25)
     with pytest.raises(ValueError, match="term 'same' needs view3, which framework Lazy does not embed"):
         model(torch.randn(2, 3, 3, 4, 24, 24))
+
+
+def test_a_second_term_with_the_same_loss_is_an_error(monkeypatch):
+    monkeypatch.setitem(TERMS, "copy", Term("clip", ("view1", "view3"), toys.same_loss, ("same",)))
+    monkeypatch.setitem(TERMS, "same", Term("clip", ("view1", "view3"), toys.same_loss, ("same",)))
+    model = build_pretrainer("simclr", "r3d", "copy-same", width=0.0625)
+    with pytest.raises(ValueError, match="two terms of the mode make a loss 'same'"):
+        model(torch.randn(2, 3, 3, 4, 24, 24))
+
+
+@pytest.mark.parametrize("entry,message", [
+    (("segmnt", ("view1",), ("a",)), "head 'segmnt' of a term is not one of clip, segment"),
+    (("clip", ("veiw3",), ("a",)), "views veiw3 of a term are not of restored, view1, view2, view3"),
+    (("clip", ("view1"), ("a",)), "views of a term is a tuple of names, not 'view1'"),
+    (("clip", ("view1",), ("match")), "names of a term is a tuple of names, not 'match'"),
+    (("clip", ("view1", "restored"), ("a",)), "head 'clip' of a term has no view `restored`")])
+def test_a_term_that_cannot_be_right_is_refused(entry, message):
+    head, views, names = entry
+    with pytest.raises(ValueError, match=message):
+        Term(head, views, toys.same_loss, names)
+
+
+@pytest.mark.parametrize("framework", ["simclr", "moco"])
+@pytest.mark.parametrize("mode", ["clip", "clip-same", "sr", "clip-sr-same", "same"])
+def test_encodes_says_what_is_encoded(added, framework, mode):
+    """The check of low precision looks at these numbers of clips."""
+    model, sizes = build_pretrainer(framework, "tiny", mode, width=0.25, queue_size=4), set()
+
+    def encode(encoder, views):
+        sizes.add(views.shape[1])
+        return encoder(views)
+
+    model(torch.randn(2, 3, 3, 4, 24, 24), encode=encode)
+    assert sizes == model.encodes
+
+
+def test_a_backbone_that_breaks_its_contract_is_named(monkeypatch):
+    class Wrong(toys.Tiny):
+        def __init__(self, width=1.0):
+            super().__init__(width)
+            self.feature_dim += 1
+
+    monkeypatch.setitem(BACKBONES, "wrong", Wrong)
+    with pytest.raises(ValueError, match="backbone wrong gives a feature map"):
+        check_shapes("wrong", 8, 32)
+    monkeypatch.setattr(Wrong, "parts", Backbone.parts)
+    with pytest.raises(NotImplementedError, match="Wrong does not define `parts`"):
+        check_shapes("wrong", 8, 32)

@@ -146,11 +146,11 @@ def test_collapse_is_said_once():
     good = {"feature_std/clip": 0.6, "loss/clip": 2.0, "chance_loss/clip": 4.0}
     for bad in ({"feature_std/clip": 0.01}, {"loss/clip": 3.99}):
         watch = CollapseWatch(patience=2)
-        looks = [watch.look(good), *(watch.look({**good, **bad}) for _ in range(4))]
+        looks = [watch.warning(good), *(watch.warning({**good, **bad}) for _ in range(4))]
         said = [sentence for sentence in looks if sentence]
         assert len(said) == 1 and "collapse?" in said[0] and looks[0] is None
     watch = CollapseWatch(patience=2)
-    assert not any(watch.look({**good, "loss/clip": loss}) for loss in (4.1, 2.0, 4.1, 2.0))
+    assert not any(watch.warning({**good, "loss/clip": loss}) for loss in (4.1, 2.0, 4.1, 2.0))
 
 
 def test_a_collapsed_run_is_warned_of(root, tmp_path):

@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
     def parts(self) -> Sequence[nn.Module]:
         """Modules, in order, each given what the one before returns."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define `parts`")
 
     def foreign_names(self, name: str) -> dict[str, list[str]]:
         """{family: its names of our tensor `name`}, by `rules`. Families: release, torchvision, ..."""
