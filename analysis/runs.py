@@ -79,7 +79,9 @@ def training_behind(result: Run, found: Runs) -> tuple[Run | None, Run | None]:
     """-> (fine-tuning or probe, pretraining) that a result's or classifier's weights come from, None if not found."""
     trained = None
     if result.stage == "test":
-        name = weights_name((result.flags["checkpoint"] or "").replace("{split}", str(result.first_split)))
-        trained = next((run for stage in ("ft", "last") for run in found[stage] if run.name == name), None)
+        path = Path((result.flags["checkpoint"] or "").replace("{split}", str(result.first_split)))
+        stage, name = path.parent.parent.parent.name, weights_name(path)  # <stage>/<name>/model/<file>
+        stages = (stage,) if stage in ("ft", "last") else ("ft", "last")
+        trained = next((run for stage in stages for run in found[stage] if run.name == name), None)
     weights = (trained or result).flags.get("pretrain") or ""
     return trained, next((run for run in found["pretrain"] if run.name == weights_name(weights)), None)

@@ -10,6 +10,7 @@ from torch import nn
 from core.dist import rank, world_size
 from core.errors import CheckpointError, UsageError
 from dataset.lists import VideoList
+from models import FRAMEWORKS
 from models.weights.checkpoint import (
     check_training_state,
     epoch_copies,
@@ -77,19 +78,21 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
         # copies of epochs to come are another try's, and must not be taken for this one's
         done = state["epoch"] if state["step"] == state["steps"] else state["epoch"] - 1
         aside = {path: "former" for epoch, path in epoch_copies(folder / "model").items() if epoch > done}
-    there = {**BEFORE, **state["flags"], **state["config"], **state["inputs"]}
+    flags_there = {**BEFORE, **state["flags"]}
     precision = flags["precision"]
     if precision in (None, "auto"):
-        precision = there["precision"]
+        precision = flags_there["precision"]
         if precision not in PRECISIONS[1:]:
             raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: its precision is "
                                   "unknown")
         check_precision(precision, flags["device"])
-    if foreign := set(config) - set(state["config"]):
+    same_kind = config.get("framework") == state["config"].get("framework")  # else the flags differ, which says more
+    if same_kind and (foreign := set(config) - set(state["config"])):
         raise CheckpointError(f"--resume {path} is of another stage or program: its model has no "
                               f"{', '.join(sorted(foreign))}")
-    here = {**flags, **config, **inputs, "precision": precision}
-    differences = _differences(here, there, state["versions"])
+    differences = list(dict.fromkeys([
+        *_differing_flags({**flags, "precision": precision}, flags_there, state["versions"]),
+        *_differences(config, state["config"]), *_differences(inputs, state["inputs"])]))
     if differences and not flags["override"]:
         raise CheckpointError(f"--resume {path} is of another run: {'; '.join(differences)}; repeat its "
                               "flags, choose another --name (PREFIX= of the launchers), or insist with --override")
@@ -98,12 +101,18 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
     return Resume(state, path, precision, aside)
 
 
-def _differences(here: dict[str, Any], there: dict[str, Any], versions: Mapping[str, Any]) -> list[str]:
-    """What makes another run of it: "lr 0.003 there, 0.1 here"."""
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """What is not the same, such as "lr 0.003 there, 0.1 here"."""
+    return [f"{key} {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+
+
+def _differing_flags(here: dict[str, Any], there: dict[str, Any], versions: Mapping[str, Any]) -> list[str]:
+    """`_differences` of flags, without those that a run may change and those of frameworks that it does not use."""
     for flags in (here, there):  # frames packed or not are the same pixels, those of the videos are not
         flags["pixels"] = "of the videos" if flags.get("storage") == "video" else "of extracted frames"
     if here["bn"] != "sync":  # each process takes batch statistics of its own
         here["processes"], there["processes"] = world_size(), versions.get("processes")
     free = FREE_FLAGS - ({"epochs"} if here["cosine"] else set())
-    return [f"{key} {there.get(key)} there, {here[key]} here" for key in here
-            if key not in free and there.get(key) != here[key]]
+    free |= {option.dest for name, framework in FRAMEWORKS.items() for option in framework.options
+             if name != here.get("framework")}
+    return _differences({key: value for key, value in here.items() if key not in free}, there)

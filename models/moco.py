@@ -47,7 +47,9 @@ class MoCo(Pretrainer):
 
     @classmethod
     def check(cls, batch_size: int, queue_size: int, momentum: float) -> None:  # type: ignore[override]
-        if queue_size < 1 or queue_size % batch_size:
+        if queue_size < 1:
+            raise ValueError(f"--moco-k {queue_size}: the queue needs entries, a multiple of --batch_size {batch_size}")
+        if queue_size % batch_size:
             raise ValueError(f"--moco-k {queue_size} is not divisible by --batch_size {batch_size}")
 
     @property

@@ -120,6 +120,28 @@ def test_a_run_is_not_continued_as_another(root, pretrained):
         assert done.returncode == 1 and f"{flags[0][2:]} " in done.stderr and "another run" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["simclr", "moco"])
+def test_flags_and_arguments_of_the_model_are_told_apart_on_resuming(root, tmp_path, framework):
+    """MoCo's momentum is not SGD's; a SimCLR run has none, though checkpoints once named one."""
+    env = environment(root)
+    flags = ["train.py", *SMALL, *NARROW, "--framework", framework, "--moco-k", "8", "--batch_size", "4", "--name", "m",
+             "--print_freq", "1"]
+    succeed(*flags, "--epochs", "1", cwd=tmp_path, env=env)
+    latest = tmp_path / "log/dualvar/pretrain/m/model/latest.pth.tar"
+    if framework == "simclr":
+        state = torch.load(latest, weights_only=True)
+        state["config"] |= {"momentum": 0.999, "queue_size": 8, "shuffle_keys": False}
+        torch.save(state, latest)
+        flags[flags.index("--moco-k") + 1] = "16"  # which SimCLR does not use
+    done = command(*flags, "--epochs", "2", "--resume", "auto", "--momentum", "0.5", cwd=tmp_path, env=env)
+    assert done.returncode == 1 and "of another run: momentum 0.9 there, 0.5 here;" in done.stderr
+    other = {"simclr": "moco", "moco": "simclr"}[framework]
+    done = command(*flags, "--epochs", "2", "--resume", "auto", "--framework", other, cwd=tmp_path, env=env)
+    assert done.returncode == 1 and f"framework {framework} there, {other} here" in done.stderr
+    assert "going on from" in succeed(*flags, "--epochs", "2", "--resume", "auto", cwd=tmp_path, env=env)
+
+
 def test_finetuning(finetuned):
     folder = finetuned / "log/dualvar/ft/f"
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -309,6 +309,8 @@ def summarise(splits, dropped, classes, texts, args):
     if (last := max(split.number for split in splits)) > args.local.splits:
         print(f"note: {args.dataset} has {plural(args.local.splits, 'split')} by dataset/local_dataset.py: write "
               f"splits={last} there")
+    if stale := sorted({path.name for path in args.out.glob("*_split*.csv")} - {path.name for path in texts}):
+        print(f"note: {', '.join(stale)} in {args.out} are of an earlier writing and not of these splits: remove them")
     print(f"{len(classes)} classes; lists and ClassInd.txt in {args.out}")
 
 
