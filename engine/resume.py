@@ -86,8 +86,8 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
             raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: its precision is "
                                   "unknown")
         check_precision(precision, flags["device"])
-    same_kind = config.get("framework") == state["config"].get("framework")  # else the flags differ, which says more
-    if same_kind and (foreign := set(config) - set(state["config"])):
+    frameworks = {config.get("framework"), state["config"].get("framework")} - {None}
+    if len(frameworks) < 2 and (foreign := set(config) - set(state["config"])):  # else the flags differ, which says more
         raise CheckpointError(f"--resume {path} is of another stage or program: its model has no "
                               f"{', '.join(sorted(foreign))}")
     differences = list(dict.fromkeys([
