@@ -87,7 +87,7 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
                                   "unknown")
         check_precision(precision, flags["device"])
     frameworks = {config.get("framework"), state["config"].get("framework")} - {None}
-    if len(frameworks) < 2 and (foreign := set(config) - set(state["config"])):  # else the flags differ, which says more
+    if len(frameworks) < 2 and (foreign := set(config) - set(state["config"])):  # else flags differ
         raise CheckpointError(f"--resume {path} is of another stage or program: its model has no "
                               f"{', '.join(sorted(foreign))}")
     differences = list(dict.fromkeys([
