@@ -36,7 +36,7 @@ def test_demo(tmp_path):
     assert "Pretrained:" in again and "epoch 0 step" not in again  # it is found done
     page = folder / run("report").splitlines()[-1].removeprefix("report: ")
     assert page.name == "index.html" and ": not run</li>" not in page.read_text()
-    assert len(list((page.parent / "pictures").glob("*.png"))) == 8  # all but that over time: the videos are too short
+    assert len(list((page.parent / "pictures").glob("*.png"))) == 9  # every kind
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not at {REAL}")
