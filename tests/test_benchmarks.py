@@ -41,7 +41,8 @@ def numbers(text):
     return [float(found[1]) for row in rows for cell in row if (found := re.match(r"(\d+\.?\d*(e-?\d+)?)\b", cell))]
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "data" else name
+                                  for name in SMALLEST])
 def test_benchmark_writes_its_table(tmp_path, videos, name):
     more = [] if name == "retrieval" else ["--videos", str(videos)]
     done = subprocess.run([sys.executable, REPOSITORY / f"benchmarks/{name}.py", *more, *SMALLEST[name], "--out",
@@ -95,6 +96,7 @@ def test_step_trains_what_train_py_would():
         assert not still, still
 
 
+@pytest.mark.slow
 def test_evaluate(tmp_path, videos, monkeypatch):
     monkeypatch.setitem(DATASETS, "benchmark", None)  # restored afterwards
     monkeypatch.setattr(evaluate, "STAGES", {"test": evaluate.Stage("r3d", True, 2),
@@ -133,6 +135,7 @@ def test_script_that_fails_is_named():
         common.run_script("train.py", "--mode")
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     """Points, their tables and picture, and the plan."""
     seconds, _ = scaling.rows(1000)

@@ -69,6 +69,7 @@ def test_quick_tests_are_told_from_slow_ones(tmp_path, text, found):
     assert quick_tests(tmp_path / "file.py") == found
 
 
+@pytest.mark.slow
 def test_summary_says_what_was_skipped_and_left_out_and_ends_in_pytest_s_line(tmp_path):
     (tmp_path / "conftest.py").write_text((REPOSITORY / "tests/conftest.py").read_text(encoding="utf-8"))
     (tmp_path / "pyproject.toml").write_text((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
