@@ -38,9 +38,12 @@ run_python() {
     if [ -z "$show" ]; then "$PYTHON" "$@"; fi
 }
 
-# A signal asks the stage that runs to save itself and stop, and no other is begun.
+# A signal asks the stage that runs to save itself and stop, and no other is begun. The launcher's exit code is 0 then;
+# STOPPED_CODE (slurm.sh sets it) asks for a code that tells a stopped launcher from one that is done.
 stage_pid='' signalled=''
 trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/null || true; fi' INT TERM USR1
+
+stopped() { exit "${STOPPED_CODE:-0}"; }
 
 # launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several
 launch() {
@@ -52,10 +55,12 @@ launch() {
         command+=(-m torch.distributed.run --standalone --nproc_per_node "$GPUS")  # takes a free port
     fi
     command+=("$@")
-    if [ -n "$signalled" ]; then exit 0; fi
+    if [ -n "$signalled" ]; then stopped; fi
     print_command "${command[@]}"
     if [ -n "$show" ]; then return; fi
-    "${command[@]}" &  # bash acts on a signal while it waits, not while it runs a command
+    # In the background: bash acts on a signal while it waits, not while it runs a command. Slurm sends USR1 to all
+    # processes at once, which would kill torchrun; the stage ignores it until its training handles it.
+    (trap '' USR1; exec "${command[@]}") &
     stage_pid=$!
     if [ -n "$signalled" ]; then kill -TERM "$stage_pid" || true; fi
     while true; do
@@ -64,7 +69,7 @@ launch() {
         kill -0 "$stage_pid" 2>/dev/null || break
     done
     stage_pid=''
-    if [ -n "$signalled" ] && [ "$status" -eq 0 ]; then exit 0; fi
+    if [ -n "$signalled" ] && { [ "$status" -eq 0 ] || [ -n "${STOPPED_CODE:-}" ]; }; then stopped; fi
     return "$status"
 }
 
@@ -75,6 +80,6 @@ train() {
     if [ -n "$show" ] || [[ "$*" == *--dry_run* ]]; then launch "$@"; return; fi
     rm -f "$folder/STOPPED"
     launch "$@" || status=$?
-    if [ -e "$folder/STOPPED" ]; then exit 0; fi
+    if [ -e "$folder/STOPPED" ]; then stopped; fi
     return "$status"
 }

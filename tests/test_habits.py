@@ -19,7 +19,7 @@ ROOMS = {
     "asset": "assets",
     "benchmarks": "benchmarks",
     "entry scripts": "bad_input stages",
-    "paper_scripts": "pipeline recipes",
+    "paper_scripts": "pipeline recipes slurm",
     "docs": "docs",
     "tools": "habits",
 }
