@@ -394,11 +394,13 @@ def check_launcher(words, flags):
     script, *rest = words
     if script not in files():
         return f"no script {script}"
-    if script == "paper_scripts/launch.sh":
+    if "--" in rest:
+        rest = rest[:rest.index("--")]  # options of sbatch follow
+    if script in ("paper_scripts/launch.sh", "paper_scripts/slurm.sh"):
         mode, experiment, *rest = rest
         if not (REPOSITORY / "paper_scripts" / mode).is_dir():
             return f"no mode {mode}"
-        if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9-]+){3}", experiment):
+        if not re.fullmatch(r"demo|[a-z0-9]+(_[a-z0-9-]+){3}", experiment):
             return f"{experiment} is no experiment"
     unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in flags]
     return f"no flag {unknown[0]}" if unknown else None
@@ -450,5 +452,7 @@ def test_the_checks_find_what_is_wrong(parsers, flags):
     assert check_launcher(["paper_scripts/run/no_such.sh"], flags)
     assert check_launcher(["paper_scripts/launch.sh", "run", "demo_only"], flags)
     assert check_launcher(["paper_scripts/run/demo.sh", "--no_such_flag"], flags)
+    assert check_launcher(["paper_scripts/slurm.sh", "run", "demo", "--no_such_flag", "--", "--time", "60"], flags)
+    assert not check_launcher(["paper_scripts/slurm.sh", "run", "demo", "--epochs", "3", "--", "--time", "60"], flags)
     assert missing_file("models/no_such.py") and missing_file("no_such.py") and missing_file("docs/no_such")
     assert not missing_file("models/moco.py") and not missing_file("moco.py") and not missing_file("tests/")
