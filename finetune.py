@@ -6,7 +6,6 @@
 Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, log.txt, log.jsonl,
 flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
 """
-import time
 from contextlib import nullcontext
 
 import torch
@@ -161,27 +160,19 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
     """One pass over the training list, or what is left of it."""
     model.train()
     steps = len(session.batches)
-    clock = time.perf_counter()
-    for step, batch in session.steps(loader, epoch):
+    for step, batch in session.steps(loader, epoch, ("clips", "label")):
         seed_everything(args.seed, epoch, step, rank())
         set_learning_rate(optimizer, learning_rate(epoch + step / steps, args.lr, args.epochs, args.schedule,
                                                    args.gamma, args.warmup, args.cosine))
-        clips = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])[:, 0]
-        labels = batch["label"].to(device, non_blocking=True)
-        data_time = time.perf_counter() - clock
-
+        clips, labels = prepare(batch["clips"], batch["augment"])[:, 0], batch["label"]
         optimizer.zero_grad(set_to_none=True)
         scores, loss = forward_backward(model, clips, labels, scaler, args.accumulate)
         scaler.unscale_(optimizer)
         norm = gradient_norm(optimizer)
         scaler.step(optimizer)
         scaler.update()
-        step_time = time.perf_counter() - clock
-        clock = time.perf_counter()
 
-        session.record(step, loss, norm, {
-            "loss": loss, **topk(scores, labels), "gradient_norm": norm, "time/data": data_time,
-            "time/step": step_time})
+        session.record(step, loss, norm, {"loss": loss, **topk(scores, labels)})
         session.exchange(batch.get("error", ()))
         last = step + 1 == steps
         if last or (step + 1) % args.print_freq == 0:

@@ -7,7 +7,6 @@
 Writes <log_dir>/<prefix>/pretrain/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, at the end
 model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
 """
-import time
 
 import numpy as np
 import torch
@@ -231,15 +230,11 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
     cache = GradCache(model, args.accumulate) if args.accumulate > 1 else None
     weights = {name: getattr(args, f"{name}_weight") for name in TERMS}
     steps = len(session.batches)
-    clock = time.perf_counter()
-    for step, batch in session.steps(loader, epoch):
+    for step, batch in session.steps(loader, epoch, ("clips", "permutation")):
         seed_everything(args.seed, epoch, step, rank())
         set_learning_rate(optimizer, learning_rate(epoch + step / steps, args.lr, args.epochs, args.schedule,
                                                    args.gamma, args.warmup, args.cosine))
-        views = prepare(batch["clips"].to(device, non_blocking=True), batch["augment"])
-        data_time = time.perf_counter() - clock
-        permutation = batch["permutation"].to(device, non_blocking=True)
-
+        views, permutation = prepare(batch["clips"], batch["augment"]), batch["permutation"]
         out = cache(views, permutation) if cache else model_to_call(views, permutation)
         loss = total_loss(out.losses, weights)
         optimizer.zero_grad(set_to_none=True)
@@ -251,15 +246,12 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
         norm = gradient_norm(optimizer)
         scaler.step(optimizer)
         scaler.update()
-        step_time = time.perf_counter() - clock
-        clock = time.perf_counter()
 
         if epoch == step == 0:
             session.log.images("views", sheet_of_views(views), 0)
         session.record(step, loss, norm, {
             "loss/total": loss, **{f"loss/{name}": value for name, value in out.losses.items()},
-            **embedding_monitors(out, args.temperature, permutation), "gradient_norm": norm,
-            "time/data": data_time, "time/step": step_time})
+            **embedding_monitors(out, args.temperature, permutation)})
         session.exchange(batch.get("error", ()))
         last = step + 1 == steps
         if last or (step + 1) % args.print_freq == 0:

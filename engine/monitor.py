@@ -21,8 +21,12 @@ class Meter:
 
     def update(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32).detach()
+            self.add(name, value)
         self.count += 1
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Add to a sum what was not known when its steps were counted."""
+        self.sums[name] = self.sums.get(name, 0) + torch.as_tensor(value, dtype=torch.float32).detach()
 
     def _stacked(self, device: torch.device) -> tuple[list[str], Tensor]:
         names = sorted(self.sums)  # in one order on all processes

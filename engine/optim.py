@@ -7,10 +7,18 @@ from torch import Tensor, nn
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """The optimizer of the trained parameters, in one kernel where they are on a GPU."""
+    """The optimizer of the trained parameters, in one kernel where they are on a GPU.
+
+    Momentum starts at zero, as if it had always been there. torch would make it at the first step, without values where
+    it is fused: a first step that fp16 skips leaves it so, and the next one takes what was in that memory.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = True if parameters and parameters[0].is_cuda else None
-    return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused)
+    optimizer = torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, fused=fused)
+    if momentum:
+        for p in parameters:
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def learning_rate(epoch: float, lr: float, epochs: int, schedule: Sequence[int] = (), gamma: float = 0.1,

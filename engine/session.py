@@ -1,6 +1,6 @@
 """A training run's state around its loop: means, log, checkpoints, and where it goes on after a stop."""
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +17,13 @@ from dataset.loader import TrainBatches
 from models.weights.checkpoint import LATEST, write_latest
 
 from .agreement import Exchange, check_agreement
+from .clock import StepClock
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
 from .replacement import Replacements
 from .resume import Resume
 from .stop import STOPPED, Interrupt
+from .transfer import on_device
 
 # steps in a row that fp16 may skip while it looks for the scale of its loss, which 2**16 steps down to 2**-8
 SKIPPED_STEPS = 24
@@ -63,7 +65,7 @@ class Session:
         self.folder = settings.folder
         self.epoch = self.step = 0
         self.stopping = False
-        self.since_log, self.epoch_means = Meter(), Meter()
+        self.since_log, self.epoch_means, self.clock = Meter(), Meter(), StepClock(device)
         self.finite = FiniteWatch(SKIPPED_STEPS if scaler.is_enabled() else 0)
         self.replacements = Replacements(settings.skip_bad_samples)
         self.last_good = "there is no checkpoint yet"
@@ -120,17 +122,22 @@ class Session:
         self.replacements.total = state["replaced"]
         self.last_good = f"the last good checkpoint is {resume.path}"
 
-    def steps(self, loader: Iterable[dict], epoch: int) -> Iterator[tuple[int, dict]]:
-        """(step, batch) of an epoch, from where the run goes on."""
+    def steps(self, loader: Iterable[dict], epoch: int, moved: Sequence[str]) -> Iterator[tuple[int, dict]]:
+        """(step, batch) of an epoch, from where the run goes on.
+
+        moved: names of the batch's tensors that are wanted on the device.
+        """
         self.batches.start(epoch, self.step)
-        yield from enumerate(bar(loader, f"epoch {epoch}", total=len(self.batches), initial=self.step), self.step)
+        loaded = bar(loader, f"epoch {epoch}", total=len(self.batches), initial=self.step)
+        yield from enumerate(self.clock.batches(on_device(loaded, self.device, moved)), self.step)
         self.step = 0
 
     def record(self, step: int, loss: Tensor, gradient_norm: Tensor, values: Mapping[str, Tensor | float]) -> None:
         """Take a step's values, scalars by name, into the means; loss and gradient norm are looked at for inf and nan.
 
-        Nothing waits for a GPU here.
+        With them what the step took (engine/clock.py). Nothing waits for a GPU here.
         """
+        values = {**values, "gradient_norm": gradient_norm, **self.clock.done()}
         if self.scaler.is_enabled():
             skipped = ~gradient_norm.isfinite()
             values = {**values, "gradient_norm": gradient_norm.masked_fill(skipped, 0), "skipped_steps": skipped}
@@ -155,6 +162,7 @@ class Session:
     def log_means(self, epoch: int, step: int) -> None:
         """Log the means since the last log line. Raises RunError where a loss or gradient was not finite."""
         self._check_finite(epoch)
+        self._count_device_time()
         means, steps = self.since_log.means(self.device), len(self.batches)
         self.log.scalars({**means, "lr": self._rate(), "data/replaced": self.replacements.total}, epoch * steps + step)
         self.log.line(f"epoch {epoch} step {step + 1}/{steps} lr {self._rate():.5f} " + " ".join(
@@ -164,6 +172,7 @@ class Session:
     def log_epoch(self, epoch: int, more: Mapping[str, float] | None = None) -> dict[str, float]:
         """Log the epoch's means and `more` -> all of them. `save` must follow: it makes this the epoch's record."""
         self._take_up(*self._exchange.drain())
+        self._count_device_time()
         values = {"lr": self._rate(), "data/replaced": self.replacements.total, **self.epoch_means.means(self.device),
                   **(more or {})}
         last_step = (epoch + 1) * len(self.batches) - 1
@@ -179,6 +188,7 @@ class Session:
         """
         self._check_finite(epoch)
         self._take_up(*self._exchange.drain())
+        self._count_device_time()
         self.log.flush()
         meters = {name: meter.state(self.device) for name, meter in self._meters()}
         if rank() != 0:
@@ -207,6 +217,12 @@ class Session:
     def _meters(self) -> list[tuple[str, Meter]]:
         """Those that a checkpoint keeps, with their names there."""
         return [("window", self.since_log), ("whole", self.epoch_means)]
+
+    def _count_device_time(self) -> None:
+        seconds = self.clock.device_seconds()
+        if seconds is not None:
+            for _, meter in self._meters():
+                meter.add("time/gpu", seconds)
 
     def _rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
