@@ -148,7 +148,8 @@ def main(argv):
             session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, loader, optimizer, scaler, epoch, args, device, session)
-            values = session.log_epoch(epoch, held_out_accuracy(model, held, args, device) if held else {})
+            values = session.log_epoch(
+                epoch, session.look(lambda: held_out_accuracy(model, held, args, device), epoch) if held else {})
             session.save(epoch, len(batches))
             if session.stopping and epoch + 1 < args.epochs:
                 session.stop(f"epoch {epoch}")

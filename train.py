@@ -44,7 +44,7 @@ from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
-from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start
+from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start, takes_segments
 from models import FRAMEWORKS, build_pretrainer
 from models.dualvar import TERMS, total_loss, views_of_sample
 from models.weights.checkpoint import write_checkpoint
@@ -191,6 +191,10 @@ def main(argv):
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     collapse = CollapseWatch()
     watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, args.eval_videos).astype(int)))
+    segments = takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
+    if args.eval_every and not segments:
+        notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
+                     "variance/within_clip is not measured")
     settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
                            args.save_freq, args.keep, args.keep_epoch, args.skip_bad_samples)
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
@@ -199,7 +203,8 @@ def main(argv):
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session)
             due = args.eval_every and (epoch + 1) % args.eval_every == 0
-            means = session.log_epoch(epoch, measure_features(model, watched, args, device) if due else {})
+            means = session.log_epoch(epoch, session.look(
+                lambda: measure_features(model, watched, args, device, segments), epoch) if due else {})
             session.save(epoch, len(batches))
             if session.stopping and epoch + 1 < args.epochs:
                 session.stop(f"epoch {epoch}")
@@ -211,14 +216,14 @@ def main(argv):
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def measure_features(model, videos, args, device):
+def measure_features(model, videos, args, device, segments):
     """Measures of the backbone's features of a part of the training list -> {name: float}."""
     data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
                       EvenClips(args.seq_len, args.ds, WATCHED_CLIPS), FixedCrops(args.img_dim))
     groups = np.unique(video_groups(videos.names, local_dataset(args.dataset).group), return_inverse=True)[1]
     return look_at_features(model.encoder.backbone, data, torch.from_numpy(groups), args.n_series, device,
                             clips=WATCHED_CLIPS, batch_size=args.batch_size, workers=args.workers,
-                            timeout=args.loader_timeout)
+                            timeout=args.loader_timeout, segments=segments)
 
 
 def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session):

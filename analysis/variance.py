@@ -14,21 +14,24 @@ from models.dualvar import shuffle_segments
 from .nearest import centre_and_normalise, vote
 
 
-def kinds_of_features(backbone: Backbone, clips: Tensor, n: int) -> Tensor:
+def kinds_of_features(backbone: Backbone, clips: Tensor, n: int, segments: bool = True) -> Tensor:
     """Pooled features of clips (N, 3, T, H, W) and of what is made of them -> (N, (3 + n) * D).
 
     In this order: the clip itself; with its n segments shuffled (each moves one place on, the last to the front); in
-    reversed time; and each of the n segments alone, as a clip of T / n frames.
+    reversed time; and each of the n segments alone, as a clip of T / n frames; without `segments` these are left out.
     """
     order = torch.arange(n, device=clips.device).roll(1).expand(len(clips), n)
     shuffled, reversed_ = shuffle_segments(clips, order), clips.flip(2)
     whole = [backbone(x).mean(dim=(2, 3, 4)) for x in (clips, shuffled, reversed_)]
-    return torch.cat(whole + [backbone(x.contiguous(memory_format=torch.channels_last_3d)).mean(dim=(2, 3, 4))
-                              for x in clips.chunk(n, dim=2)], dim=1)
+    alone = [backbone(x.contiguous(memory_format=torch.channels_last_3d)).mean(dim=(2, 3, 4))
+             for x in (clips.chunk(n, dim=2) if segments else ())]
+    return torch.cat(whole + alone, dim=1)
 
 
-def measures(features: Tensor, n: int) -> dict[str, float]:
-    """Of features (V, K, 3 + n, D), V videos of K >= 2 clips each, as kinds_of_features orders them -> {name: float}.
+def measures(features: Tensor) -> dict[str, float]:
+    """Of features (V, K, 3 + n, D) of V videos, K clips each, as kinds_of_features orders them -> {name: float}.
+
+    V and K are 2 or more.
 
     With f the features of clip k of video v and g those of its segments, of unit length:
     variance/within_video   mean over v of the variance of f over k, summed over the D dimensions
@@ -42,18 +45,16 @@ def measures(features: Tensor, n: int) -> dict[str, float]:
                             0 where order leaves no trace
     order/reversed          the same of a clip in reversed time
     effective_rank          exp of the entropy of the singular values of all f (Roy & Vetterli 2007), 1 to D
-    All variances are unbiased. Of one video what compares videos is left out.
+    All variances are unbiased. Without segments (n = 0) what is of them is left out.
     """
     videos, clips = features.shape[:2]
     features = features.double()
     own, segments = features[:, :, 0], features[:, :, 3:]
     centre = own.mean(dim=(0, 1))
     unit = centre_and_normalise(features[:, :, :3], centre)
-    parts = centre_and_normalise(segments, segments.mean(dim=(0, 1, 2)))
     f = unit[:, :, 0]
     within = f.var(dim=1).sum(dim=-1).mean()
     between = f.mean(dim=1).var(dim=0).sum() - within / clips
-    within_clip = parts.var(dim=2).sum(dim=-1).mean()
     flat = f.flatten(0, 1)
     cosines = flat @ flat.T
     video = torch.arange(videos, device=flat.device).repeat_interleave(clips)
@@ -62,9 +63,12 @@ def measures(features: Tensor, n: int) -> dict[str, float]:
     singular = torch.linalg.svdvals(own.flatten(0, 1) - centre)
     share = singular / singular.sum()
     distance = (1 - apart).mean()
-    found = {"variance/within_video": within, "variance/between_video": between, "variance/within_clip": within_clip,
-             **({"ratio/within_video": within / between, "ratio/within_clip": within_clip / between}
-                if between > 0 else {}),
+    variances = {"within_video": within}
+    if segments.shape[2]:
+        parts = centre_and_normalise(segments, segments.mean(dim=(0, 1, 2)))
+        variances["within_clip"] = parts.var(dim=2).sum(dim=-1).mean()
+    found = {**{f"variance/{name}": value for name, value in variances.items()}, "variance/between_video": between,
+             **{f"ratio/{name}": value / between for name, value in variances.items() if between > 0},
              "alignment": 2 * within, "uniformity": torch.exp(-2 * (2 - 2 * apart)).mean().log(),
              "order/shuffled": order[0] / distance, "order/reversed": order[1] / distance,
              "effective_rank": torch.exp(-torch.special.xlogy(share, share).sum())}
@@ -91,19 +95,25 @@ def nearest_of_other_groups(features: Tensor, labels: Tensor, groups: Tensor, k:
 
 
 def look_at_features(backbone: Backbone, data: VideoClips, groups: Tensor, n: int, device: torch.device, *, clips: int,
-                     batch_size: int, workers: int, timeout: float) -> dict[str, float]:
+                     batch_size: int, workers: int, timeout: float, segments: bool = True) -> dict[str, float]:
     """`measures` and `nearest_of_other_groups` of a backbone in training, in float32; it goes on as it was.
 
-    data: samples of `clips` clips each, of videos whose recordings are groups (V,) int; n: segments of a clip. Every
-    process must call it.
+    data: samples of `clips` clips each, of videos whose recordings are groups (V,) int; n: segments of a clip;
+    segments: whether the network can take one alone. Every process must call it.
     """
-    was_training, low, backbone.low = backbone.training, backbone.low, None
+    was_training, low = backbone.training, backbone.low
     backbone.eval()
-    evaluation.share_statistics(backbone)
-    loader = evaluation.eval_loader(data, device, batch_size=batch_size, workers=workers, timeout=timeout)
-    features = evaluation.over_videos(lambda x: kinds_of_features(backbone, x, n), loader, len(data), device,
-                                      "features", average=False).unflatten(1, (clips, 3 + n, -1))
-    backbone.train(was_training)
-    backbone.low = low
-    return {**measures(features, n), **nearest_of_other_groups(
+    try:
+        if low:  # a compiled network is compiled anew where this attribute comes to be its own
+            backbone.low = None
+        evaluation.share_statistics(backbone)
+        loader = evaluation.eval_loader(data, device, batch_size=batch_size, workers=workers, timeout=timeout)
+        features = evaluation.over_videos(lambda x: kinds_of_features(backbone, x, n, segments), loader, len(data),
+                                          device, "features", average=False)
+    finally:
+        backbone.train(was_training)
+        if low:
+            backbone.low = low
+    features = features.unflatten(1, (clips, 3 + n * segments, -1))
+    return {**measures(features), **nearest_of_other_groups(
         features[:, :, 0], torch.from_numpy(data.videos.labels), groups)}

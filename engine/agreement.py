@@ -1,5 +1,6 @@
 """What the processes of a run tell each other beside gradients: counts at every step, and that they run the same."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,3 +49,12 @@ def check_agreement(device: torch.device, **numbers: int) -> None:
         if a != b:
             raise RunError(f"the processes disagree on the {name.replace('_', ' ')}, {a} and {b}: all machines must "
                            "see the same log folder, lists and frames")
+
+
+def of_all_processes(value: Any) -> list:
+    """-> [every process's value], in rank order."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -9,18 +9,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from core.dist import rank, world_size
-from core.errors import RunError
+from core.errors import DataError, RunError
 from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.loader import EvalBatches, make_loader, return_memory
 from models.backbones.base import Backbone
 
+from .agreement import of_all_processes
 from .log import bar
 from .precision import clip_shapes, set_precision
+from .transfer import on_device
 
 # Clips of a forward pass, whatever --batch_size. On the CPU ten of 16 x 112 x 112 are as fast as any number and need
 # 1.6 GB in R(2+1)D; forty take 1.6 times as long each, and 5.6 GB.
 CLIPS = {"cpu": 10, "cuda": 40}
+
+
+# what reading or computing raises where files or the machine are the cause
+FAILURES = (RuntimeError, DataError, OSError, EOFError)
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:
@@ -66,17 +72,27 @@ def over_videos(compute: Callable[[Tensor], Tensor], loader: DataLoader, videos:
 
     loader: this process's share of the list, as EvalBatches deals it; videos: of the whole list. In the order of the
     list, the same on every process and for any number of processes. Nothing waits for the device before the last
-    batch; until then each process keeps its own rows there, at the end the whole table.
-    Raises RunError where the output is not finite.
+    batch; until then each process keeps its own rows there, at the end the whole table. A compiled network runs
+    uncompiled, as every number of clips would be compiled anew.
+    An error of one process ends it on all, in those without one of their own as RunError. Raises RunError where the
+    output is not finite.
     """
     return_memory()  # the loader's processes, forked now, would have copies of it
     indices, rows = [torch.empty(0, dtype=torch.int64)], []
-    for batch in bar(loader, description):
-        clips = batch["clips"].to(device, non_blocking=True)
-        values = torch.cat([forward(compute, part) for part in clips.flatten(0, 1).split(CLIPS[device.type])])
-        values = values.unflatten(0, clips.shape[:2])
-        rows.append(values.mean(dim=1) if average else values.flatten(1))
-        indices.append(batch["index"])
+    failed: Exception | None = None
+    try:
+        for batch in on_device(bar(loader, description), device, ("clips",)):
+            clips = batch["clips"]
+            with torch.compiler.set_stance("force_eager"):
+                values = torch.cat([forward(compute, part) for part in clips.flatten(0, 1).split(CLIPS[device.type])])
+            values = values.unflatten(0, clips.shape[:2])
+            rows.append(values.mean(dim=1) if average else values.flatten(1))
+            indices.append(batch["index"])
+    except FAILURES as error:
+        failed = error
+    reasons = [reason for reason in of_all_processes(failed and f"{failed}") if reason]
+    if reasons:
+        raise failed or RunError(f"another process: {reasons[0]}")
     width = torch.tensor([rows[0].shape[1] if rows else 0], device=device)
     if world_size() > 1:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)

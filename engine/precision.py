@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
-from core.dist import world_size
 from core.errors import UsageError
 from core.files import whole_file
 from models.backbones.base import Backbone
+
+from .agreement import of_all_processes
 
 Shape = tuple[int, ...]
 Layer = nn.Conv3d | nn.Linear
@@ -105,15 +105,6 @@ def allow_tf32(allowed: bool) -> None:
 def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return forward(x.float())
-
-
-def of_all_processes(value: Any) -> list:
-    """-> [every process's value], in rank order."""
-    if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 # --- layers and what they are given ----------------------------------------------------------------------------

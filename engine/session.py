@@ -1,6 +1,6 @@
 """A training run's state around its loop: means, log, checkpoints, and where it goes on after a stop."""
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from models.weights.checkpoint import LATEST, write_latest
 
 from .agreement import Exchange, check_agreement
 from .clock import StepClock
+from .evaluation import FAILURES
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
 from .replacement import Replacements
@@ -168,6 +169,15 @@ class Session:
         self.log.line(f"epoch {epoch} step {step + 1}/{steps} lr {self._rate():.5f} " + " ".join(
             f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items()
             if name.startswith(("loss", "top", "time"))))
+
+    def look(self, measure: Callable[[], dict[str, float]], epoch: int) -> dict[str, float]:
+        """What measure() gives, by name; nothing, and a line in the log, where it fails: a look does not end a run."""
+        try:
+            return measure()
+        except FAILURES as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.log.line(f"note: epoch {epoch} could not be looked at, and training goes on: {reason}")
+            return {}
 
     def log_epoch(self, epoch: int, more: Mapping[str, float] | None = None) -> dict[str, float]:
         """Log the epoch's means and `more` -> all of them. `save` must follow: it makes this the epoch's record."""

@@ -85,27 +85,45 @@ def compile_backbones(backbones: list[Backbone], device: torch.device) -> None:
 # --- networks and weights ------------------------------------------------------------------------------------
 
 
-def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None) -> None:
-    """Pass a clip of this size through the network, made thin: some need a minimum of frames or pixels.
+def feature_map(net: str, seq_len: int, img_dim: int) -> tuple[int, ...]:
+    """Shape (1, feature_dim, t, h, w) of what the network, made thin, gives for a clip (1, 3, T, H, W) of this size.
 
-    clips: in training, how many share batch statistics. Raises UsageError where it does not fit.
+    Raises RuntimeError where it is too small for the network.
     """
     size = min(seq_len, 64), min(img_dim, 256), min(img_dim, 256)  # only the small do not fit
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        try:
-            network = BACKBONES[net](width=1 / 64).eval()
-            features = network(torch.zeros(1, 3, *size))
-        except NotImplementedError:  # of an unfinished network
-            raise
-        except RuntimeError as error:
-            raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
-                             f"{str(error).splitlines()[0]}") from error
-    if features.dim() != 5 or features.shape[1] != network.feature_dim:
-        raise ValueError(f"backbone {net} gives a feature map {tuple(features.shape)}; its contract is (B, "
-                         f"{network.feature_dim}, t, h, w), {network.feature_dim} being its feature_dim")
-    if clips == 1 and features[0, 0].numel() == 1:
+        network = BACKBONES[net](width=1 / 64).eval()
+        shape = tuple(network(torch.zeros(1, 3, *size)).shape)
+    if len(shape) != 5 or shape[1] != network.feature_dim:
+        raise ValueError(f"backbone {net} gives a feature map {shape}; its contract is (B, {network.feature_dim}, t, "
+                         f"h, w), {network.feature_dim} being its feature_dim")
+    return shape
+
+
+def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None) -> None:
+    """Raise UsageError where clips of this size do not fit a network: some need a minimum of frames or pixels.
+
+    clips: in training, how many share batch statistics.
+    """
+    try:
+        shape = feature_map(net, seq_len, img_dim)
+    except NotImplementedError:  # of an unfinished network
+        raise
+    except RuntimeError as error:
+        raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
+                         f"{str(error).splitlines()[0]}") from error
+    if clips == 1 and shape[2:] == (1, 1, 1):
         raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
                          "batch norm needs more, as in a larger batch, --seq_len or --img_dim")
+
+
+def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:
+    """Whether a network can take one of the n segments of a clip as a clip of its own."""
+    try:
+        feature_map(net, seq_len // n_series, img_dim)
+    except RuntimeError:
+        return False
+    return True
 
 
 def open_weights(path: str, net: str | None, dry_run: bool = False) -> dict[str, Any] | None:

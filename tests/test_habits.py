@@ -13,7 +13,7 @@ ROOMS = {
     "core": "rooms process_data recovery",
     "dataset": "augment dataset properties storage",
     "models": "backbones doors golden losses malicious models pretrained",
-    "engine": "accumulate distributed evaluation faults gpu precision recovery",
+    "engine": "accumulate distributed evaluation faults gpu loop precision recovery",
     "analysis": "evidence pictures probe report retrieval variance",
     "process_data": "process_data storage verify write_csv",
     "asset": "assets",

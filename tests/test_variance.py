@@ -46,21 +46,21 @@ def literal(features, n):
 def test_measures_are_what_they_say(videos, clips, n):
     features = torch.randn(videos, clips, 3 + n, 10, generator=torch.Generator().manual_seed(0))
     features += 2 * torch.randn(videos, 1, 1, 10, generator=torch.Generator().manual_seed(1))
-    found = measures(features, n)
+    found = measures(features)
     assert found == pytest.approx(literal(features.double().numpy(), n), rel=1e-9, abs=1e-12)
 
 
 def test_known_answers():
     generator = torch.Generator().manual_seed(0)
     one_point = torch.randn(50, 1, 1, 8, generator=generator).expand(50, 2, 5, 8)  # all clips of a video are one
-    found = measures(one_point, 2)
+    found = measures(one_point)
     assert found["variance/within_video"] == pytest.approx(0, abs=1e-12) == found["order/shuffled"]
     assert found["variance/within_clip"] == pytest.approx(0, abs=1e-12) and found["variance/between_video"] > 0.9
-    same = measures(torch.randn(400, 2, 5, 8, generator=generator), 2)  # videos do not differ
+    same = measures(torch.randn(400, 2, 5, 8, generator=generator))  # videos do not differ
     assert same["variance/between_video"] == pytest.approx(0, abs=0.05) and same["variance/within_video"] > 0.9
     assert same["order/shuffled"] == pytest.approx(1, abs=0.1) and 7.5 < same["effective_rank"] <= 8
     line = torch.randn(20, 2, 5, 1, generator=generator) * torch.randn(8, generator=generator)
-    assert measures(line, 2)["effective_rank"] == pytest.approx(1, abs=1e-6)
+    assert measures(line)["effective_rank"] == pytest.approx(1, abs=1e-6)
 
 
 def test_kinds_of_features_in_their_order():
