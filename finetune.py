@@ -32,7 +32,7 @@ from engine.flags import (
     frozen,
     new_parser,
 )
-from engine.folders import check_disk
+from engine.folders import check_disk, loader_memory
 from engine.log import plain_types
 from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
@@ -123,6 +123,7 @@ def main(argv):
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "loader": loader_memory(args.batch_size // world_size() * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})

@@ -36,7 +36,7 @@ from engine.flags import (
     not_negative,
     positive,
 )
-from engine.folders import check_disk
+from engine.folders import check_disk, loader_memory
 from engine.gradcache import GradCache
 from engine.log import plain_types
 from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
@@ -162,12 +162,14 @@ def main(argv):
     inputs = fingerprints(videos)
     resume = find_resume(folder, plain_types(vars(args)), config, inputs)
     precision = resume.precision if resume else args.precision
+    clip_bytes = 3 * args.seq_len * args.img_dim**2
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
         "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
                 f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
+        "loader": loader_memory(args.batch_size // world_size() * sampler.views * clip_bytes, args.workers),
         "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (
             ": nothing to shuffle between" if args.bn == "shuffle" and parts == 1 else ""),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),

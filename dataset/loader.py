@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 PR_SET_PDEATHSIG = 1  # of prctl, in Linux
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
 
+PREFETCHED = 2  # batches that each worker has under way at most
+
 Key = tuple[int, int]  # (epoch, index) of a sample
 
 
@@ -103,4 +105,5 @@ def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pi
     """
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
                       worker_init_fn=_prepare_worker, persistent_workers=workers > 0,
+                      prefetch_factor=PREFETCHED if workers else None,
                       timeout=timeout if workers else 0)

@@ -1,4 +1,4 @@
-"""Where runs are written, and whether they can be."""
+"""Where runs are written, what they need of disk and shared memory, and whether that is there."""
 import math
 import os
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from core.errors import UsageError
+from dataset.loader import PREFETCHED
 
 
 def weights_name(path: str | Path) -> str:
@@ -39,3 +40,18 @@ def check_disk(folder: Path, model: nn.Module, epochs: int, save_freq: int, keep
         raise UsageError(f"--log_dir: checkpoints will take {needed / 1e9:.3g} GB ({copies} epochs' of "
                          f"{size / 1e9:.3g} GB, and 3 more) and {there} has {free / 1e9:.3g} GB free: make room, give "
                          "another --log_dir, keep fewer (--keep) or save less often (--save_freq)")
+
+
+def loader_memory(batch: int, workers: int, shared: Path = Path("/dev/shm")) -> str:
+    """What the plan says of the loader; UsageError where the memory in which workers hand over batches is too small.
+
+    batch: bytes of a process's batch, of which each worker has PREFETCHED under way at most.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, set by torchrun
+    needed = processes * workers * PREFETCHED * batch
+    free = shutil.disk_usage(shared).free if shared.is_dir() else math.inf
+    if needed > free:
+        raise UsageError(f"--workers {workers}: the batches under way take up to {needed / 1e9:.3g} GB of shared "
+                         f"memory, and {shared} has {free / 1e9:.3g} GB free: fewer workers, or a larger {shared} "
+                         "(docker run --shm-size)")
+    return f"{workers} workers a process, up to {needed / 1e9:.2g} GB of shared memory"

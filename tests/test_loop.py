@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
+from core.errors import UsageError
 from engine import evaluation
 from engine.clock import StepClock
+from engine.folders import loader_memory
 from engine.optim import sgd
 
 
@@ -138,3 +140,11 @@ def test_looks_compile_nothing(program, monkeypatch, framework, expected):
                            "--compile", "--framework", framework, "--name", framework, *more)
     assert code == 0, err
     assert len(graphs) == 1 + expected  # one tries whether compiling works at all
+
+
+def test_the_loader_s_shared_memory_is_known_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert loader_memory(1000, 4, tmp_path) == "4 workers a process, up to 6.4e-05 GB of shared memory"
+    assert loader_memory(2**60, 0, tmp_path).startswith("0 workers") and loader_memory(2**60, 4, tmp_path / "none")
+    with pytest.raises(UsageError, match=r"--workers 4: the batches under way take up to 7.38e\+10 GB .*--shm-size"):
+        loader_memory(2**60, 4, tmp_path)
