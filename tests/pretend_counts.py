@@ -79,8 +79,8 @@ def count_steps(session_class):
     """
     found, steps = [], session_class.steps
 
-    def counted(self, loader, epoch):
-        batches = iter(steps(self, loader, epoch))
+    def counted(self, *args, **kwargs):
+        batches = iter(steps(self, *args, **kwargs))
         while True:
             with count() as counts:
                 try:
