@@ -133,10 +133,11 @@ def main(argv):
         return
 
     model_to_call, model = distribute(model, device, args.bn)
-    sizes = {part} | (evaluation.pass_sizes([len(held)], args.batch_size, 1, device) if held else set())
-    precision, notes = set_precision([model.backbone], default_precision(precision, device),
-                                     clip_shapes(sizes, args.seq_len, args.img_dim), device)
+    sizes = evaluation.pass_sizes([len(held)], args.batch_size, 1, device) - {part} if held else ()
     model.backbone.checkpointing = args.checkpointing
+    shapes = [*clip_shapes([part], args.seq_len, args.img_dim), *clip_shapes(sizes, args.seq_len, args.img_dim)]
+    precision, notes = set_precision([model.backbone], default_precision(precision, device), shapes, device,
+                                     training=args.train_what == "ft")
     if args.compile:
         compile_backbones([model.backbone], device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")

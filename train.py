@@ -182,10 +182,10 @@ def main(argv):
 
     model_to_call, model = distribute(model, device, args.bn)
     part = args.batch_size // world_size() // args.accumulate
+    model.encoder.backbone.checkpointing = args.checkpointing
     precision, notes = set_precision(
         model.backbones(), default_precision(precision, device),
         clip_shapes({part * views for views in model.encodes}, args.seq_len, args.img_dim), device)
-    model.encoder.backbone.checkpointing = args.checkpointing
     if args.compile:
         compile_backbones(model.backbones(), device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -50,7 +50,8 @@ def prepare_network(network: nn.Module, backbone: Backbone, lists: Collection[Si
     """
     network = to_device(network, device)
     sizes = pass_sizes([len(videos) for videos in lists], batch_size, clips, device)
-    precision, sentences = set_precision([backbone], precision, clip_shapes(sizes, seq_len, img_dim), device)
+    precision, sentences = set_precision([backbone], precision, clip_shapes(sizes, seq_len, img_dim), device,
+                                         training=False)
     for sentence in sentences if rank() == 0 else ():
         print(sentence)
     return network, precision

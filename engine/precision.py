@@ -1,4 +1,4 @@
-"""bf16 and fp16 where they are right and faster: each layer is compared with float32 before it is trusted.
+"""Low precision where it is right and faster: each layer is compared with float32 before it is trusted.
 
 Low precision has been silently wrong in places: bf16 weight gradients of Conv3d on CPUs with AVX512-BF16 at temporal
 depth 2 (torch 2.13, 2.15), cuDNN 9.8 to 9.10 at large shapes (pytorch/pytorch#163539). Only convolutions and linear
@@ -9,9 +9,10 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,72 +20,90 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from core.errors import UsageError
+from core.errors import RunError, UsageError
 from core.files import whole_file
 from models.backbones.base import Backbone
+from models.batchnorm import own_statistics
 
 from .agreement import of_all_processes
 
 Shape = tuple[int, ...]
 Layer = nn.Conv3d | nn.Linear
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # tf32 is float32 whose convolutions round what they multiply
 # allowed relative error of a tensor's norm against float32 on the same rounded numbers, several times what rounding the
 # result makes; of its largest value three times that
-TOLERANCE = {"bf16": 2e-2, "fp16": 5e-3}
+TOLERANCE = {"bf16": 2e-2, "fp16": 5e-3, "tf32": 5e-3}
 WORTH = 1.2  # how much faster low precision must be to be chosen
 PIECE = 2**26  # values that float32 is asked for at a time, so that the comparison needs little memory
 
 
-def set_precision(backbones: Sequence[Backbone], precision: str, shapes: Sequence[Shape],
-                  device: torch.device) -> tuple[str, list[str]]:
+def set_precision(backbones: Sequence[Backbone], precision: str, shapes: Sequence[Shape], device: torch.device,
+                  training: bool = True) -> tuple[str, list[str]]:
     """Make backbones of one kind compute in `precision`, "auto" being the fastest that is right on this machine.
 
-    shapes: of the clips (N, 3, T, H, W) that they will take at a time. Layers that disagree with float32 stay in it.
-    fp32 is true float32; the others let a GPU use TF32 for what float32 work is left. What was found is kept, by
-    machine, versions and layer, in ~/.cache/dualvar/precision.json ($XDG_CACHE_HOME). All processes must call it and
-    get the same. Returns (the precision chosen, sentences about it).
+    shapes: of the clips (N, 3, T, H, W) that they will take at a time, the first being the one to time; training:
+    whether backward passes will follow. Layers that disagree with float32 stay in it. fp32 is true float32, as is what
+    the others leave in float32; tf32 lets a GPU use TF32 in convolutions. What was found is kept, by machine, versions
+    and layer or network, in ~/.cache/dualvar/precision.json ($XDG_CACHE_HOME). All processes must call it and get the
+    same.
+    Returns (the precision chosen, sentences about it). Raises RunError where tf32 is asked for and is wrong.
     """
     allow_tf32(False)
     if precision == "fp32":
         return precision, []
     layers = [layer for shape in shapes for layer in layers_with_inputs(backbones[0], shape)]
     cache, sentences = Cache(device), []
+    candidates = candidates_on(device) if precision == "auto" else [precision]
+    wrong = {name: wrong_layers(layers, name, cache, device) for name in candidates}
     if precision == "auto":
-        middling = of_middling_cost(layers)
-        known = ("fp32", "bf16") if device.type == "cpu" else PRECISIONS[1:]
-        precision = cache.get(f"auto {signature(*middling)}", lambda: fastest(*middling, device), known)
-        sentences = [f"precision: {precision}, the fastest that is right on this machine"]
-    precision = of_all_processes(precision)[0]
-    wrong = {}
-    if precision != "fp32":
-        for name, layer, shape, dense in layers:
-            reason = cache.get(f"{precision} {signature(layer, shape, dense)}",
-                               functools.partial(disagreement, layer, shape, dense, precision, device))
-            if reason:
-                wrong[name] = reason
-        wrong = {name: reason for found in of_all_processes(wrong) for name, reason in found.items()}
+        kept = {name: sorted(layers) for name, layers in wrong.items() if name in LOW or not layers}
+        found = timings(backbones[0], shapes[0], kept, training, cache, device)
+        precision, sentence = of_all_processes(fastest(found))[0]
+        sentences = [sentence]
     if problem := cache.write():
         sentences.append(problem)
     if precision == "fp32":
         return precision, sentences
-    allow_tf32(True)
+    own = wrong[precision]
     total = len({name for name, *_ in layers})
-    if wrong:
-        sentences.append(f"precision {precision}: {len(wrong)} of {total} layers stay in float32, being wrong here: "
-                         + ", ".join(f"{name} ({reason})" for name, reason in wrong.items()))
+    reasons = ", ".join(f"{name} ({reason})" for name, reason in own.items())
+    if precision == "tf32" and own:
+        raise RunError(f"--precision tf32: {len(own)} of {total} layers are wrong in it here, {reasons}: use fp32")
+    if own:
+        sentences.append(f"precision {precision}: {len(own)} of {total} layers stay in float32, being wrong here: "
+                         f"{reasons}")
+    allow_tf32(precision == "tf32")
     for backbone in backbones:
-        backbone.low = LOW[precision]
-        for name in wrong:
-            kept = backbone.get_submodule(name)
-            kept.forward = functools.partial(in_float32, kept.forward)  # type: ignore[method-assign]  # of this object
+        lower(backbone, precision, own)
     return precision, sentences
 
 
+def lower(backbone: Backbone, precision: str, kept: Iterable[str]) -> None:
+    """Have a backbone compute in `precision`, its layers of the names `kept` in float32."""
+    if precision in LOW:
+        backbone.low = LOW[precision]
+        for name in kept:
+            layer = backbone.get_submodule(name)
+            layer.forward = functools.partial(in_float32, layer.forward)  # type: ignore[method-assign]  # of this object
+
+
+def wrong_layers(layers: Sequence[tuple[str, Layer, Shape, bool]], precision: str, cache: "Cache",
+                 device: torch.device) -> dict[str, str]:
+    """{name: what is wrong} of the layers that disagree with float32 on any process."""
+    wrong = {}
+    for name, layer, shape, dense in layers:
+        reason = cache.get(f"{precision} {signature(layer, shape, dense)}",
+                           functools.partial(disagreement, layer, shape, dense, precision, device))
+        if reason:
+            wrong[name] = reason
+    return {name: reason for found in of_all_processes(wrong) for name, reason in found.items()}
+
+
 def clip_shapes(counts: Iterable[int], seq_len: int, img_dim: int) -> list[Shape]:
-    """Shapes (N, 3, T, H, W) of clips, N each of `counts`, in ascending order."""
-    return sorted((n, 3, seq_len, img_dim, img_dim) for n in counts)
+    """Shapes (N, 3, T, H, W) of clips, N each of `counts`, the largest first."""
+    return sorted(((n, 3, seq_len, img_dim, img_dim) for n in counts), reverse=True)
 
 
 def default_precision(precision: str | None, device: torch.device) -> str:
@@ -94,12 +113,21 @@ def default_precision(precision: str | None, device: torch.device) -> str:
 
 def check_precision(precision: str | None, device: str) -> None:
     """Raises UsageError where `precision` is not for a device, "cpu" or "cuda"."""
-    if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
+    if precision in ("fp16", "tf32") and device == "cpu":
+        raise UsageError(f"--precision {precision} needs a GPU: use bf16 or fp32 on a CPU")
+    if precision == "tf32" and not has_tf32():
+        raise UsageError(f"--precision tf32: {torch.cuda.get_device_name()} has no TF32, give fp32 or fp16")
 
 
-def allow_tf32(allowed: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+def has_tf32() -> bool:
+    """Whether this process's GPU has TF32."""
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
+def allow_tf32(convolutions: bool) -> None:
+    """Whether float32 convolutions may use TF32; matrix products, of which heads and losses are made, may not."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -153,11 +181,12 @@ def disagreement(layer: Layer, shape: Shape, dense: bool, precision: str, device
 
     Output, input gradient and parameter gradients, each by its Error against float32 on the same numbers.
     """
-    low = LOW[precision]
-    layer, x, generator = trial(layer, shape, dense, low, device)
+    low = LOW.get(precision)
+    layer, x, generator = trial(layer, shape, dense, low or torch.float32, device)
     x.requires_grad_(True)
+    allow_tf32(precision == "tf32")
     try:
-        with torch.autocast(device.type, low):
+        with torch.autocast(device.type, low, enabled=low is not None):
             out = layer(x)
         gradient = torch.randn(out.shape, generator=generator, device=device).to(out.dtype)
         gradient = gradient / (out.numel() / out.shape[1]) ** 0.25  # parameter gradients within fp16's range
@@ -168,6 +197,8 @@ def disagreement(layer: Layer, shape: Shape, dense: bool, precision: str, device
         raise
     except RuntimeError as error:  # no kernel for it
         return str(error).splitlines()[0][:100]
+    finally:
+        allow_tf32(False)
     got, x_gradient = [p.grad for p in layer.parameters()], x.grad
     assert x_gradient is not None
     layer.zero_grad()
@@ -206,39 +237,78 @@ class Error:
 
 # --- speed ------------------------------------------------------------------------------------------------------
 
-def of_middling_cost(layers: Sequence[tuple[str, Layer, Shape, bool]]) -> tuple[Layer, Shape, bool]:
-    """The convolution in the middle by multiplications -> (layer, shape of its input, whether it is channels last)."""
-    costs = sorted((layer.weight.numel() * torch.Size(shape).numel() / shape[1], i)
-                   for i, (_, layer, shape, _) in enumerate(layers) if isinstance(layer, nn.Conv3d))
-    return layers[costs[len(costs) // 2][1]][1:]
+def candidates_on(device: torch.device) -> list[str]:
+    """Precisions that "auto" compares with float32 on a device."""
+    if device.type == "cpu":
+        return ["bf16"]
+    low = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return ["tf32", low] if has_tf32() else [low]
 
 
-def fastest(layer: Layer, shape: Shape, dense: bool, device: torch.device) -> str:
-    """"fp32", or the low precision in which a layer is WORTH it, forward and backward."""
-    cuda = device.type == "cuda"
-    precision = "fp16" if cuda and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
-    if not cuda:
-        shape = (min(shape[0], 2), *shape[1:])  # enough to see; where bf16 is emulated it is very slow
-    layer, x, _ = trial(layer, shape, dense, LOW[precision], device)
-    full = min(seconds(layer, x.float(), None, device) for _ in range(4))
-    low = float("inf")
-    for _ in range(4):
-        low = min(low, seconds(layer, x, LOW[precision], device))
-        if not cuda and low > 4 * full:
-            break
-    return precision if full > WORTH * low else "fp32"
+def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], training: bool, cache: "Cache",
+            device: torch.device) -> dict[str, Any]:
+    """What a pass of the whole backbone takes -> {"what": what was timed, "when": date, "seconds": {precision: s}}.
+
+    kept: {precision to time: names of its layers that stay in float32}. Memory is what a pass needs, and a copy of the
+    backbone. On a CPU two clips are passed: enough to see, and where low precision is emulated it is very slow.
+    """
+    clips = min(shape[0], 2) if device.type == "cpu" else shape[0]
+    stage = "training" if training else "evaluation"
+    what = (f"{stage} of {type(backbone).__name__} ({backbone.feature_dim} features) on "
+            + " x ".join(map(str, (clips, *shape[1:])))
+            + (", checkpointing" if training and backbone.checkpointing else ""))
+
+    def find() -> str:
+        x = torch.randn((clips, *shape[1:]), generator=torch.Generator(device).manual_seed(0), device=device)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        seconds: dict[str, float] = {}
+        for precision, names in {"fp32": [], **kept}.items():
+            tried = own_statistics(copy.deepcopy(backbone).requires_grad_(training).train(training))
+            lower(tried, precision, names)
+            allow_tf32(precision == "tf32")
+            for _ in range(4):  # the first makes memory and chooses kernels
+                seconds[precision] = min(seconds.get(precision, math.inf), seconds_of_pass(tried, x, training))
+                if seconds[precision] > 4 * seconds["fp32"]:
+                    break
+            allow_tf32(False)
+        return json.dumps({"what": what, "when": time.strftime("%Y-%m-%d"), "seconds": seconds})
+
+    name = f"auto {what}, in float32 {json.dumps(kept)}"
+    return readable(cache.get(name, find), {"fp32", *kept}) or json.loads(cache.get(name, find, again=True))
 
 
-def seconds(layer: Layer, x: Tensor, low: torch.dtype | None, device: torch.device) -> float:
-    """Time of a layer's forward and backward pass, in float32 where `low` is None."""
-    x = x.detach().requires_grad_(True)
+def readable(text: str | None, precisions: Collection[str]) -> dict[str, Any] | None:
+    """Kept timings of these precisions; None where they are none, as in a file that somebody edited."""
+    try:
+        found = json.loads(text or "")
+        whole = {name: type(value) for name, value in found["seconds"].items()} == dict.fromkeys(precisions, float)
+        return found if whole and {"what", "when"} <= found.keys() else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def seconds_of_pass(backbone: Backbone, x: Tensor, training: bool) -> float:
+    """Time of a forward pass, and of the backward pass in training."""
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
     start = time.perf_counter()
-    with torch.autocast(device.type, low, enabled=low is not None):
-        out = layer(x)
-    out.backward(torch.ones_like(out))
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    with torch.set_grad_enabled(training):
+        out = backbone(x)
+    if training:
+        out.sum().backward()
+        backbone.zero_grad(set_to_none=True)
+    wait()
     return time.perf_counter() - start
+
+
+def fastest(found: dict[str, Any]) -> tuple[str, str]:
+    """What timings found -> (the precision to take, a sentence): "fp32", or the fastest where it is WORTH it."""
+    seconds = found["seconds"]
+    best = min(seconds, key=seconds.get)
+    chosen = best if seconds["fp32"] > WORTH * seconds[best] else "fp32"
+    others = ", ".join(f"{seconds[name]:.3g} s in {name}" for name in seconds if name != chosen)
+    return chosen, (f"precision: {chosen}; {found['what']} takes {seconds[chosen]:.3g} s in it and {others} "
+                    f"(timed {found['when']})")
 
 
 # --- what was found before ----------------------------------------------------------------------------------------
@@ -275,9 +345,9 @@ class Cache:
             for found in content.values())
         return content if whole else {}
 
-    def get(self, name: str, find: Callable[[], str | None], allowed: Sequence[str] | None = None) -> Any:
-        """What was found under `name`, now by find() if never before, or not one of those `allowed`: text or None."""
-        if name not in self.known or allowed and self.known[name] not in allowed:
+    def get(self, name: str, find: Callable[[], str | None], again: bool = False) -> Any:
+        """What was found under `name`, now by find() if never before or `again`: text or None."""
+        if name not in self.known or again:
             self.known[name] = self.new[name] = find()
         return self.known[name]
 

@@ -1,6 +1,7 @@
 """Batch statistics over parts of a batch, as several devices would each take their own."""
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -67,3 +68,14 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in zip(buffers, former, strict=True):
             buffer.data.copy_(value)  # of .data, which autograd does not watch: it has saved these buffers
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def own_statistics(module: M) -> M:
+    """Have synchronised batch norms inside `module` take this process's statistics, without asking the others."""
+    for layer in module.modules():
+        if isinstance(layer, nn.SyncBatchNorm):
+            layer.__class__ = nn.BatchNorm3d  # type: ignore[assignment]
+    return module

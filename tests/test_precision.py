@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
+from core.errors import RunError, UsageError
 from engine import precision
 from engine.monitor import FiniteWatch
 from engine.precision import disagreement, layers_with_inputs, set_precision
@@ -204,25 +205,85 @@ def test_float32_is_left_alone_and_draws_nothing():
     assert set_precision([backbone], "fp32", [SHAPE], CPU) == ("fp32", [])
     assert backbone.low is None and "forward" not in vars(backbone.stem) and not torch.backends.cudnn.allow_tf32
     set_precision([backbone], "bf16", [SHAPE], CPU)
-    assert torch.equal(torch.get_rng_state(), state) and torch.backends.cudnn.allow_tf32
+    assert torch.equal(torch.get_rng_state(), state) and not torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize("slowness, chosen", [(20, "fp32"), (0.9, "fp32"), (0.5, "bf16")])
-def test_auto_takes_what_is_faster_by_the_clock(monkeypatch, slowness, chosen):
-    monkeypatch.setattr(precision, "seconds", lambda layer, x, low, device: slowness if low else 1.0)
+def takes(monkeypatch, **seconds):
+    """A pass takes these seconds by the clock, by precision -> list of what was timed, in order."""
+    timed = []
+
+    def seconds_of_pass(backbone, x, training):
+        low = next((name for name, dtype in precision.LOW.items() if dtype == backbone.low), None)
+        timed.append(low or ("tf32" if torch.backends.cudnn.allow_tf32 else "fp32"))
+        assert backbone.training == training and x.is_contiguous(memory_format=torch.channels_last_3d)
+        return seconds[timed[-1]]
+
+    monkeypatch.setattr(precision, "seconds_of_pass", seconds_of_pass)
+    return timed
+
+
+@pytest.mark.parametrize("low, chosen, times", [(20.0, "fp32", 1), (0.9, "fp32", 4), (0.5, "bf16", 4)])
+def test_auto_takes_what_is_faster_by_the_clock(monkeypatch, low, chosen, times):
+    timed = takes(monkeypatch, fp32=1.0, bf16=low)
     backbone = build_backbone("r3d", 0.0625)
-    assert set_precision([backbone], "auto", [SHAPE], CPU) == (
-        chosen, [f"precision: {chosen}, the fastest that is right on this machine"])
-    assert backbone.low == precision.LOW.get(chosen)
+    found, (sentence,) = set_precision([backbone], "auto", [SHAPE], CPU)
+    other = {"fp32": f"{low:.3g} s in bf16", "bf16": "1 s in fp32"}[chosen]
+    assert found == chosen and backbone.low == precision.LOW.get(chosen)
+    assert timed == ["fp32"] * 4 + ["bf16"] * times  # not more where it is hopeless
+    assert re.fullmatch(rf"precision: {chosen}; training of R3D \(32 features\) on 2 x 3 x 8 x 32 x 32 takes \S+ s in "
+                        rf"it and {other} \(timed 20\d\d-\d\d-\d\d\)", sentence)
 
 
-def test_auto_keeps_in_float32_what_is_wrong_in_the_faster_precision(monkeypatch):
-    monkeypatch.setattr(precision, "seconds", lambda layer, x, low, device: 0.5 if low else 1.0)
+def test_auto_tries_tf32_where_a_gpu_has_it(monkeypatch):
+    monkeypatch.setattr(precision, "candidates_on", lambda device: ["tf32", "bf16"])
+    timed = takes(monkeypatch, fp32=1.0, tf32=0.3, bf16=0.4)
     backbone = build_backbone("r3d", 0.0625)
-    backbone.stage5.conv2.__class__ = WrongConv
-    assert set_precision([backbone], "auto", [SHAPE], CPU) == ("bf16", [
-        "precision: bf16, the fastest that is right on this machine",
-        "precision bf16: 1 of 12 layers stay in float32, being wrong here: stage5.conv2 (weight gradient 1 off)"])
+    assert set_precision([backbone], "auto", [SHAPE], CPU)[0] == "tf32"
+    assert timed == ["fp32"] * 4 + ["tf32"] * 4 + ["bf16"] * 4 and backbone.low is None
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert set_precision([backbone], "fp32", [SHAPE], CPU) == ("fp32", []) and not torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_that_is_wrong_is_refused_and_no_candidate(monkeypatch):
+    monkeypatch.setattr(precision, "candidates_on", lambda device: ["tf32", "bf16"])
+    real = precision.disagreement
+    monkeypatch.setattr(precision, "disagreement", lambda *a: "output 1 off" if a[3] == "tf32" else real(*a))
+    timed = takes(monkeypatch, fp32=1.0, bf16=0.4)
+    assert set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)[0] == "bf16" and "tf32" not in timed
+    with pytest.raises(RunError, match="--precision tf32: 12 of 12 layers are wrong in it here, .*: use fp32"):
+        set_precision([build_backbone("r3d", 0.0625)], "tf32", [SHAPE], CPU)
+
+
+def test_auto_times_what_will_run_and_keeps_it_by_what_was_timed(monkeypatch, cache):
+    """With the layers that stay in float32; another batch, width, stage or network is timed anew."""
+    timed = takes(monkeypatch, fp32=1.0, bf16=0.5)
+
+    def choose(net="r3d", width=0.0625, shapes=(SHAPE,), wrong=False, **options):
+        backbone = build_backbone(net, width)
+        if wrong:
+            backbone.stage5.conv2.__class__ = WrongConv
+        timed.clear()
+        return set_precision([backbone], "auto", list(shapes), CPU, **options)[1], len(timed)
+
+    first, times = choose()
+    assert times == 8 and choose() == (first, 0)
+    smaller = (1, *SHAPE[1:])
+    for changed in ({"wrong": True}, {"net": "c3d"}, {"width": 0.125}, {"shapes": [smaller]}, {"training": False}):
+        assert choose(**changed)[1] == 8 and choose(**changed)[1] == 0, changed
+    assert choose(shapes=[SHAPE, smaller]) == (first, 0)  # the first is what is timed
+    assert choose(wrong=True)[0][1] == ("precision bf16: 1 of 12 layers stay in float32, being wrong here: "
+                                        "stage5.conv2 (weight gradient 1 off)")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_timing_leaves_no_trace(training):
+    backbone = build_backbone("r3d", 0.0625).eval()
+    state, random = copy.deepcopy(backbone.state_dict()), torch.get_rng_state()
+    found, (sentence, *_) = set_precision([backbone], "auto", [SHAPE], CPU, training)
+    assert found in ("fp32", "bf16") and ("training of R3D" in sentence) == training
+    assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random) and not backbone.training
+    assert all(p.grad is None and p.requires_grad for p in backbone.parameters())
 
 
 def test_findings_are_kept_by_machine_versions_and_layer(cache, monkeypatch):
@@ -283,10 +344,10 @@ LATEST = "log/dualvar/pretrain/p/model/latest.pth.tar"
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with(program, monkeypatch):
-    monkeypatch.setattr(precision, "fastest", lambda *_: "bf16")
+    monkeypatch.setattr(precision, "fastest", lambda _: ("bf16", "timed"))
     assert program("train.py", *FLAGS, "--precision", "auto")[0] == 0
     assert read_checkpoint(LATEST)["flags"]["precision"] == "bf16"
-    monkeypatch.setattr(precision, "fastest", lambda *_: "fp32")
+    monkeypatch.setattr(precision, "fastest", lambda _: ("fp32", "timed"))
     for more in ([], ["--precision", "auto"], ["--precision", "bf16"]):
         code, out, err = program("train.py", *FLAGS, *more, "--resume", "auto", "--dry_run")
         assert code == 0 and "precision    bf16" in out, err
@@ -317,10 +378,18 @@ def test_a_checkpoint_with_a_precision_of_its_own_invention(program):
     assert code == 1 and "its precision is unknown" in err
 
 
-def test_fp16_is_refused_on_a_cpu(program):
+@pytest.mark.parametrize("name", ["fp16", "tf32"])
+def test_what_only_gpus_have_is_refused_on_a_cpu(program, name):
     for script, more in (("train.py", []), ("finetune.py", ["--pretrain", "random"])):
-        code, _, err = program(script, *FLAGS, *more, "--precision", "fp16")
-        assert code == 2 and err == "error: --precision fp16 needs a GPU: use bf16 or fp32 on a CPU\n"
+        code, _, err = program(script, *FLAGS, *more, "--precision", name)
+        assert code == 2 and err == f"error: --precision {name} needs a GPU: use bf16 or fp32 on a CPU\n"
+
+
+def test_tf32_is_refused_on_a_gpu_without_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(UsageError, match="--precision tf32: Tesla T4 has no TF32"):
+        precision.check_precision("tf32", "cuda")
 
 
 def test_fp16_s_scale_is_kept_and_skipped_steps_are_counted(program, monkeypatch):
@@ -337,9 +406,16 @@ def test_fp16_s_scale_is_kept_and_skipped_steps_are_counted(program, monkeypatch
     assert read_checkpoint(LATEST)["scaler"]["scale"] <= first["scaler"]["scale"]
 
 
-@pytest.mark.parametrize("kept", ["int8", None, "fp16"])
-def test_a_kept_choice_that_is_none_is_made_anew(kept):
-    """As of a file that somebody edited; fp16 is none on a CPU."""
-    found = precision.Cache(CPU)
-    found.known["auto"] = kept
-    assert found.get("auto", lambda: "fp32", ("fp32", "bf16")) == "fp32" and found.new == {"auto": "fp32"}
+@pytest.mark.parametrize("kept", [
+    None, "fp16", "[1]", '{"seconds": {"fp32": 1.0, "int8": 0.1}, "what": "", "when": ""}',
+    '{"seconds": {"fp32": 1.0, "bf16": "0.1"}, "what": "", "when": ""}', '{"seconds": {"fp32": 1.0, "bf16": 0.1}}'])
+def test_kept_timings_that_are_none_are_made_anew(monkeypatch, cache, kept):
+    """As of a file that somebody edited."""
+    timed = takes(monkeypatch, fp32=1.0, bf16=0.5)
+    first = set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)
+    content = json.loads(cache.read_text())
+    for found in content.values():
+        found.update({name: kept for name in found if name.startswith("auto")})
+    cache.write_text(json.dumps(content))
+    timed.clear()
+    assert set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU) == first and len(timed) == 8
