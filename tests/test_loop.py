@@ -11,6 +11,8 @@ from engine import evaluation
 from engine.clock import StepClock
 from engine.folders import loader_memory
 from engine.optim import sgd
+from models import build_backbone
+from models.backbones import BACKBONES
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,16 @@ def test_the_loader_s_shared_memory_is_known_before(tmp_path, monkeypatch):
     assert loader_memory(2**60, 0, tmp_path).startswith("0 workers") and loader_memory(2**60, 4, tmp_path / "none")
     with pytest.raises(UsageError, match=r"--workers 4: the batches under way take up to 7.38e\+10 GB .*--shm-size"):
         loader_memory(2**60, 4, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", BACKBONES)
+def test_a_network_compiles_to_one_graph(net):
+    """A break would hand every part back to Python, whose launches --compile is to save."""
+    torch._dynamo.reset()
+    backbone = build_backbone(net, 1 / 64)
+    backbone.low = torch.bfloat16
+    clips = torch.randn(2, 3, 8, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+    wanted = backbone(clips)
+    backbone.compile(dynamic=False, backend="eager", fullgraph=True)
+    torch.testing.assert_close(backbone(clips), wanted)
