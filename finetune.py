@@ -79,6 +79,19 @@ def check(args):
         raise UsageError(f"--dropout {args.dropout} is no probability")
 
 
+def check_shares(args):
+    """Whether each part of the batch has enough clips for batch norm; processes may have unequally many, or none."""
+    if args.accumulate > args.batch_size:
+        raise UsageError(f"--accumulate {args.accumulate}: a --batch_size of {args.batch_size} has not so many parts")
+    least = args.batch_size // args.accumulate // (world_size() if args.bn == "local" else 1)
+    if least < 1:
+        raise UsageError(f"--bn local: {world_size()} processes do not all get a clip of --batch_size "
+                         f"{args.batch_size} in each part (--accumulate); use --bn sync")
+    if args.final_bn and least < 2:
+        raise UsageError("--final_bn needs 2 clips for its statistics: a larger --batch_size, fewer parts "
+                         "(--accumulate), or --bn sync, which takes those of all processes")
+
+
 def build(args, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
     checkpoint = open_weights(args.pretrain, args.net, args.dry_run)
@@ -102,17 +115,15 @@ def main(argv):
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
     check_training_flags(args, len(videos))
+    check_shares(args)
     args = frozen(args)
-    part = args.batch_size // world_size() // args.accumulate
-    if args.final_bn and part < 2:
-        raise UsageError("--final_bn needs a --batch_size of at least 2 in each process, and part (--accumulate)")
 
     seed_everything(args.seed)
     model, config, loaded = build(args, len(videos.classes))
     reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
     data = VideoClips(videos, reader, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
                       FinetuneDraw(args.color_jitter, args.hflip), args.seed, replace_bad=args.skip_bad_samples > 0)
-    batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
+    batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed, args.accumulate)
     name = args.name or f"{config['net']}_{args.dataset}_split{args.split}"
     folder = utils.run_folder(args.log_dir, args.prefix, args.train_what, name)
     inputs = fingerprints(videos, model.backbone if loaded else None)
@@ -122,8 +133,8 @@ def main(argv):
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
-        "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
-        "loader": loader_memory(args.batch_size // world_size() * args.seq_len * 3 * args.img_dim**2, args.workers),
+        "batch": f"{args.batch_size} over {world_size()} process{'' if world_size() == 1 else 'es'} on {device.type}",
+        "loader": loader_memory(max(sum(batches.own), 1) * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})
@@ -133,9 +144,11 @@ def main(argv):
         return
 
     model_to_call, model = distribute(model, device, args.bn)
-    sizes = evaluation.pass_sizes([len(held)], args.batch_size, 1, device) - {part} if held else ()
+    part = max(batches.sizes)  # the same on all processes
+    sizes = batches.sizes | (evaluation.pass_sizes([len(held)], args.batch_size, 1, device) if held else set())
     model.backbone.checkpointing = args.checkpointing
-    shapes = [*clip_shapes([part], args.seq_len, args.img_dim), *clip_shapes(sizes, args.seq_len, args.img_dim)]
+    shapes = [*clip_shapes([part], args.seq_len, args.img_dim),
+              *clip_shapes(sizes - {part}, args.seq_len, args.img_dim)]
     precision, notes = set_precision([model.backbone], default_precision(precision, device), shapes, device,
                                      training=args.train_what == "ft")
     if args.compile:
@@ -169,14 +182,15 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
                                                    args.gamma, args.warmup, args.cosine))
         clips, labels = prepare(batch["clips"], batch["augment"])[:, 0], batch["label"]
         optimizer.zero_grad(set_to_none=True)
-        scores, loss = forward_backward(model, clips, labels, scaler, args.accumulate)
+        scores, loss = forward_backward(model, clips, labels, scaler, session.batches)
         scaler.unscale_(optimizer)
         norm = gradient_norm(optimizer)
         scaler.step(optimizer)
         scaler.update()
 
-        session.record(step, loss, norm, {"loss": loss, **topk(scores, labels)})
-        session.exchange(batch.get("error", ()))
+        accuracy = topk(scores, labels[:len(scores)], args.batch_size / world_size())
+        session.record(step, loss, norm, {"loss": loss, **accuracy})
+        session.exchange(batch.get("error", ())[:len(scores)])
         last = step + 1 == steps
         if last or (step + 1) % args.print_freq == 0:
             session.log_means(epoch, step)
@@ -188,14 +202,19 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
             session.stop(f"epoch {epoch} step {step + 1} of {steps}")
 
 
-def forward_backward(model, clips, labels, scaler, parts):
-    """Scores and mean loss of a batch, with the gradients summed over `parts` parts of it, one at a time."""
-    scores, losses = [], []
-    for i, (some, right) in enumerate(zip(clips.chunk(parts), labels.chunk(parts), strict=True), 1):
-        last = i == parts or world_size() == 1  # the processes' gradients are averaged once, with the last part
+def forward_backward(model, clips, labels, scaler, batches):
+    """Scores and loss of this process's clips, its parts of `batches` passed one at a time and their gradients summed.
+
+    The mean over processes of the losses is the whole batch's mean loss, and so are the gradients, whatever the
+    number of clips that each process has: with none, it takes part in the statistics and averages only.
+    """
+    scores, losses, own = [], [], sum(batches.own)
+    pieces = zip(clips[:own].split(batches.own), labels[:own].split(batches.own), strict=True)
+    for i, (some, right) in enumerate(pieces, 1):
+        last = i == len(batches.own) or world_size() == 1  # the processes' gradients are averaged once
         with nullcontext() if last else model.no_sync():
             scores.append(model(some))
-            losses.append(F.cross_entropy(scores[-1], right) / parts)
+            losses.append(F.cross_entropy(scores[-1], right, reduction="sum") * world_size() / batches.batch)
             scaler.scale(losses[-1]).backward()
         scores[-1], losses[-1] = scores[-1].detach(), losses[-1].detach()
     return torch.cat(scores), sum(losses)

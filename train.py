@@ -27,6 +27,7 @@ from engine.flags import (
     add_net_flags,
     add_optimisation_flags,
     add_run_flags,
+    check_equal_shares,
     check_segments,
     check_time_reverse,
     check_training_flags,
@@ -89,6 +90,7 @@ def flags():
 def check(args, videos):
     """Everything that can be known before the first video is opened."""
     check_training_flags(args, videos)
+    check_equal_shares(args)
     positive(args, "series_dim", "dim", "temperature", "theta", "bn_splits")
     not_negative(args, "eval_every", *(f"{name}_weight" for name in TERMS))
     if args.eval_videos < 2:

@@ -20,13 +20,22 @@ Key = tuple[int, int]  # (epoch, index) of a sample
 class TrainBatches:
     """Shuffled batches of keys (epoch, index); this process's share of each global batch.
 
-    size: videos in the list; batch: global batch size, divisible by `world`, the number of processes. The global
-    batches of an epoch depend on (seed, epoch) alone, so any number of processes trains on the same ones; the last,
-    incomplete batch is left out. Call `start` before each epoch; `len` is the number of steps of a whole epoch.
+    size: videos in the list; batch: global batch size; world: number of processes; parts: in which a batch is passed,
+    one at a time, as equal as can be. The global batches of an epoch, and their parts, depend on (seed, epoch) alone,
+    so any number of processes trains on the same ones; the last, incomplete batch is left out. Of a part, process r
+    has the samples r, r + world, ...; one that has none of the whole batch loads the first, for its shape.
+    Call `start` before each epoch; `len` is the number of steps of a whole epoch.
+
+    Attributes: `own`, samples of this process in each part; `sizes`, all numbers of samples in a part, on any process.
     """
 
-    def __init__(self, size: int, batch: int, rank: int = 0, world: int = 1, seed: int = 0) -> None:
-        self.size, self.batch, self.rank, self.world, self.seed = size, batch, rank, world, seed
+    def __init__(self, size: int, batch: int, rank: int = 0, world: int = 1, seed: int = 0, parts: int = 1) -> None:
+        self.size, self.batch, self.seed = size, batch, seed
+        divided = np.array_split(np.arange(batch), parts)
+        shares = [part[rank::world] for part in divided]
+        self.own = [len(share) for share in shares]
+        self.sizes = {len(part[r::world]) for part in divided for r in range(world)} - {0}
+        self._share = np.concatenate(shares) if any(self.own) else np.zeros(1, int)
         self.start(0)
 
     def start(self, epoch: int, step: int = 0) -> None:
@@ -44,9 +53,9 @@ class TrainBatches:
         return self._order(epoch)[step * self.batch:(step + 1) * self.batch]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, share = self._order(self.epoch), self.batch // self.world
-        for first in range(self.step * self.batch + self.rank * share, len(self) * self.batch, self.batch):
-            yield [(self.epoch, int(index)) for index in order[first:first + share]]
+        order = self._order(self.epoch)
+        for step in range(self.step, len(self)):
+            yield [(self.epoch, int(index)) for index in order[step * self.batch + self._share]]
 
 
 class EvalBatches:

@@ -168,23 +168,22 @@ def check_time_reverse(args: argparse.Namespace) -> None:
 
 
 def check_training_flags(args: argparse.Namespace, videos: int) -> None:
-    """Ranges of the optimisation flags, and how the batch fits the processes and the list."""
+    """Ranges of the optimisation flags, and whether the list has a batch."""
     positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma", "accumulate")
     not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
     if args.keep_epoch is not None and not 0 <= args.keep_epoch < args.epochs:
         raise UsageError(f"--keep_epoch {args.keep_epoch}: the epochs are 0 to {args.epochs - 1}")
-    if args.batch_size % world_size():
-        raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
-    if args.batch_size // world_size() % args.accumulate:
-        raise UsageError(f"--accumulate {args.accumulate} does not divide the {args.batch_size // world_size()} "
-                         "samples of a process")
     if args.compile and args.checkpointing:
         raise UsageError("--compile and --checkpointing exclude each other: the compiler decides what to keep")
     check_precision(args.precision, args.device)
     if videos < args.batch_size:
         raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
-    if args.bn == "sync" and world_size() > 1 and args.device == "cpu":
-        raise UsageError("--bn sync: torch has no synchronised batch norm on the CPU; with several processes there, "
-                         "use --bn local")
 
 
+def check_equal_shares(args: argparse.Namespace) -> None:
+    """Whether the processes, and the parts in which each passes its samples, can have equally many."""
+    if args.batch_size % world_size():
+        raise UsageError(f"--batch_size {args.batch_size} is not divisible by the number of processes, {world_size()}")
+    if args.batch_size // world_size() % args.accumulate:
+        raise UsageError(f"--accumulate {args.accumulate} does not divide the {args.batch_size // world_size()} "
+                         "samples of a process")

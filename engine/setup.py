@@ -17,6 +17,7 @@ from dataset.loader import die_with_parent, keep_memory
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
+from models.batchnorm import sync_batchnorm
 from models.weights.checkpoint import read_checkpoint
 from models.weights.identify import stated
 from models.weights.loading import load_backbone
@@ -59,7 +60,7 @@ def distribute(model: nn.Module, device: torch.device, bn: str) -> tuple[nn.Modu
     bn: "sync" takes batch statistics over all processes.
     """
     if bn == "sync" and world_size() > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = sync_batchnorm(model)
     # the layout in which 3-D convolutions are fastest, on CPUs and GPUs
     model = model.to(device).to(memory_format=torch.channels_last_3d)
     if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):

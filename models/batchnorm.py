@@ -1,12 +1,127 @@
-"""Batch statistics over parts of a batch, as several devices would each take their own."""
+"""Batch statistics over the batches of all processes, or over parts of a batch as several devices would take them."""
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.dist import world_size
+
+# --- over all processes ---------------------------------------------------------------------------------------
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm that, in training, takes the statistics of the batches of all processes together.
+
+    Input (N, C, ...), N differing between processes and zero on some if need be. The same on NCCL and gloo. A layer
+    costs one all-reduce forward and one backward, and the host waits for neither on a GPU.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        # as 4-D: of channels-last tensors torch's CUDA kernels know the 2-D kind alone, others take a slow way
+        flat = x.flatten(2, 3) if x.dim() == 5 else x
+        mean, var, count = self.statistics(flat.detach())
+        weight = torch.ones_like(mean) if self.weight is None else self.weight
+        return _Normalise.apply(flat, weight, self.bias, mean, var, count, self.eps).view(x.shape)
+
+    @torch.no_grad()
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all processes' x (N, C, ...), which also count in the running ones.
+
+        -> mean (C,), biased variance (C,), both of the parameters' dtype, and number of values a channel, a scalar.
+        """
+        sums = moments(x)
+        if world_size() > 1:
+            dist.all_reduce(sums)
+        count = sums[-1]
+        mean, square = (sums[:-1] / count).view(2, -1)
+        var = (square - mean * mean).clamp_min_(0)
+        unbiased = var * (count / (count - 1).clamp_min_(1))
+        dtype = self.running_mean.dtype
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(dtype), self.momentum)
+        return mean.to(dtype), var.to(dtype), count
+
+
+def moments(x: Tensor) -> Tensor:
+    """Sums over all but dimension 1 of x (N, C, ...): of x, of x squared, and the count -> (2C + 1,) float64.
+
+    They are made from mean and variance, which torch's operator takes in float32 or better and without cancellation;
+    float64 then keeps what their sums over processes could lose.
+    """
+    channels = x.shape[1]
+    sums = x.new_zeros(2 * channels + 1, dtype=torch.float64)
+    if not x.numel():
+        return sums
+    # the operator's own running statistics are not used; their dtype is that of the results
+    unused = x.new_zeros(2, channels, dtype=torch.promote_types(x.dtype, torch.float32))
+    sums[:channels], sums[channels:-1] = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
+    sums[channels:-1] += sums[:channels] * sums[:channels]
+    sums[-1] = 1
+    return sums.mul_(x.numel() // channels)
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm with given statistics, and the gradient that passes through these to all processes' inputs.
+
+    Gradients of weight and bias are this process's own, as of any other parameter: DistributedDataParallel averages
+    them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, var: Tensor, count: Tensor,
+                eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, var, count)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """dL/dx = w / s * (g - mean(g) - x' mean(g x')), g = dL/dy, x' = (x - mean) / s (Ioffe and Szegedy 2015)."""
+        x, weight, mean, var, count = ctx.saved_tensors
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        grad = grads[0].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        inverse = (var + ctx.eps).rsqrt()
+        own = weight.new_zeros(2, len(weight))  # sums of g x' and of g: gradients of weight and bias
+        if x.numel():
+            # of batch norm with fixed statistics; CPUs take `mean, var`, CUDA `mean, inverse`
+            own[0], own[1] = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, mean, var, mean, inverse, False, ctx.eps, (False, True, True))[1:]
+        total = own.clone()
+        if world_size() > 1:
+            dist.all_reduce(total)
+        scale = weight * inverse
+        slope, shift = total.div_(count).mul_(-scale)
+        grad_x = F.batch_norm(x, mean, var, slope, shift, False, 0.0, ctx.eps)
+        grad_x.addcmul_(grad, scale.view(1, -1, *[1] * (x.dim() - 2)))
+        return grad_x, own[0], own[1] if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def sync_batchnorm(module: nn.Module) -> nn.Module:
+    """Make every BatchNorm1d and BatchNorm3d of `module` a SyncBatchNorm, with the names and tensors that it has."""
+    for layer in module.modules():
+        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm3d):
+            layer.__class__ = SyncBatchNorm
+    return module
+
+
+# --- over parts of a batch ------------------------------------------------------------------------------------
 
 
 class SplitBatchNorm3d(nn.BatchNorm3d):
@@ -28,18 +143,17 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.splits == 1:
             return super().forward(x)
-        n, c, *size = x.shape
-        if n % self.splits:
-            raise ValueError(f"a batch of {n} clips cannot be divided into {self.splits} equal parts (--bn_splits)")
-        mean, var = (running.repeat(self.splits) for running in (self.running_mean, self.running_var))
-        # part p, channel c becomes channel p * C + c of a batch n / splits times as long
-        parts = x.unflatten(0, (self.splits, -1)).transpose(0, 1).flatten(1, 2)
-        out = F.batch_norm(parts, mean, var, self.weight.repeat(self.splits), self.bias.repeat(self.splits),
-                           True, self.momentum, self.eps)
-        self.running_mean.copy_(mean.view(self.splits, c).mean(dim=0))
-        self.running_var.copy_(var.view(self.splits, c).mean(dim=0))
+        if len(x) % self.splits:
+            raise ValueError(f"a batch of {len(x)} clips cannot be divided into {self.splits} equal parts "
+                             "(--bn_splits)")
+        means, variances = (running.repeat(self.splits, 1) for running in (self.running_mean, self.running_var))
+        # a part is a view, channels last as x is
+        parts = [F.batch_norm(part, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+                 for part, mean, var in zip(x.chunk(self.splits), means, variances, strict=True)]
+        self.running_mean.copy_(means.mean(dim=0))
+        self.running_var.copy_(variances.mean(dim=0))
         self.num_batches_tracked.add_(1)
-        return out.unflatten(1, (self.splits, c)).transpose(0, 1).reshape(n, c, *size)
+        return torch.cat(parts)
 
 
 def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
@@ -52,6 +166,9 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
         else:
             split_batchnorm(child, splits)
     return module
+
+
+# --- running statistics ---------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -76,6 +193,6 @@ M = TypeVar("M", bound=nn.Module)
 def own_statistics(module: M) -> M:
     """Have synchronised batch norms inside `module` take this process's statistics, without asking the others."""
     for layer in module.modules():
-        if isinstance(layer, nn.SyncBatchNorm):
+        if isinstance(layer, SyncBatchNorm):
             layer.__class__ = nn.BatchNorm3d  # type: ignore[assignment]
     return module

@@ -1,6 +1,4 @@
 """Backbone and linear layer: fine-tuning, linear probe, ten-clip test."""
-from collections.abc import Sequence
-
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,10 +40,14 @@ class Classifier(nn.Module):
         return self.fc(self.dropout(self.final_bn(h)))
 
 
-def topk(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
-    """Share of rows of scores (N, C) with the label (N,) among the k highest -> {"top1": scalar, "top5": scalar}."""
+def topk(scores: Tensor, labels: Tensor, rows: float | None = None) -> dict[str, Tensor]:
+    """Share of rows of scores (N, C) with the label (N,) among the k highest -> {"top1": scalar, "top5": scalar}.
+
+    rows: to divide by instead of N, where these are one process's and the mean over processes counts.
+    """
+    ks = 1, 5
     right = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices == labels[:, None]
-    return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}
+    return {f"top{k}": right[:, :k].any(dim=1).sum() / (len(scores) if rows is None else rows) for k in ks}
 
 
 def pooled(backbone: nn.Module, clips: Tensor) -> Tensor:

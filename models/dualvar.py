@@ -49,8 +49,17 @@ class DualEncoder(nn.Module):
 
         Of the heads in use. The batch is sample-major: all views of a sample stand together.
         """
-        h = self.backbone(views.flatten(0, 1)).mean(dim=(2, 3, 4))
+        h = self.backbone(as_batch(views)).mean(dim=(2, 3, 4))
         return {name: self.head(name)(h).unflatten(0, views.shape[:2]) for name in self.heads}
+
+
+def as_batch(views: Tensor) -> Tensor:
+    """(B, V, 3, T, H, W) -> (B * V, 3, T, H, W), channels last: the layout in which networks are fast.
+
+    Only what is a part of a larger batch, or in another layout, is copied.
+    """
+    clips = views.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
+    return clips.contiguous(memory_format=torch.channels_last_3d)
 
 
 # --- segment shuffle -------------------------------------------------------------------------------------------
@@ -59,17 +68,20 @@ class DualEncoder(nn.Module):
 def random_permutation(batch: int, n: int, device: torch.device | None = None,
                        generator: torch.Generator | None = None) -> Tensor:
     """Uniform random segment orders, identity included -> (batch, n) long."""
-    return torch.rand(batch, n, generator=generator).argsort(dim=1).to(device)
+    return torch.rand(batch, n, generator=generator, device=device).argsort(dim=1)
 
 
 def shuffle_segments(clips: Tensor, permutation: Tensor) -> Tensor:
-    """clips (B, 3, T, H, W), permutation (B, n), n divides T: segment j of the result is segment permutation[j]."""
+    """clips (B, 3, T, H, W), permutation (B, n), n divides T: segment j of the result is segment permutation[j].
+
+    Channels-last clips stay so.
+    """
     n = permutation.shape[1]
     if clips.shape[2] % n:
         raise ValueError(f"clips of {clips.shape[2]} frames cannot be cut into {n} segments of equal length")
-    segments = clips.unflatten(2, (n, -1))
-    index = permutation[:, None, :, None, None, None].expand_as(segments)
-    return segments.gather(2, index).flatten(2, 3)
+    segments = clips.movedim(1, -1).unflatten(1, (n, -1))  # (B, n, T / n, H, W, 3)
+    sample = torch.arange(len(clips), device=clips.device)[:, None]
+    return segments[sample, permutation].flatten(1, 2).movedim(-1, 1)
 
 
 def restore_segments(segments: Tensor, permutation: Tensor) -> Tensor:

@@ -13,17 +13,24 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.stack(parts, dim=1).flatten(0, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)  # every process computed a loss from x: their gradients add up
-        return grad.chunk(world_size())[rank()]
+        return own_share(grad)
+
+
+def own_share(whole: Tensor) -> Tensor:
+    """Of samples of the whole batch, in its order, those that this process has: every W-th."""
+    return whole[rank()::world_size()]
 
 
 def gather(x: Tensor) -> Tensor:
-    """(B, ...) on each of W processes -> (W * B, ...) on all of them, in rank order, differentiable.
+    """(B, ...) on each of W processes -> (W * B, ...) on all of them, in the whole batch's order, differentiable.
+
+    That order is the one TrainBatches deals samples in: sample i is with process i % W.
 
     When every process derives the same whole-batch loss from the result, x's gradient comes out W times too
     large, and DistributedDataParallel's mean over processes makes the parameter gradients exactly those of
@@ -40,10 +47,10 @@ def shuffled(x: Tensor, generator: torch.Generator | None = None) -> tuple[Tenso
     the order: position i of the shuffled batch holds sample order[i].
     """
     whole = gather(x)
-    order = torch.randperm(len(whole), generator=generator).to(x.device)
+    order = torch.randperm(len(whole), generator=generator, device=x.device)  # made there: a copy would be waited for
     if world_size() > 1:
         dist.broadcast(order, src=0)
-    return whole[order.chunk(world_size())[rank()]], order
+    return whole[own_share(order)], order
 
 
 @torch.no_grad()
@@ -51,4 +58,4 @@ def unshuffled(x: Tensor, order: Tensor) -> Tensor:
     """Undo `shuffled` on values computed from its samples: (B, ...) -> (B, ...) for this process's own."""
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
-    return gather(x)[back.chunk(world_size())[rank()]]
+    return gather(x)[own_share(back)]

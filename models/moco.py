@@ -73,8 +73,8 @@ class MoCo(Pretrainer):
         """
         if not (self.shuffle_keys and self.training):
             return {head: x[:, 0] for head, x in normalised(encode(self.key_encoder, view[:, None])).items()}
-        view, order = shuffled(view)
-        mixed = normalised(encode(self.key_encoder, view[:, None]))
+        view, order = shuffled(view.movedim(1, -1))  # as channels-last clips are in memory
+        mixed = normalised(encode(self.key_encoder, view.movedim(-1, 1)[:, None]))
         return {head: unshuffled(x[:, 0], order) for head, x in mixed.items()}
 
     def embed(self, views: Tensor, permutation: Tensor | None, encode: Encode) -> dict[str, Embedded]:
@@ -91,7 +91,8 @@ class MoCo(Pretrainer):
                 found[head].view2 = key
         if "restored" in self.needed:
             shuffled_view, permutation = self.shuffled_view(views[:, 2], permutation)
-            both = normalised(encode(self.encoder, torch.stack([views[:, 2], shuffled_view], dim=1)))
+            pairs = torch.stack([view.movedim(1, -1) for view in (views[:, 2], shuffled_view)], dim=1)
+            both = normalised(encode(self.encoder, pairs.movedim(-1, 2)))
             for head, x in both.items():
                 found[head].view3 = x[:, 0]
             found["segment"].restored = restore_segments(both["segment"][:, 1], permutation)

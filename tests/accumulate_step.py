@@ -12,6 +12,7 @@ from golden.formula import noise
 
 import finetune
 from core.dist import rank, world_size
+from dataset.loader import TrainBatches
 from engine.gradcache import GradCache
 from engine.setup import distribute, start
 from models import build_classifier, build_pretrainer
@@ -45,7 +46,8 @@ def finetuning_step(parts):
     model.eval()
     clips, labels = noise((BATCH, 3, 8, 24, 24), "step").double(), torch.arange(BATCH) % 3
     _, loss = finetune.forward_backward(call, share_of(clips), share_of(labels),
-                                        torch.amp.GradScaler("cpu", enabled=False), parts)
+                                        torch.amp.GradScaler("cpu", enabled=False),
+                                        TrainBatches(BATCH, BATCH, rank(), world_size(), parts=parts))
     if world_size() > 1:
         dist.all_reduce(loss)
     return {"losses": {"loss": loss.item() / world_size()},

@@ -9,6 +9,7 @@ from golden.formula import noise
 from helpers import NARROW, SMALL, InProcess, environment, make_dataset, succeed
 
 import finetune
+from dataset.loader import TrainBatches
 from engine.gradcache import GradCache
 from models import build_backbone, build_classifier, build_pretrainer
 from models.batchnorm import running_statistics_kept
@@ -87,7 +88,8 @@ def test_scores_of_finetuning_in_parts_come_in_order():
     torch.manual_seed(0)
     model = build_classifier("r3d", 3, 0.0625).eval()
     clips, labels = noise((4, 3, 8, 24, 24), "step"), torch.tensor([0, 1, 2, 0])
-    scores, loss = finetune.forward_backward(model, clips, labels, torch.amp.GradScaler("cpu", enabled=False), 4)
+    scores, loss = finetune.forward_backward(model, clips, labels, torch.amp.GradScaler("cpu", enabled=False),
+                                             TrainBatches(4, 4, parts=4))
     assert torch.allclose(scores, model(clips), atol=1e-5)
     assert torch.allclose(loss, F.cross_entropy(model(clips), labels), atol=1e-5)
 

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = {
     "core": "rooms process_data recovery",
     "dataset": "augment dataset properties storage",
-    "models": "backbones doors golden losses malicious models pretrained",
+    "models": "backbones batchnorm doors golden losses malicious models pretrained",
     "engine": "accumulate distributed evaluation faults gpu loop precision recovery",
     "analysis": "evidence pictures probe report retrieval variance",
     "process_data": "process_data storage verify write_csv",

@@ -271,11 +271,11 @@ def test_hold_out_divides_no_group(rows, fraction, seed, rule):
 # --- batches -------------------------------------------------------------------------------------------------
 
 @holds
-@given(st.integers(0, 200), st.integers(1, 6), st.integers(1, 8), SEEDS, st.integers(0, 50), st.data())
-def test_training_batches(size, share, world, seed, epoch, data):
-    batch = share * world
-    parts = [TrainBatches(size, batch, rank, world, seed) for rank in range(world)]
-    alone = TrainBatches(size, batch, seed=seed)
+@given(st.integers(0, 200), st.integers(1, 40), st.integers(1, 8), SEEDS, st.integers(0, 50), st.data())
+def test_training_batches(size, batch, world, seed, epoch, data):
+    passes = data.draw(st.integers(1, batch))
+    parts = [TrainBatches(size, batch, rank, world, seed, passes) for rank in range(world)]
+    alone = TrainBatches(size, batch, seed=seed, parts=passes)
     for batches in (*parts, alone):
         batches.start(epoch)
     whole = list(alone)
@@ -283,8 +283,18 @@ def test_training_batches(size, share, world, seed, epoch, data):
     indices = [index for keys in whole for _, index in keys]
     assert len(set(indices)) == len(indices) and set(indices) <= set(range(size))
     assert {e for keys in whole for e, _ in keys} <= {epoch}
-    dealt = [[key for keys in shares for key in keys] for shares in zip(*parts, strict=True)]
-    assert dealt == whole and all(len(part) == size // batch for part in parts)
+    assert all(len(part) == size // batch for part in parts) and max(alone.own) - min(alone.own) <= 1
+    for keys, *shares in zip(whole, *parts, strict=True):
+        for own, share in zip(parts, shares, strict=True):
+            assert len(share) == max(sum(own.own), 1)  # one that has none loads one for its shape
+        # each part is dealt by itself: part i of the processes together is part i of one process
+        pieces = [np.split(np.array(share[:sum(own.own)]).reshape(-1, 2), np.cumsum(own.own)[:-1])
+                  for own, share in zip(parts, shares, strict=True)]
+        for i, wanted in enumerate(np.split(np.array(keys), np.cumsum(alone.own)[:-1])):
+            for r, own in enumerate(pieces):
+                assert np.array_equal(own[i], wanted[r::world])
+    assert alone.sizes == set(alone.own)
+    assert parts[0].sizes == {n for part in parts for n in part.own} - {0}
     step = data.draw(st.integers(0, len(whole)))
     alone.start(epoch, step)
     assert list(alone) == whole[step:]

@@ -1,0 +1,86 @@
+"""Batch norm over all processes and over parts of a batch: real gloo processes against one, and memory layouts."""
+import copy
+
+import pytest
+import torch
+import torch.nn as nn
+from batchnorm_step import FINETUNING, PRETRAINING
+from helpers import environment, succeed
+
+from models.batchnorm import SyncBatchNorm, sync_batchnorm
+
+CASES = [(name, n) for n in (2, 4) for name in PRETRAINING] + [(name, n) for n in FINETUNING for name in FINETUNING[n]]
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """{processes: [what batchnorm_step.py found in each]}"""
+    folder = tmp_path_factory.mktemp("steps")
+    env = environment(folder)
+    env["PYTHONPATH"] += f":{env['PYTHONPATH']}/tests"
+    for n in (1, 2, 3, 4):
+        succeed("tests/batchnorm_step.py", folder, 2, 3, 4, cwd=folder, env=env, processes=n)
+    return {n: [torch.load(folder / f"{n}_{r}.pt", weights_only=True) for r in range(n)] for n in (1, 2, 3, 4)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, processes", CASES)
+def test_several_processes_give_the_step_of_one(steps, name, processes):
+    """Losses, all gradients and the state after; in fine-tuning with unequal and empty batches."""
+    whole = steps[1][0][name]
+    for process in steps[processes]:
+        found = process[name]
+        assert torch.allclose(found["losses"], whole["losses"], rtol=1e-12, atol=0)
+        for kind in ("gradients", "state"):
+            assert found[kind].keys() == whole[kind].keys()
+            for key, value in whole[kind].items():
+                error = (found[kind][key] - value).double().norm()
+                assert error <= 1e-12 * value.double().norm() + 1e-15, f"{kind} of {key}: {error} off"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_bf16_is_as_near_to_float64_as_rounding_allows(steps, processes):
+    """Statistics are exact to float32 although a channel's mean is 50 times its deviation."""
+    found = [process["bf16"] for process in steps[processes]]
+    x, grad = (torch.cat(parts).double() for parts in zip(*(process["inputs"] for process in found), strict=True))
+    layer = nn.BatchNorm3d(3).double()
+    layer.weight.data.copy_(found[0]["weight"])
+    wanted = layer(x.requires_grad_())
+    wanted.backward(grad)
+    assert torch.allclose(torch.cat([process["out"] for process in found]).double(), wanted, rtol=2**-8, atol=1e-4)
+    gradient = torch.cat([process["input gradient"] for process in found])
+    assert gradient.dtype == torch.bfloat16
+    # rounded twice by us, once by torch
+    assert (gradient.double() - x.grad).abs().max() <= 2**-7 * x.grad.abs().max()
+    for process in found:
+        for name, values in (("gradients", layer.parameters()), ("running", [layer.running_mean, layer.running_var])):
+            values = torch.stack([x.grad if name == "gradients" else x for x in values])
+            assert torch.allclose(process[name].double(), values, rtol=1e-5, atol=1e-5), name
+
+
+@pytest.mark.parametrize("kind, shape", [(nn.BatchNorm3d, (4, 6, 3, 5, 5)), (nn.BatchNorm3d, (1, 6, 1, 1, 2)),
+                                         (nn.BatchNorm1d, (5, 6))])
+def test_one_process_has_what_torchs_batch_norm_gives(kind, shape):
+    generator = torch.Generator().manual_seed(0)
+    plain = kind(6, affine=kind is nn.BatchNorm3d).double()
+    for p in plain.parameters():
+        nn.init.uniform_(p, generator=generator)
+    ours = sync_batchnorm(nn.Sequential(copy.deepcopy(plain)))[0]
+    assert isinstance(ours, SyncBatchNorm) and ours.state_dict().keys() == plain.state_dict().keys()
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+    inputs = [(3 * grad + 1).requires_grad_() for _ in range(2)]
+    outs = [layer(x) for layer, x in zip((plain, ours), inputs, strict=True)]
+    for out in outs:
+        out.backward(grad.square())
+    pairs = [outs, [x.grad for x in inputs], *zip(plain.buffers(), ours.buffers(), strict=True),
+             *((p.grad, q.grad) for p, q in zip(plain.parameters(), ours.parameters(), strict=True))]
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in pairs)
+    assert torch.allclose(ours.eval()(grad), plain.eval()(grad), rtol=1e-12, atol=1e-12)
+
+
+def test_variance_is_not_lost_beside_a_large_mean():
+    x = torch.randn(64, 1, 2, 2, 2, generator=torch.Generator().manual_seed(0)) + 1000
+    layer = sync_batchnorm(nn.Sequential(nn.BatchNorm3d(1)))[0]
+    assert torch.allclose(layer(x).double().var(correction=0), torch.tensor(1.0).double(), rtol=1e-3)
+    assert torch.allclose(layer.running_var.double(), 0.9 + 0.1 * x.double().var(), rtol=1e-5)
