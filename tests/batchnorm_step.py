@@ -79,8 +79,8 @@ def low_precision_layer():
     out.backward(grad)
     for p in layer.parameters() if world_size() > 1 else ():
         dist.all_reduce(p.grad)
-    return {"inputs": (x.detach(), grad), "out": out.detach(), "input gradient": x.grad, "weight": layer.weight.detach(),
-            "gradients": torch.stack([p.grad for p in layer.parameters()]),
+    return {"inputs": (x.detach(), grad), "out": out.detach(), "input gradient": x.grad,
+            "weight": layer.weight.detach(), "gradients": torch.stack([p.grad for p in layer.parameters()]),
             "running": torch.stack([layer.running_mean, layer.running_var])}
 
 
