@@ -1,7 +1,7 @@
 """Supervised training of a pretrained backbone: fine-tuning (--train_what ft) or a linear probe (last).
 
     python finetune.py --dataset ucf101 --pretrain log/dualvar/pretrain/<name>/model/backbone.pth.tar
-    torchrun --nproc_per_node 4 finetune.py ...
+    torchrun --standalone --nproc_per_node 4 finetune.py ...
 
 Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, log.txt, log.jsonl,
 flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
@@ -108,7 +108,7 @@ def build(args, num_classes):
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = start(args.device)
+    device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
     videos, held = open_list(args.dataset, "train", args.split, args.storage), None
     check(args)
@@ -234,4 +234,4 @@ def held_out_accuracy(model, held, args, device):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, memory="a larger --accumulate, --checkpointing, --precision bf16 or a smaller --batch_size")

@@ -106,7 +106,7 @@ def extract(args, backbone, lists, device):
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = start(args.device)
+    device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
     check(args)
     args = frozen(args)
@@ -156,4 +156,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, memory="--precision bf16 or a smaller --batch_size")

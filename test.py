@@ -152,7 +152,7 @@ def report(folder, videos, probabilities, protocol):
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = start(args.device)
+    device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check(args, splits)
@@ -200,4 +200,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, memory="--precision bf16 or a smaller --batch_size")

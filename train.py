@@ -1,7 +1,7 @@
 """Self-supervised pretraining.
 
     python train.py --dataset ucf101 --net r21d --mode clip-sr-tc                       one GPU, or the CPU
-    torchrun --nproc_per_node 8 train.py --dataset ucf101 ...                           8 GPUs, global batch the same
+    torchrun --standalone --nproc_per_node 8 train.py --dataset ucf101 ...              8 GPUs, global batch the same
     torchrun --nnodes 2 --node_rank R --master_addr HOST --nproc_per_node 8 train.py ...  2 machines
 
 Writes <log_dir>/<prefix>/pretrain/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, at the end
@@ -144,7 +144,7 @@ def build(args):
 
 def main(argv):
     args = flags().parse_args(argv)
-    device = start(args.device)
+    device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
     videos = open_list(args.dataset, "train", args.split, args.storage)
     check(args, len(videos))
@@ -274,4 +274,4 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, memory="a larger --accumulate, --checkpointing, --precision bf16 or a smaller --batch_size")

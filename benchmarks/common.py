@@ -18,7 +18,7 @@ import torch
 from core.errors import RunError, UsageError
 from core.files import whole_file
 from dataset.lists import VideoList
-from dataset.loader import return_memory
+from dataset.loader import default_workers, return_memory
 from dataset.local_dataset import DATA, REPOSITORY
 from engine import flags
 from engine.log import versions
@@ -30,7 +30,7 @@ MIB = 2**20
 # tests/test_benchmarks.py compares them with train.py.
 TRAIN = {"batch_size": 64, "seq_len": 16, "ds": 4, "img_dim": 112, "time_reverse": 0.5, "n_series": 2,
          "temperature": 0.07, "lr": 0.003, "momentum": 0.9, "wd": 1e-4, "loader_timeout": 600.0, "eval_every": 10,
-         "eval_videos": 128, "workers": min(8, os.cpu_count())}
+         "eval_videos": 128, "workers": default_workers()}
 WATCHED_CLIPS = 2
 
 # --- reports -------------------------------------------------------------------------------------------------

@@ -1,5 +1,41 @@
 """This process among all processes of the run."""
+from datetime import timedelta
+
+import torch
 import torch.distributed as dist
+
+# How much longer than for a batch of its own a process waits for the others: one whose loader hangs says so first, and
+# the first one may write checkpoints and pictures meanwhile, or another be slower over a whole list.
+PATIENCE = timedelta(minutes=30)
+FOR_EVER = timedelta(days=7)
+
+_patience: timedelta | None = None  # of the process group; torch has it no more for further groups
+_planned = 1
+
+
+def plan_for(processes: int) -> None:
+    """Have this process check a run of so many, of which it is the first: `world_size` answers so."""
+    global _planned
+    _planned = processes
+
+
+def join(backend: str, loader_timeout: float, device: torch.device | None = None) -> None:
+    """Join the process group that torchrun announces.
+
+    loader_timeout: seconds that a process waits for a batch, 0: for ever; the others wait longer for it. device: of
+    this process, where it is a GPU.
+    """
+    global _patience
+    longest = FOR_EVER.total_seconds()
+    _patience = PATIENCE + timedelta(seconds=loader_timeout if 0 < loader_timeout < longest else longest)
+    dist.init_process_group(backend, timeout=_patience, device_id=device)
+
+
+def cpu_group() -> dist.ProcessGroup:
+    """Another group of all processes, for tensors on the CPU."""
+    group = dist.new_group(backend="gloo", timeout=_patience)
+    assert isinstance(group, dist.ProcessGroup)  # this process is in it
+    return group
 
 
 def initialised() -> bool:
@@ -12,5 +48,5 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Number of processes; 1 without a process group."""
-    return dist.get_world_size() if initialised() else 1
+    """Number of processes; 1 without a process group, or what a dry run plans for."""
+    return dist.get_world_size() if initialised() else _planned

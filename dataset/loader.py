@@ -1,8 +1,11 @@
 """Batches: which samples each process gets, and the loader around them."""
 import ctypes
+import math
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -73,6 +76,39 @@ class EvalBatches:
     def __iter__(self) -> Iterator[list[Key]]:
         for batch in self.batches:
             yield [(0, index) for index in batch]
+
+
+def default_workers() -> int:
+    """Loader processes of each process: its share of the cores that the system lets this machine's processes use."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    share = min(cores, cpu_quota()) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
+    return max(1, min(8, int(share)))
+
+
+def cpu_quota(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that this process's control groups allow it, as in a container; inf: no limit.
+
+    own: a line "number:controllers:group" for each hierarchy, of which version 2 names no controllers.
+    """
+    quotas = [math.inf]
+    for line in own.read_text().splitlines() if own.exists() else ():
+        controllers, group = line.split(":", 2)[1:]
+        base = root if not controllers else root / "cpu" if "cpu" in controllers.split(",") else None
+        if base is None:
+            continue
+        # a limit of a group holds for those within it; a container's group may be seen from outside alone
+        folder = base / group.lstrip("/")
+        for place in (place for place in (folder, *folder.parents) if place.is_relative_to(base)):
+            try:
+                if controllers:
+                    limit, period = ((place / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                else:
+                    limit, period = (place / "cpu.max").read_text().split()
+            except OSError:
+                continue
+            if limit.strip() not in ("max", "-1"):
+                quotas.append(int(limit) / int(period))
+    return min(quotas)
 
 
 def _prepare_worker(_worker: int) -> None:

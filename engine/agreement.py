@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from core.dist import world_size
+from core.dist import cpu_group, world_size
 from core.errors import RunError
 
 
@@ -13,9 +13,7 @@ class Exchange:
     """Sums of a few numbers over all processes at every step, on the CPU and a step late: no GPU waits for them."""
 
     def __init__(self, count: int):
-        self.group: dist.ProcessGroup | None = None
-        if world_size() > 1:
-            self.group = dist.new_group(backend="gloo")  # type: ignore[assignment]  # this process is in it
+        self.group = cpu_group() if world_size() > 1 else None
         self.nothing: list[int] = [0] * count
         self.pending: tuple | None = None
 

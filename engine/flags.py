@@ -1,6 +1,5 @@
 """Flags that the entry scripts share, in groups, and their checks; after `frozen`, flags do not change any more."""
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -9,6 +8,7 @@ import torch
 from core.dist import world_size
 from core.errors import UsageError
 from dataset.crops import resize_for
+from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from models.backbones import BACKBONES
 
@@ -59,8 +59,9 @@ def add_data_flags(parser: argparse.ArgumentParser, ds: int, batch_size: int, ba
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
                             "release's, which squeezes the picture)")
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
-    group.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1),
-                       help="loader processes of each process")
+    group.add_argument("--workers", type=int, default=default_workers(),
+                       help="loader processes of each process; by default the cores that this machine lets it use, "
+                            "divided by its processes, and at most 8")
     group.add_argument("--loader_timeout", type=float, default=600, help="seconds to wait for a batch; 0: for ever")
     return group
 
@@ -103,6 +104,12 @@ def add_precision_flag(parser: argparse.ArgumentParser, default: str = "") -> ar
     return group
 
 
+def process_count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def add_run_flags(parser: argparse.ArgumentParser, training: bool = True) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--log_dir", default="log", help="everything is written below this folder")
@@ -110,7 +117,8 @@ def add_run_flags(parser: argparse.ArgumentParser, training: bool = True) -> Non
     group.add_argument("--name", help="folder of this run; None: made from the main flags")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     group.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    group.add_argument("--dry_run", action="store_true", help="check flags, paths and shapes, print the plan, stop")
+    group.add_argument("--dry_run", type=process_count, nargs="?", const=1, metavar="N",
+                       help="check flags, paths and shapes, print the plan, stop; for N processes, in this one")
     if training:
         group.add_argument("--resume", metavar="PATH|auto",
                            help="go on from a checkpoint; auto: from this run's latest, if there is one")

@@ -8,10 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from core.dist import rank, world_size
+from core.dist import join, plan_for, rank, world_size
 from core.errors import UsageError
 from dataset.loader import die_with_parent, keep_memory
 from models import build_backbone
@@ -25,10 +24,12 @@ from models.weights.loading import load_backbone
 # --- devices and processes -----------------------------------------------------------------------------------
 
 
-def start(device: str = "auto") -> torch.device:
+def start(device: str = "auto", loader_timeout: float = 0, plan: int | None = None) -> torch.device:
     """Join the process group that torchrun announces, if any -> torch.device of this process.
 
-    device: auto (cuda where there is one), cpu or cuda. Raises UsageError where there is no such device.
+    device: auto (cuda where there is one), cpu or cuda; loader_timeout: as of --loader_timeout, which is shorter than
+    the time for which processes wait for each other; plan: processes that a dry run in one process is to check for.
+    Raises UsageError where there is no such device.
     """
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
@@ -40,9 +41,15 @@ def start(device: str = "auto") -> torch.device:
                              "start as many processes as GPUs")
         torch.cuda.set_device(local)
         torch.backends.cudnn.benchmark = True
+    plan_for(plan or 1)
+    if processes > 1 and plan and plan > 1:
+        raise UsageError(f"--dry_run {plan} is one process that checks for {plan}: start it without torchrun")
     if processes > 1:
         die_with_parent(signal.SIGTERM)  # torchrun's processes outlive it otherwise, and go on writing
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        if kind == "cuda":
+            join("nccl", loader_timeout, torch.device("cuda", local))
+        else:
+            join("gloo", loader_timeout)
     cv2.setNumThreads(1)
     if kind == "cpu":
         keep_memory()

@@ -12,9 +12,13 @@ source "$here/common.sh"
 # shellcheck source=recipes.sh
 source "$here/recipes.sh"
 
-show='' FLAGS=()
+show='' dry_run='' FLAGS=()
 for flag in "$@"; do
-    if [ "$flag" = --show ]; then show=1; else FLAGS+=("$flag"); fi
+    case "$flag" in
+        --show) show=1 ;;
+        --dry_run) dry_run=1 ;;
+        *) FLAGS+=("$flag") ;;
+    esac
 done
 modes="pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval run report"
 if [ "$experiment" = launch ]; then
@@ -26,7 +30,6 @@ case " $modes " in *" $mode "*) ;; *) wrong "$mode is not a mode; there are: $mo
 asked_epoch=${EVAL_EPOCH:-}
 recipe "$experiment"
 
-dry_run=''
 # shellcheck disable=SC2086  # the *_FLAGS are lists of words
 for flag in "${FLAGS[@]}" ${PRETRAIN_FLAGS:-} ${RETRIEVAL_FLAGS:-} ${FINETUNE_FLAGS:-} ${TEST_FLAGS:-}; do
     case "$flag" in

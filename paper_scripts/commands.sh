@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2154  # `show` is set by the launcher, CHANGED_PATHS by common.sh
+# shellcheck disable=SC2154  # `show` and `dry_run` are set by the launcher, CHANGED_PATHS by common.sh
 # Sourced by the launchers: every command is printed, so that a copy of it runs from the repository's root, and then
-# run. The caller sets `show` (not empty: print only), PYTHON (needed only to run), GPUS and NNODES, and for several
-# machines NODE_RANK, MASTER_ADDR and MASTER_PORT.
+# run. The caller sets `show` (not empty: print only), `dry_run` (not empty: stages are only checked), PYTHON (needed
+# only to run), GPUS and NNODES, and for several machines NODE_RANK, MASTER_ADDR and MASTER_PORT.
 
 if [ -n "$show" ] && [ -z "${PYTHON:-}" ]; then  # nothing is installed to print a command
     PYTHON=python
@@ -45,10 +45,13 @@ trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/n
 
 stopped() { exit "${STOPPED_CODE:-0}"; }
 
-# launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several
+# launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several; a dry run is one process that checks
+# for all of them
 launch() {
     local command=("$PYTHON") status
-    if [ "$NNODES" -gt 1 ]; then
+    if [ -n "$dry_run" ]; then
+        set -- "$@" --dry_run $((GPUS * NNODES))
+    elif [ "$NNODES" -gt 1 ]; then
         command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
                   --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$MASTER_PORT")
     elif [ "$GPUS" -gt 1 ]; then
@@ -77,7 +80,7 @@ launch() {
 train() {
     local folder=$1 status=0
     shift
-    if [ -n "$show" ] || [[ "$*" == *--dry_run* ]]; then launch "$@"; return; fi
+    if [ -n "$show$dry_run" ]; then launch "$@"; return; fi
     rm -f "$folder/STOPPED"
     launch "$@" || status=$?
     if [ -e "$folder/STOPPED" ]; then stopped; fi

@@ -89,7 +89,7 @@ report() {
     for set in $TARGETS; do
         planned+=("ft/${experiment}_on_${set}_split$SPLIT" "test/${experiment}_ft_on_${set}_split$SPLIT")
     done
-    run_python -m analysis.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" "$@"
+    run_python -m analysis.report "$LOG" --experiment "$experiment" --planned "${planned[@]}" ${dry_run:+--dry_run} "$@"
 }
 
 # of the flags given, those that every stage has -> array COMMON, for the stages after training
@@ -97,7 +97,7 @@ common_flags() {
     COMMON=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --dry_run | --width=* | --img_dim=* | --seq_len=* | --ds=* | --resize=* | --storage=* | --precision=* | \
+            --width=* | --img_dim=* | --seq_len=* | --ds=* | --resize=* | --storage=* | --precision=* | \
                 --workers=* | --loader_timeout=* | --device=* | --seed=*)
                 COMMON+=("$1") ;;
             --width | --img_dim | --seq_len | --ds | --resize | --storage | --precision | --workers | --loader_timeout | \
@@ -133,24 +133,18 @@ all_stages() {
     }
 }
 
-try_all_stages() {
-    if [[ " $* " != *" --dry_run "* ]]; then set -- "$@" --dry_run; fi
-    all_stages "$@"
-}
-
 run_all() {
     if [ "$experiment" = demo ]; then prepare_demo; fi
-    # own flags are tried on all stages first: a mistake in the last one's would be found days later
-    if [ -z "$show" ] && [ -n "$*${PRETRAIN_FLAGS:-}${RETRIEVAL_FLAGS:-}${FINETUNE_FLAGS:-}${TEST_FLAGS:-}" ]; then
-        echo "Trying all stages' flags:"
-        try_all_stages "$@"
-    elif [ -n "$dry_run" ]; then
-        try_all_stages "$@"
-    fi
-    if [ -z "$dry_run" ]; then
+    if [ -n "$dry_run" ]; then all_stages "$@"; return; fi
+    if [ -z "$show" ]; then  # what does not fit the last stage would be found days later
+        echo "Trying all stages for GPUS=$GPUS NNODES=$NNODES:"
+        dry_run=1
         all_stages "$@"
-        run_python -m analysis.summary "$LOG" "$experiment"
+        dry_run=''
+        echo "All stages fit."
     fi
+    all_stages "$@"
+    run_python -m analysis.summary "$LOG" "$experiment"
 }
 
 prepare_demo() {

@@ -12,7 +12,7 @@ set -eu -o pipefail
 here=$(dirname "$(readlink -f "$0")")/..
 # shellcheck source=common.sh
 source "$here/common.sh"
-show=''
+show='' dry_run=''
 for flag in "$@"; do
     [ "$flag" = --show ] || wrong "$flag: evidence.sh takes --show only; flags of the stages go into PRETRAIN_FLAGS= etc."
     show=1
