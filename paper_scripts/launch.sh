@@ -4,8 +4,8 @@
 # Every such script is a link to this one (`bash paper_scripts/launch.sh <mode> <experiment>` is the same).
 # It prints each command before it runs it; with --show it only prints them, and needs no environment for that.
 #
-# modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order;
-#              report: a page of what there is of them, and what is not
+# modes        pretrain finetune finetune_hmdb51 linear_probe test test_hmdb51 retrieval; run: all of them in order,
+#              once --dry_run has tried each; report: a page of what there is of them, and what is not
 # experiments  recipes.sh explains their names and holds their flags; flags given here come last and win
 # environment  GPUS (processes of this machine, default all its GPUs; none: one process on the CPU, and one with
 #              --show); on several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT;

@@ -34,7 +34,7 @@ ROOMS = ("core", "dataset", "models", "engine", "analysis")  # in the order in w
 ENTRIES = ("train", "finetune", "test", "retrieval", "utils")
 PROGRAMS = {"$EDITOR", "tensorboard", "pip", "pre-commit", "git", "rm", "cd", "pytest", "ruff", "mypy"}  # not ours
 NOT_OURS = {"--nproc_per_node", "--nnodes", "--node_rank", "--master_addr", "--logdir",  # torchrun's, tensorboard's
-            "--rand_flip"}  # the release's
+            "--shm-size", "--rand_flip"}  # docker's, the release's
 MODULES = {"pytest", "pip", "ruff", "mypy", "venv", "torch.distributed.run"}  # `python -m` of what is installed
 LARGEST_README = 12_000
 

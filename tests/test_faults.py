@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,43 @@ def test_a_hanging_worker_gets_a_sentence(root, tmp_path):
     assert process.wait(PATIENCE) == 1
     assert re.match("error: DataLoader timed out after 2.0 seconds: reading hangs", last_line(process))
     assert_gone(workers)
+
+
+def test_a_hanging_loader_is_named_by_its_process(root, tmp_path):
+    """One of two machines has lost its disk: that one says so, and the other that it waited for another."""
+    hanging = shutil.copytree(root, tmp_path / "hanging")
+    for frame in (hanging / "ucf101/frames").glob("*/*/*"):
+        frame.unlink()
+        os.mkfifo(frame)
+    group = start("finetune.py", *FLAGS, "--pretrain", "random", "--workers", "1", "--loader_timeout", "2", processes=2,
+                  cwd=tmp_path, env=environment(root), env_of={1: environment(hanging)})
+    assert [process.wait(PATIENCE) for process in group] == [1, 1]
+    assert last_line(group[1]).startswith("error: DataLoader timed out after 2.0 seconds: reading hangs")
+    said = last_line(group[0])
+    assert said.startswith("error: another process of this run ended first") and "Connection" in said
+
+
+def test_a_network_device_that_is_not_there_is_named(root, tmp_path):
+    """By gloo, and at the end by torchrun, although the processes have not come together yet."""
+    run = torchrun("train.py", *FLAGS, processes=2, cwd=tmp_path,
+                   env=environment(root, GLOO_SOCKET_IFNAME="nonsense"))
+    out, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode != 0
+    summary = out[out.index("Root Cause"):]
+    assert "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME must name a network device" in out
+    assert "Unable to find address for: nonsense" in summary
+
+
+def test_a_port_that_is_taken_is_named(root, tmp_path):
+    """Without torchrun, which would take the port itself."""
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        env = environment(root, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(taken.getsockname()[1]), WORLD_SIZE="2",
+                          RANK="0", LOCAL_RANK="0")
+        (process,) = start("train.py", *FLAGS, cwd=tmp_path, env=env)
+        assert process.wait(PATIENCE) == 1
+    assert re.search("error: the port is taken: .*MASTER_PORT .*EADDRINUSE", last_line(process))
 
 
 @pytest.mark.parametrize("script,flags", [("train.py", []), ("finetune.py", ["--pretrain", "random"])])

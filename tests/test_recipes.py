@@ -260,6 +260,8 @@ def test_shown_commands_are_those_that_run(recorder, script, more):
     """--show prints what a launch prints and starts nothing; a copy of it starts what the launch starts."""
     path = f"paper_scripts/{script}.sh"
     printed, started = recorded(recorder, [path], **more)
+    printed = re.sub(r"^Trying all stages.*\nAll stages fit\.\n", "", printed, flags=re.DOTALL | re.MULTILINE)
+    started = [line for line in started if "--dry_run" not in line]
     shown, none = recorded(recorder, [path, "--show"], **more)
     assert shown == printed and not none and started
     root = f"DUALVAR_DATA={recorder[0]}/my data" if "DUALVAR_DATA" in more else None
@@ -268,6 +270,31 @@ def test_shown_commands_are_those_that_run(recorder, script, more):
     assert recorded(recorder, ["-c", shown]) == ("", started)
     assert all(len(line) <= 160 for line in shown.splitlines())
     assert not (recorder[0] / "log").exists()
+
+
+@pytest.mark.parametrize("script,stages", [("run/simclr_r3d_clip_ucf101", 8), ("run/demo", 8)])
+def test_run_tries_all_stages_before_the_first(recorder, script, stages):
+    """In one process each, for as many as will be started on all machines; without flags of one's own, too."""
+    _, started = recorded(recorder, [f"paper_scripts/{script}.sh"], GPUS="16", NNODES="2", NODE_RANK="1")
+    calls = [shlex.split(line) for line in started]
+    tried = [call for call in calls if "--dry_run" in call]
+    first, real = calls.index(tried[0]), [call for call in calls if "torch.distributed.run" in call]
+    assert len(tried) == len(real) == stages and calls[first:first + stages] == tried
+    for dry, call in zip(tried, real, strict=True):
+        assert dry[-2:] == ["--dry_run", "32"] and dry[:-2] == call[call.index("--master_port") + 2:]
+
+
+def test_what_a_stage_cannot_do_on_so_many_processes_is_known_at_once(recorder):
+    """Nothing is begun: here the last stage but one refuses."""
+    folder, env, calls = recorder
+    calls.unlink(missing_ok=True)
+    stub = calls.parent / "refusing"
+    stub.write_text(RECORDER + 'case "$*" in finetune.py*hmdb51*) exit 2 ;; esac\n')
+    stub.chmod(0o755)
+    done = subprocess.run(["bash", "paper_scripts/run/simclr_r3d_clip_ucf101.sh"], cwd=folder, capture_output=True,
+                          text=True, env={**env, "PYTHON": str(stub), "GPUS": "32"})
+    assert done.returncode == 2 and "All stages fit" not in done.stdout
+    assert len(lines := calls.read_text().splitlines()) == 7 and all("'--dry_run' '32'" in line for line in lines)
 
 
 def test_show_needs_no_environment(recorder):
