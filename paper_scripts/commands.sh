@@ -51,6 +51,7 @@ launch() {
     local command=("$PYTHON") status
     if [ -n "$dry_run" ]; then
         set -- "$@" --dry_run $((GPUS * NNODES))
+        if [ "$GPUS" -gt 1 ]; then command=(env LOCAL_WORLD_SIZE="$GPUS" "$PYTHON"); fi  # as torchrun will say
     elif [ "$NNODES" -gt 1 ]; then
         command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
                   --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$MASTER_PORT")

@@ -275,7 +275,8 @@ def test_shown_commands_are_those_that_run(recorder, script, more):
 @pytest.mark.parametrize("script,stages", [("run/simclr_r3d_clip_ucf101", 8), ("run/demo", 8)])
 def test_run_tries_all_stages_before_the_first(recorder, script, stages):
     """In one process each, for as many as will be started on all machines; without flags of one's own, too."""
-    _, started = recorded(recorder, [f"paper_scripts/{script}.sh"], GPUS="16", NNODES="2", NODE_RANK="1")
+    printed, started = recorded(recorder, [f"paper_scripts/{script}.sh"], GPUS="16", NNODES="2", NODE_RANK="1")
+    assert printed.count("env LOCAL_WORLD_SIZE=16 ") == stages
     calls = [shlex.split(line) for line in started]
     tried = [call for call in calls if "--dry_run" in call]
     first, real = calls.index(tried[0]), [call for call in calls if "torch.distributed.run" in call]
