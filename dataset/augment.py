@@ -3,8 +3,10 @@
 All frames of a clip get the same factors. A clip's parameters are a row of floats: the order of the four jitter
 operations (4), their factors (4), jitter or not, the blur's sigma, blur or not, mirror or not.
 """
+import functools
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -145,24 +147,55 @@ def apply_to(clips: torch.Tensor, chosen: torch.Tensor, operation: Callable[[tor
 def augment_clips(clips: torch.Tensor, rows: torch.Tensor) -> None:
     """Clips (N, 3, T, H, W) in [0, 1] on any device, changed in place by their rows (N, LENGTH) on the CPU.
 
-    The operations are those of torchvision. On a GPU all clips are changed at once, on a CPU one after another, as one
-    clip fits into its cache.
+    The operations are those of torchvision.
     """
-    size = max(len(clips), 1) if clips.is_cuda else 1
-    for part, own in zip(clips.split(size), rows.split(size), strict=True):
-        for column, operation in ((JITTER, jitter), (BLUR, blur), (MIRROR, mirror)):
-            chosen = own[:, column] != 0
-            apply_to(part, chosen, operation, own[chosen])
+    for column, operation in ((JITTER, jitter), (BLUR, blur), (MIRROR, mirror)):
+        chosen = rows[:, column] != 0
+        apply_to(clips, chosen, operation, rows[chosen])
+
+
+def prepare_plainly(frames: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """frames (N, T, H, W, 3) uint8, rows (N, LENGTH) on the CPU or None -> (N, T, H, W, 3) float32, normalised.
+
+    On a CPU one clip after another, as one clip fits into its cache; on a GPU all at once. A channel's values stand
+    together meanwhile, which these operations are faster on.
+    """
+    n, *shape, _ = frames.shape
+    size = n if frames.is_cuda else 1
+    out = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+    planes = torch.empty(size, 3, *shape, dtype=torch.float32, device=frames.device)
+    for first in range(0, n, size):
+        part = slice(first, first + size)
+        planes.copy_(frames[part].movedim(-1, 1)).div_(255)
+        if rows is not None:
+            augment_clips(planes, rows[part])
+        for channel in range(3):
+            out[part, ..., channel] = planes[:, channel].sub_(MEAN[channel]).div_(STD[channel])
+    return out
+
+
+@functools.cache
+def gpu_kernels(device: torch.device) -> ModuleType | None:
+    """dataset/augment_cuda.py, tried on a GPU; None, and the reason is printed, where Triton does not run there."""
+    try:
+        from . import augment_cuda
+        augment_cuda.prepare(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8, device=device), None)
+    except Exception as error:  # no Triton, no C compiler for it, a GPU too old for it, a cache that is not writable
+        reason = f"{error}".strip().partition("\n")[0]
+        print(f"note: the augmentation runs without its Triton kernels, slower, on {device}: "
+              f"{type(error).__name__}: {reason}")
+        return None
+    return augment_cuda
 
 
 def prepare(clips: torch.Tensor, augment: torch.Tensor | None = None) -> torch.Tensor:
     """Clips of the loader -> input of the network, on the device of `clips`.
 
-    clips: (B, V, T, H, W, 3) uint8; augment: parameters (B, V, LENGTH) on the CPU, or None for no augmentation.
-    Returns (B, V, 3, T, H, W) float32, ImageNet-normalised.
+    clips: (B, V, T, H, W, 3) uint8; augment: parameters (B, V, LENGTH) on the CPU, or None for no augmentation. Pinned
+    ones reach a GPU without a wait.
+    Returns (B, V, 3, T, H, W) float32, ImageNet-normalised, each clip in the channels-last layout.
     """
-    clips = clips.permute(0, 1, 5, 2, 3, 4).contiguous().float().div_(255)
-    if augment is not None:
-        augment_clips(clips.flatten(0, 1), augment.flatten(0, 1))
-    mean, std = (clips.new_tensor(x)[:, None, None, None] for x in (MEAN, STD))
-    return clips.sub_(mean).div_(std)
+    frames, rows = clips.flatten(0, 1), None if augment is None else augment.flatten(0, 1)
+    kernels = gpu_kernels(clips.device) if clips.is_cuda else None
+    out = kernels.prepare(frames, rows) if kernels else prepare_plainly(frames, rows)
+    return out.movedim(-1, 1).unflatten(0, clips.shape[:2])

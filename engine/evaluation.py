@@ -115,8 +115,7 @@ def share_statistics(model: nn.Module) -> None:
 
 def forward(compute: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
     """A forward pass in the precision of evaluation: clips (N, T, H, W, 3) uint8 -> (N, C) float32."""
-    clips = prepare(clips[:, None]).squeeze(1).contiguous(memory_format=torch.channels_last_3d)
-    return compute(clips).float()
+    return compute(prepare(clips[:, None]).squeeze(1)).float()
 
 
 @dataclass(frozen=True)
