@@ -75,19 +75,15 @@ def grey(r: tl.tensor, g: tl.tensor, b: tl.tensor) -> Any:
 
 
 @triton.jit
-def clamp(x: tl.tensor) -> Any:
-    return tl.minimum(tl.maximum(x, 0.0), 1.0)
-
-
-@triton.jit
 def adjust_hue(r: tl.tensor, g: tl.tensor, b: tl.tensor, shift: tl.tensor) -> Any:
     low, value = tl.minimum(tl.minimum(r, g), b), tl.maximum(tl.maximum(r, g), b)
     chroma = value - low
     hue = tl.where(value == r, g - b, tl.where(value == g, b - r + 2 * chroma, r - g + 4 * chroma))
     hue = hue / tl.maximum(chroma, 1e-12) + 6 * shift
     hue -= 6 * tl.floor(hue / 6)  # in sixths of the circle
-    return (low + chroma * clamp(tl.abs(hue - 3) - 1), low + chroma * clamp(2 - tl.abs(hue - 2)),
-            low + chroma * clamp(2 - tl.abs(hue - 4)))
+    return (low + chroma * tl.clamp(tl.abs(hue - 3) - 1, 0.0, 1.0),
+            low + chroma * tl.clamp(2 - tl.abs(hue - 2), 0.0, 1.0),
+            low + chroma * tl.clamp(2 - tl.abs(hue - 4), 0.0, 1.0))
 
 
 @triton.jit
@@ -105,7 +101,9 @@ def jitter(r: tl.tensor, g: tl.tensor, b: tl.tensor, row: tl.tensor, count: tl.t
             elif operation == CONTRAST:
                 other = mean
             other = (1 - factor) * other
-            r, g, b = clamp(factor * r + other), clamp(factor * g + other), clamp(factor * b + other)
+            r = tl.clamp(factor * r + other, 0.0, 1.0)
+            g = tl.clamp(factor * g + other, 0.0, 1.0)
+            b = tl.clamp(factor * b + other, 0.0, 1.0)
     return r, g, b
 
 

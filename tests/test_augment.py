@@ -18,6 +18,7 @@ from dataset.augment import (
     PretrainDraw,
     prepare,
 )
+from models.dualvar import shuffle_segments
 
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
@@ -53,6 +54,19 @@ def test_prepare_without_augmentation_only_normalises():
     clips = torch.full((1, 1, 1, 2, 2, 3), 255, dtype=torch.uint8)
     expected = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
     assert torch.allclose(prepare(clips)[0, 0, :, 0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_prepared_clips_are_channels_last(augmented):
+    """So that no network copies them."""
+    rng = np.random.default_rng(0)
+    clips = torch.from_numpy(rng.integers(0, 256, (2, 3, 4, 9, 7, 3), dtype=np.uint8))
+    rows = torch.from_numpy(np.stack([PretrainDraw(2)(3, rng)["augment"] for _ in range(2)]))
+    views = prepare(clips, rows if augmented else None)
+    assert views.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
+    shuffled = shuffle_segments(views[:, 2], torch.tensor([[1, 0], [0, 1]]))
+    assert shuffled.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(shuffled[0], views[0, 2][:, [2, 3, 0, 1]]) and torch.equal(shuffled[1], views[1, 2])
 
 
 def test_pretraining_probabilities():
