@@ -21,6 +21,7 @@ import sys
 import time
 import types
 
+import pretend_counts
 import torch
 import torch._dynamo  # which optimizers import: before anything is changed
 import torch.cuda.amp.common
@@ -402,6 +403,7 @@ def install(devices=1, bf16=True, memory=80 * 2**30):
     change_tensor()
     change_optimizer()
     change_process_group()
+    change_augmentation()
     Mode().__enter__()
 
 
@@ -438,6 +440,25 @@ def change_optimizer():
                 for (device, dtype), found in group(lists, with_indices).items()}
 
     torch.optim.Optimizer._group_tensors_by_device_and_dtype = staticmethod(group_there)
+
+
+def change_augmentation():
+    """Triton's launches are counted, and the plain code makes their values: test_augment_cuda.py compares the two."""
+    try:
+        from dataset import augment, augment_cuda
+    except ImportError:  # no Triton: the plain code runs on the device
+        return
+    prepare = augment_cuda.prepare
+
+    def count(kernel, grid, *arguments, **constants):
+        pretend_counts.kernel(kernel.fn.__name__, [x for x in arguments if isinstance(x, torch.Tensor)], [])
+
+    def prepare_there(frames, rows):
+        clips = prepare(frames, rows)
+        clips.plain.copy_(augment.prepare_plainly(frames.plain, rows))
+        return clips
+
+    augment_cuda.launch, augment_cuda.prepare = count, prepare_there
 
 
 def change_process_group():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import REPOSITORY, environment, succeed
 
 from dataset import augment
 from dataset.augment import FACTORS, JITTER, MIRROR, FinetuneDraw, PretrainDraw, prepare_plainly
@@ -107,6 +108,35 @@ def test_launches_and_bytes_of_a_batch(launches):
         assert len(found) == most and moved < 6 * clips.nbytes
     # 24 x 16 frames, and their pixels by the block
     assert [grid for _, grid, _, _ in found] == [(16, 24), (-(-16 * 112 * 112 // module.BLOCK), 24)]
+
+
+COUNT = """
+import numpy as np, pretend_counts, pretend_cuda, torch
+pretend_cuda.install()
+from dataset.augment import PretrainDraw, prepare
+rng = np.random.default_rng(0)
+clips = torch.from_numpy(rng.integers(0, 256, (4, 3, 8, 40, 32, 3), dtype=np.uint8))
+rows = torch.from_numpy(np.stack([PretrainDraw(2)(3, rng)["augment"] for _ in range(4)])).pin_memory()
+there = clips.to("cuda")
+prepare(there, rows)  # tries the kernels once
+for parameters in (rows, None):
+    with pretend_counts.count() as counts:
+        out = prepare(there, parameters)
+    total = counts.total()
+    print(total["waits"], total["launches"], total["bytes"] / out.nbytes)
+    assert torch.equal(out.cpu(), prepare(clips, parameters))
+    assert out.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
+"""
+
+
+def test_costs_of_a_batch_on_a_pretend_device(tmp_path):
+    """No wait of the host; the launches of the kernels and one copy, in which all rows go to the device."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    (tmp_path / "count.py").write_text(COUNT)
+    env = environment(tmp_path, PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}")
+    found = [line.split() for line in succeed(tmp_path / "count.py", cwd=tmp_path, env=env).splitlines()]
+    assert [(int(waits), int(launches)) for waits, launches, _ in found] == [(0, 5), (0, 3)]
+    assert all(float(passes) < 6 for _, _, passes in found)
 
 
 @pytest.mark.parametrize("capability", [80, *(pytest.param(x, marks=pytest.mark.slow) for x in (70, 75, 90, 100))])

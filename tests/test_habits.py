@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Part of the project -> its test files, tests/test_<name>.py. A file that tests several parts stands at the main ones.
 ROOMS = {
     "core": "exits rooms process_data recovery",
-    "dataset": "augment dataset properties storage",
+    "dataset": "augment augment_cuda dataset properties storage",
     "models": "backbones batchnorm doors golden losses malicious models pretrained",
     "engine": "accumulate distributed evaluation faults gpu loop precision recovery",
     "analysis": "evidence pictures probe report retrieval variance",
@@ -21,7 +21,7 @@ ROOMS = {
     "entry scripts": "bad_input stages",
     "paper_scripts": "pipeline recipes slurm",
     "docs": "docs",
-    "tools": "habits",
+    "tools": "habits pretend_cuda",
 }
 NOT_PYTHON = {"entry scripts", "paper_scripts", "docs", "tools"}
 
