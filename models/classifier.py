@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import BACKBONES
+from .backbones.base import average_pool
 
 
 class Classifier(nn.Module):
@@ -52,4 +53,4 @@ def topk(scores: Tensor, labels: Tensor, rows: float | None = None) -> dict[str,
 
 def pooled(backbone: nn.Module, clips: Tensor) -> Tensor:
     """Global average of the feature map: (N, 3, T, H, W) -> (N, feature_dim)."""
-    return backbone(clips).mean(dim=(2, 3, 4))
+    return average_pool(backbone(clips))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbones import BACKBONES
-from .backbones.base import Backbone
+from .backbones.base import Backbone, average_pool
 from .heads import ClipHead, SegmentHead
 from .losses import info_nce, nt_xent, shuffle_rank, temporal_coherent, temporal_coherent_queue
 
@@ -49,7 +49,7 @@ class DualEncoder(nn.Module):
 
         Of the heads in use. The batch is sample-major: all views of a sample stand together.
         """
-        h = self.backbone(as_batch(views)).mean(dim=(2, 3, 4))
+        h = average_pool(self.backbone(as_batch(views)))
         return {name: self.head(name)(h).unflatten(0, views.shape[:2]) for name in self.heads}
 
 

@@ -5,9 +5,14 @@ import pytest
 import torch
 import torch.nn as nn
 from batchnorm_step import FINETUNING, PRETRAINING
+from golden.formula import noise
 from helpers import environment, succeed
 
-from models.batchnorm import SyncBatchNorm, sync_batchnorm
+from models import build_backbone, build_pretrainer
+from models.backbones import BACKBONES
+from models.batchnorm import SyncBatchNorm, split_batchnorm, sync_batchnorm
+from models.classifier import pooled
+from models.dualvar import as_batch, shuffle_segments
 
 CASES = [(name, n) for n in (2, 4) for name in PRETRAINING] + [(name, n) for n in FINETUNING for name in FINETUNING[n]]
 
@@ -84,3 +89,68 @@ def test_variance_is_not_lost_beside_a_large_mean():
     layer = sync_batchnorm(nn.Sequential(nn.BatchNorm3d(1)))[0]
     assert torch.allclose(layer(x).double().var(correction=0), torch.tensor(1.0).double(), rtol=1e-3)
     assert torch.allclose(layer.running_var.double(), 0.9 + 0.1 * x.double().var(), rtol=1e-5)
+
+
+# --- layout ---------------------------------------------------------------------------------------------------
+
+def is_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def layers_out_of_layout(network, run):
+    """Names of layers of which `run` gives, or gets the gradient of, something that is not channels last."""
+    found = []
+
+    def look(name, what, x):
+        # a gradient may be a slice of a concatenation's: channels last with gaps
+        if x.dim() == 5 and x.stride(1) != 1:
+            found.append(f"{what} of {name}: {tuple(x.shape)}, strides {x.stride()}")
+
+    def follow(name):
+        def hook(_, inputs, out):
+            for what, x in (("input", inputs[0]), ("output", out)):
+                look(name, what, x)
+                if x.requires_grad:
+                    x.register_hook(lambda gradient, what=what: look(name, f"gradient of {what}", gradient))
+        return hook
+
+    handles = [layer.register_forward_hook(follow(name)) for name, layer in network.named_modules()
+               if not any(layer.children()) and not isinstance(layer, nn.Identity)]
+    run()
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["plain", "split", "sync"])
+@pytest.mark.parametrize("net", BACKBONES)
+def test_every_layer_keeps_channels_last_forward_and_backward(net, kind):
+    network = build_backbone(net, 0.0625).to(memory_format=torch.channels_last_3d).train()
+    if kind != "plain":
+        network = split_batchnorm(network, 2) if kind == "split" else sync_batchnorm(network)
+    # of fewer than 16 clips, one thread computes k x 1 x 1 convolutions in the default layout
+    clips = noise((16, 3, 16, 32, 32), "clips").contiguous(memory_format=torch.channels_last_3d)
+    assert not layers_out_of_layout(network, lambda: pooled(network, clips).square().sum().backward())
+
+
+@pytest.mark.parametrize("framework", ["simclr", "moco"])
+@pytest.mark.parametrize("last", [True, False])
+def test_clips_enter_the_networks_channels_last(framework, last):
+    """Whole batches, parts of a sample's views, shuffled segments and shuffled keys: the stem takes its 2-D way."""
+    def look(_, inputs):
+        assert is_last(inputs[0])
+
+    model = build_pretrainer(framework, "r21d", width=0.0625, queue_size=16, shuffle_keys=True)
+    views = noise((4, 3, 8, 24, 24, 3), "views").movedim(-1, 2) if last else noise((4, 3, 3, 8, 24, 24), "views")
+    for encoder in (model.encoder, *([model.key_encoder] if framework == "moco" else [])):
+        encoder.backbone.stem.spatial.register_forward_pre_hook(look)
+    sum(model.train()(views).losses.values()).backward()
+
+
+def test_a_batch_of_whole_samples_is_not_copied():
+    views = noise((2, 3, 4, 8, 8, 3), "views").movedim(-1, 2)
+    assert as_batch(views).data_ptr() == views.data_ptr()
+    assert torch.equal(as_batch(views[:, :2]), views[:, :2].flatten(0, 1)) and is_last(as_batch(views[:, :2]))
+    shuffled = shuffle_segments(views[:, 2], torch.tensor([[1, 0], [0, 1]]))
+    assert is_last(shuffled) and torch.equal(shuffled[1], views[1, 2])
+    assert torch.equal(shuffled[0], views[0, 2].roll(2, dims=1))

@@ -85,6 +85,14 @@ def _both_passes(part: nn.Module) -> tuple[AbstractContextManager, AbstractConte
     return nullcontext(), running_statistics_kept(part)
 
 
+def average_pool(features: Tensor) -> Tensor:
+    """Feature map (N, C, t, h, w) -> mean over t, h and w (N, C).
+
+    Taken of the channels-last view, so that the gradient that it passes back is channels last.
+    """
+    return features.movedim(1, -1).flatten(1, 3).mean(dim=1)
+
+
 class SpatialConv(nn.Conv3d):
     """1 x k x k convolution without bias, the same values computed as a 2-D convolution of all frames.
 
