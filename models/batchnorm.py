@@ -73,7 +73,7 @@ def moments(x: Tensor) -> Tensor:
     unused = x.new_zeros(2, channels, dtype=torch.promote_types(x.dtype, torch.float32))
     sums[:channels], sums[channels:-1] = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
     sums[channels:-1] += sums[:channels] * sums[:channels]
-    sums[-1] = 1
+    sums[-1].fill_(1)  # an assignment would copy the number from the host, and wait
     return sums.mul_(x.numel() // channels)
 
 

@@ -1,12 +1,13 @@
 """Batch norm over all processes and over parts of a batch: real gloo processes against one, and memory layouts."""
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn as nn
 from batchnorm_step import FINETUNING, PRETRAINING
 from golden.formula import noise
-from helpers import environment, succeed
+from helpers import NARROW, PATIENCE, REPOSITORY, SMALL, environment, make_dataset, start, succeed
 
 from models import build_backbone, build_pretrainer
 from models.backbones import BACKBONES
@@ -154,3 +155,22 @@ def test_a_batch_of_whole_samples_is_not_copied():
     shuffled = shuffle_segments(views[:, 2], torch.tensor([[1, 0], [0, 1]]))
     assert is_last(shuffled) and torch.equal(shuffled[1], views[1, 2])
     assert torch.equal(shuffled[0], views[0, 2].roll(2, dims=1))
+
+
+# --- waits ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["train.py --framework simclr --bn sync --batch_size 4",
+                                   "train.py --framework moco --moco-k 8 --bn shuffle --batch_size 4 --accumulate 2"])
+def test_models_do_not_make_the_host_wait(flags, tmp_path):
+    """On a pretend GPU: synchronised batch norm, MoCo's shuffle and queues, losses."""
+    data = make_dataset(tmp_path / "data")
+    script, *flags = flags.split()
+    env = environment(data, PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}")
+    group = start("tests/pretend_run.py", script, *SMALL[:-1], "cuda", *NARROW, *flags, "--epochs", "1", "--precision",
+                  "bf16", "--name", "w", cwd=tmp_path, env=env, processes=2,
+                  env_of={0: {**env, "PRETEND_COUNTS": str(tmp_path / "counts.json")}})
+    assert [process.wait(PATIENCE) for process in group] == [0, 0], group[0].output("err")
+    steps = json.loads((tmp_path / "counts.json").read_text())
+    lines = [line for step in steps for line, *_ in step["waits"]]
+    assert steps and not [line for line in lines if line.startswith("models/")]
