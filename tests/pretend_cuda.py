@@ -4,6 +4,7 @@
 in memory of the CPU and are real, C++ takes it for a CPU tensor (so that autograd needs no driver), and Python is told
 that it is on cuda. Every operator passes through `dispatch`, which
 
+- takes every backward pass for one on the device: a process that has the pretend device computes on it alone;
 - raises RuntimeError where tensors of different devices meet, as CUDA does;
 - counts the waits of the host, the launches and the bytes of every operator on the device, by line of the project.
 
