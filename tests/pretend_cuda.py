@@ -230,56 +230,6 @@ def native_batch_norm_backward(gradient, x, *rest):
     return None if found is None else found.to(x.dtype), *others
 
 
-def over_channels(values, x):
-    """(C,) -> what fits x (N, C, ...)"""
-    return values.view([1, -1] + [1] * (x.dim() - 2))
-
-
-def all_but_channels(x):
-    return [0, *range(2, x.dim())]
-
-
-@stand_in(aten.batch_norm_stats.default)
-def batch_norm_stats(x, eps):
-    x = x.double()
-    return (x.mean(all_but_channels(x)).float(),
-            (x.var(all_but_channels(x), unbiased=False) + eps).rsqrt().float())
-
-
-@stand_in(aten.batch_norm_gather_stats_with_counts.default)
-def batch_norm_gather_stats_with_counts(x, mean, invstd, running_mean, running_var, momentum, eps, counts):
-    n, mean = counts.double()[:, None], mean.double()
-    joint = (mean * n).sum(0) / n.sum()
-    var = ((invstd.double() ** -2 - eps + (mean - joint) ** 2) * n).sum(0) / n.sum()
-    if running_mean is not None:
-        running_mean.lerp_(joint.float(), momentum)
-        running_var.lerp_((var * n.sum() / (n.sum() - 1)).float(), momentum)
-    return joint.float(), (var + eps).rsqrt().float()
-
-
-@stand_in(aten.batch_norm_elemt.default)
-def batch_norm_elemt(x, weight, bias, mean, invstd, eps):
-    out = (x.double() - over_channels(mean, x)) * over_channels(invstd, x)
-    if weight is not None:
-        out = out * over_channels(weight, x) + over_channels(bias, x)
-    return out.to(x.dtype)
-
-
-@stand_in(aten.batch_norm_backward_reduce.default)
-def batch_norm_backward_reduce(gradient, x, mean, invstd, weight, *wanted):
-    gradient, centred = gradient.double(), x.double() - over_channels(mean, x)
-    total, moment = (y.sum(all_but_channels(x)).float() for y in (gradient, gradient * centred))
-    return total, moment, moment * invstd, total.clone()
-
-
-@stand_in(aten.batch_norm_backward_elemt.default)
-def batch_norm_backward_elemt(gradient, x, mean, invstd, weight, total, moment, count):
-    n, centred = count.sum().double(), x.double() - over_channels(mean, x)
-    out = gradient.double() - over_channels(total / n, x) - centred * over_channels(invstd.double()**2 * moment / n, x)
-    out = out * over_channels(invstd, x)
-    return (out if weight is None else out * over_channels(weight, x)).to(x.dtype)
-
-
 # --- streams, events and the rest of torch.cuda ----------------------------------------------------------------------
 
 class Stream:

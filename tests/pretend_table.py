@@ -56,6 +56,7 @@ def augmentation(videos):
     rng = np.random.default_rng(0)
     clips = torch.randint(0, 256, (videos, *BATCH[1:], 3), dtype=torch.uint8).to("cuda")
     rows = torch.from_numpy(np.stack([PretrainDraw(2)(BATCH[1], rng)["augment"] for _ in range(videos)]))
+    prepare(clips[:1], rows[:1])  # whether its kernels work is tried once
     with pretend_counts.count() as counts:
         prepare(clips, rows.pin_memory())
     return counts, 4 * clips.numel()
@@ -70,7 +71,8 @@ def augmentation_sentence(videos):
 
 
 def main():
-    print("| one step of | waits | launches | of augmentation: waits | launches |\n|---|---:|---:|---:|---:|")
+    print("| one step of | waits | launches | MB moved | in augmentation: waits | launches |\n"
+          "|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         root = make_dataset(Path(folder) / "data")
         for number, name in enumerate(RUNS):
@@ -78,10 +80,10 @@ def main():
             place.mkdir()
             step = steps_of(name, root, place)[1]
             part = step.within("dataset/augment")
-            print(f"| {name} | {step.waits.total()} | {step.launches.total()} | {part.waits.total()} | "
-                  f"{part.launches.total()} |", flush=True)
+            print(f"| {name} | {step.waits.total()} | {step.launches.total()} | {step.bytes.total() / 1e6:.0f} | "
+                  f"{part.waits.total()} | {part.launches.total()} |", flush=True)
     print(flush=True)
-    subprocess.run([sys.executable, __file__, "augmentation", "16"], check=True)
+    subprocess.run([sys.executable, __file__, "augmentation", "64"], check=True)
 
 
 if __name__ == "__main__":

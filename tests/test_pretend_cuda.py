@@ -265,26 +265,28 @@ def test_two_processes_do_as_one(run, backbone):
 
 # --- budgets of a training step ----------------------------------------------------------------------------------
 
-# What a step may cost that neither draws pictures nor logs: (waits, launches).
+# Launches of a step that neither draws pictures nor logs; of waits it has none. Launches grow with the versions of torch,
+# so there is some room.
 BUDGETS = {
-    "SimCLR, R3D": (35, 940),
-    "MoCo, R3D": (36, 1000),
-    "SimCLR, R3D, 2 processes, `--bn sync`": (105, 1360),
-    "MoCo, R3D, 2 processes, `--bn shuffle`": (34, 1090),
+    "SimCLR, R3D": 700,
+    "MoCo, R3D": 770,
+    "SimCLR, R3D, 2 processes, `--bn sync`": 1780,
+    "MoCo, R3D, 2 processes, `--bn shuffle`": 870,
 }
 # of the augmentation of 4 videos of the pretraining recipes: waits, launches, times the float clips that it moves
-AUGMENTATION = 37, 315, 56
+AUGMENTATION = 0, 60, 6
 
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_budget_of(name, root, tmp_path):
     first, step, last = steps_of(name, root, tmp_path)
-    waits, launches = BUDGETS[name]
-    assert step.waits.total() <= waits, step.waits
-    assert step.launches.total() <= launches
+    assert not step.waits
+    assert step.launches.total() <= BUDGETS[name]
+    assert first.waits and last.waits, "of pictures, and of logging: else nothing is counted"
 
 
 def test_budget_of_augmentation(env, tmp_path):
+    pytest.importorskip("triton", reason="Triton is not installed")
     said = succeed("tests/pretend_table.py", "augmentation", "4", cwd=tmp_path, env=env)
     found = [float(re.search(rf"([\d.]+) {word}", said)[1]) for word in ("waits", "launches", "times")]
     assert all(number <= budget for number, budget in zip(found, AUGMENTATION, strict=True)), said
