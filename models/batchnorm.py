@@ -49,14 +49,13 @@ class SyncBatchNorm(_BatchNorm):
         if world_size() > 1:
             dist.all_reduce(sums)
         count = sums[-1]
-        mean, square = (sums[:-1] / count).view(2, -1)
-        var = (square - mean * mean).clamp_min_(0)
+        both = (sums[:-1] / count).view(2, -1)
+        both[1].addcmul_(both[0], both[0], value=-1).clamp_min_(0)
+        mean, var = both.to(self.running_mean.dtype)
         unbiased = var * (count / (count - 1).clamp_min_(1))
-        dtype = self.running_mean.dtype
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(dtype), self.momentum)
-        return mean.to(dtype), var.to(dtype), count
+        torch._foreach_lerp_([self.running_mean, self.running_var], [mean, unbiased], self.momentum)
+        return mean, var, count
 
 
 def moments(x: Tensor) -> Tensor:
@@ -66,15 +65,13 @@ def moments(x: Tensor) -> Tensor:
     float64 then keeps what their sums over processes could lose.
     """
     channels = x.shape[1]
-    sums = x.new_zeros(2 * channels + 1, dtype=torch.float64)
     if not x.numel():
-        return sums
+        return x.new_zeros(2 * channels + 1, dtype=torch.float64)
     # the operator's own running statistics are not used; their dtype is that of the results
     unused = x.new_zeros(2, channels, dtype=torch.promote_types(x.dtype, torch.float32))
-    sums[:channels], sums[channels:-1] = torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)
-    sums[channels:-1] += sums[:channels] * sums[:channels]
-    sums[-1].fill_(1)  # an assignment would copy the number from the host, and wait
-    return sums.mul_(x.numel() // channels)
+    sums = torch.cat(torch.batch_norm_update_stats(x, unused[0], unused[1], 0.0)).double()
+    sums[channels:].addcmul_(sums[:channels], sums[:channels])
+    return F.pad(sums, (0, 1), value=1).mul_(x.numel() // channels)
 
 
 class _Normalise(torch.autograd.Function):
@@ -98,12 +95,13 @@ class _Normalise(torch.autograd.Function):
         last = x.is_contiguous(memory_format=torch.channels_last)
         grad = grads[0].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         inverse = (var + ctx.eps).rsqrt()
-        own = weight.new_zeros(2, len(weight))  # sums of g x' and of g: gradients of weight and bias
         if x.numel():
             # of batch norm with fixed statistics; CPUs take `mean, var`, CUDA `mean, inverse`
-            own[0], own[1] = torch.ops.aten.native_batch_norm_backward(
+            own = torch.ops.aten.native_batch_norm_backward(
                 grad, x, weight, mean, var, mean, inverse, False, ctx.eps, (False, True, True))[1:]
-        total = own.clone()
+        else:
+            own = weight.new_zeros(2, len(weight)).unbind()
+        total = torch.stack(own)  # sums of g x' and of g: gradients of weight and bias
         if world_size() > 1:
             dist.all_reduce(total)
         scale = weight * inverse
