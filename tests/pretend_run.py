@@ -2,7 +2,7 @@
 
     python tests/pretend_run.py train.py --net r3d --width 0.0625 --device cuda ...
 
-$PRETEND_COUNTS: file for the counts of every step, JSON. $PRETEND_FP16=1: a GPU without bf16.
+$PRETEND_COUNTS: file for the counts of every step of the first process, JSON. $PRETEND_FP16=1: a GPU without bf16.
 """
 import json
 import os
@@ -32,7 +32,9 @@ def main():
     try:
         runpy.run_path(str(Path(__file__).resolve().parent.parent / script), run_name="__main__")
     finally:
-        if "PRETEND_COUNTS" in os.environ:
+        if os.environ.get("RANK", "0") != "0":
+            pass
+        elif "PRETEND_COUNTS" in os.environ:
             Path(os.environ["PRETEND_COUNTS"]).write_text(json.dumps([counts.as_json() for counts in steps]))
         elif steps:
             print(table(steps))

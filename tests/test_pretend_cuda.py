@@ -270,7 +270,7 @@ def test_two_processes_do_as_one(run, backbone):
 BUDGETS = {
     "SimCLR, R3D": 700,
     "MoCo, R3D": 770,
-    "SimCLR, R3D, 2 processes, `--bn sync`": 1780,
+    "SimCLR, R3D, 2 processes, `--bn sync`": 1510,
     "MoCo, R3D, 2 processes, `--bn shuffle`": 870,
 }
 # of the augmentation of 4 videos of the pretraining recipes: waits, launches, times the float clips that it moves
