@@ -366,9 +366,13 @@ def check_python(words, parsers):
         if module in MODULES:
             return None
     else:
+        if words[0] == "tests/pretend_run.py":  # which runs another script
+            words = words[1:]
         script, words = words[0], words[1:]
         if script not in files():
             return f"no script {script}"
+        if script.startswith("tests/"):
+            return None
         module = module_of(script)
     if module not in programs():
         return f"{module} is no program"
