@@ -87,26 +87,31 @@ def load_and_augment(data):
         prepare(sample["clips"], sample["augment"])
 
 
-def usual_way(drawn, parameters):
-    """PIL and torchvision, every frame of every view by itself, as most code of this field does it.
+def usual_sample(views, rows, resize=RESIZE, size=SIZE):
+    """A sample as most code of this field makes it, the published one too: every frame of every view by itself.
 
-    parameters: rows of augmentation for each sample.
+    views: paths of its frames, (views, T); rows: of augmentation, (views, LENGTH) -> (views, 3, T, H, W) float32.
     """
+    clips, (top, left) = [], ((have - size) // 2 for have in resize)
+    for view, row in zip(views, rows, strict=True):
+        frames = []
+        for path in view:
+            picture = tv.resize(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"), list(resize))
+            picture = tv.crop(picture, top, left, size, size)
+            if row[JITTER]:
+                for operation in row[ORDER]:
+                    picture = PEER[int(operation)](picture, row[FACTORS][int(operation)])
+            if row[BLUR_COLUMN]:
+                picture = tv.gaussian_blur(picture, [13, 13], [row[SIGMA]] * 2)
+            frames.append(tv.normalize(tv.to_dtype(tv.to_image(picture), torch.float32, scale=True), MEAN, STD))
+        clips.append(torch.stack(frames, dim=1))
+    return torch.stack(clips)
+
+
+def usual_way(drawn, parameters):
+    """parameters: rows of augmentation for each sample."""
     for (paths, _), rows in zip(drawn, parameters, strict=True):
-        views = []
-        for view, row in zip(paths, rows, strict=True):
-            frames = []
-            for path in view:
-                picture = tv.resize(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"), RESIZE)
-                picture = tv.crop(picture, 8, 30, SIZE, SIZE)
-                if row[JITTER]:
-                    for operation in row[ORDER]:
-                        picture = PEER[int(operation)](picture, row[FACTORS][int(operation)])
-                if row[BLUR_COLUMN]:
-                    picture = tv.gaussian_blur(picture, [13, 13], [row[SIGMA]] * 2)
-                frames.append(tv.normalize(tv.to_dtype(tv.to_image(picture), torch.float32, scale=True), MEAN, STD))
-            views.append(torch.stack(frames, dim=1))
-        torch.stack(views)
+        usual_sample(paths, rows)
 
 
 # --- a clip of a video: path, ascending frame numbers -> (frames, H, W, 3) uint8 RGB, decoded with one thread ----

@@ -69,15 +69,15 @@ def write_data(root, videos, count):
 class SeparateClips(Dataset):
     """The usual way's videos: all frames of all clips, each decoded and resized by itself."""
 
-    def __init__(self, videos, root, ds):
-        self.videos, self.root, self.ds = videos, root, ds
+    def __init__(self, videos, root, ds, side):
+        self.videos, self.root, self.ds, self.side = videos, root, ds, side
 
     def __len__(self):
         return len(self.videos)
 
     def __getitem__(self, index):
         """-> (clips, 3, T, H, W) float32"""
-        side, frames = TRAIN["img_dim"], self.root / self.videos.names[index]
+        side, frames = self.side, self.root / self.videos.names[index]
         height, width = resize_for(side)
         top, left = (height - side) // 2, (width - side) // 2
         clips = []
@@ -103,12 +103,12 @@ def build(stage, width):
     return network, lambda clips: pooled(network, clips)
 
 
-def measure(way, name, root, workers, width):
+def measure(way, name, root, workers, width, side=TRAIN["img_dim"]):
     """Evaluate all videos -> seconds of {"all", "sample" (one worker, one video), "forward" (CLIPS clips)}.
 
-    way: "usual" or "ours"; name: of a stage.
+    way: "usual" or "ours"; name: of a stage; side: of the clips, pixels.
     """
-    stage, precision, seq_len, side = STAGES[name], "fp32", TRAIN["seq_len"], TRAIN["img_dim"]
+    stage, precision, seq_len = STAGES[name], "fp32", TRAIN["seq_len"]
     local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
     device = start()
     videos = open_list("benchmark", "test", 1)
@@ -127,7 +127,7 @@ def measure(way, name, root, workers, width):
                                         timeout=TRAIN["loader_timeout"])
         evaluation.over_videos(compute, loader, len(data), device, name)
     else:
-        data = SeparateClips(videos, root / "frames", stage.ds)
+        data = SeparateClips(videos, root / "frames", stage.ds, side)
         network.to(device)
         seconds = {"forward": timed(lambda: compute(clips), rounds=1), "sample": timed(lambda: data[0], threads=1)}
         begun = time.perf_counter()
