@@ -35,11 +35,12 @@ from models.dualvar import TERMS, total_loss
 SIZE = 64  # side of the clips whose numbers are compared, at most
 # Relative errors of losses and outputs that are allowed against float32 on the CPU.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 5e-2}
-# Of all gradients together in float32. At random weights they are badly conditioned: on a CPU those of float32 are up to
-# 5 % from those of float64 (S3D), and those of low precision say nothing.
+# Of all gradients together in float32. At random weights they are badly conditioned: on a CPU those of float32 were up
+# to 5 % from those of float64 (S3D), and those of low precision say nothing.
 GRADIENTS = 1e-1
 BATCH = 4  # videos of a step of the stages
-# The stages of one precision: {name: script and flags}, at a small --lr, as fp16 skips its first steps; {w} is the folder of the weights that the later ones start from
+# The stages of one precision: {name: script and flags}, at a small --lr, as fp16 skips its first steps; {w} is the
+# folder of the weights that the later ones start from.
 STAGES = {
     "pretraining, SimCLR": "train.py --net r3d --mode clip-sr-tc --epochs 1 --lr 1e-4",
     "pretraining, MoCo": "train.py --net r21d --framework moco --moco-k 8 --epochs 1 --lr 1e-4",

@@ -7,12 +7,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import REPOSITORY, environment, make_dataset
 
 import retrieval
 import test
 import train
-from benchmarks import common, evaluate, monitors, scaling, step, storage
+from benchmarks import common, evaluate, gpu, monitors, scaling, step, storage
 from core.errors import RunError, UsageError
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from models.dualvar import TERMS
@@ -51,6 +52,30 @@ def test_benchmark_writes_its_table(tmp_path, videos, name):
     text = (tmp_path / "out.md").read_text()
     assert text in done.stdout
     check(text)
+
+
+@pytest.mark.slow
+def test_gpu_sh_is_rehearsed_on_the_pretend_device(tmp_path, videos):
+    """Every section gives its numbers, and what must be right is; its speeds are those of a CPU."""
+    done = subprocess.run([sys.executable, REPOSITORY / "tests/pretend_gpu_sh.py", "--videos", videos, "--batch_size",
+                           "2", "--img_dim", "32", "--width", "0.0625", "--workers", "1", "--rounds", "1", "--out",
+                           tmp_path / "gpu-<name>.md"], env=environment(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "gpu-1-x-pretend-gpu.md").read_text()
+    check(text)
+    titles = re.findall("^## (.+)$", text, re.MULTILINE)
+    assert titles == ["What fell short", *(section.title for section in gpu.sections()
+                                           if section.title not in ("Training step, r21d", "Training step, s3d"))]
+    assert "failed" not in text and "wrong:" not in text
+    assert re.findall(r"\*\*Not run: (.*)\*\*", text) == [
+        "this machine has one GPU: DistributedDataParallel and --bn sync need two"]
+    assert len(re.findall(r"^Checks: (\d+) of \1 passed", text, re.MULTILINE)) == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_sh_needs_a_gpu():
+    with pytest.raises(RunError, match="no GPU: torch sees no CUDA device here"):
+        gpu.main([])
 
 
 def check(text):

@@ -6,7 +6,10 @@ import pytest
 import torch
 from helpers import NARROW, SMALL, environment, make_dataset, succeed
 
+from benchmarks import gpu_checks
 from dataset.augment import MIRROR, PretrainDraw, gpu_kernels, prepare
+from engine.precision import LOW, PRECISIONS, set_precision
+from models import build_backbone
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 CUDA = [*SMALL, "--device", "cuda"]
@@ -22,6 +25,19 @@ def test_stages_on_a_gpu(tmp_path):
             **options)
     succeed("test.py", *CUDA, "--checkpoint", "log/dualvar/ft/f/model/latest.pth.tar", **options)
     assert "R@1" in succeed("retrieval.py", *CUDA, "--pretrain", backbone, **options)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_convolutions_compute_in_the_precision_asked_for(precision):
+    if precision not in gpu_checks.precisions():
+        pytest.skip(f"this GPU has no {precision}")
+    shape = (2, 3, 8, 32, 32)
+    backbone = build_backbone("r3d", 0.25).cuda().to(memory_format=torch.channels_last_3d)
+    assert set_precision([backbone], precision, [shape], torch.device("cuda", 0)) == (precision, [])
+    with gpu_checks.Watch() as watch:
+        backbone(torch.randn(shape, device="cuda")).sum().backward()
+    assert watch.dtypes.keys() == {LOW.get(precision, torch.float32)}
+    assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
 
 
 def test_augmentation_is_the_same_on_a_gpu():
