@@ -265,8 +265,8 @@ def test_two_processes_do_as_one(run, backbone):
 
 # --- budgets of a training step ----------------------------------------------------------------------------------
 
-# Launches of a step that neither draws pictures nor logs; of waits it has none. There is some room, as versions of torch
-# differ.
+# Launches of a step that neither draws pictures nor logs; of waits it has none. There is some room, as versions of
+# torch differ.
 BUDGETS = {
     "SimCLR, R3D": 700,
     "MoCo, R3D": 770,
