@@ -58,10 +58,10 @@ class Step:
         self.model.to(memory_format=layout).train()
         videos = batch_size // world_size()
         sizes = {videos // accumulate * views for views in self.model.encodes}
+        self.model.encoder.backbone.checkpointing = checkpointing
         self.precision, self.notes = set_precision(
             self.model.backbones(), default_precision(precision, self.device),
             clip_shapes(sizes, seq_len, img_dim), self.device)
-        self.model.encoder.backbone.checkpointing = checkpointing
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.cache = GradCache(self.model, accumulate) if accumulate > 1 else None
         self.weights = {name: term.weight for name, term in TERMS.items()}

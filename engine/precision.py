@@ -153,7 +153,8 @@ def layers_with_inputs(backbone: Backbone, shape: Shape) -> list[tuple[str, Laye
             dense = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
             found.append((name, layer, (shape[0], *x.shape[1:]), dense))
         copied.get_submodule(name).register_forward_pre_hook(note)
-    copied(torch.zeros(min(2, shape[0]), *shape[1:], device=next(backbone.parameters()).device))
+    clips = torch.zeros(min(2, shape[0]), *shape[1:], device=next(backbone.parameters()).device)
+    copied(clips.contiguous(memory_format=torch.channels_last_3d))
     return found
 
 
@@ -266,11 +267,19 @@ def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], traini
             tried = own_statistics(copy.deepcopy(backbone).requires_grad_(training).train(training))
             lower(tried, precision, names)
             allow_tf32(precision == "tf32")
-            for _ in range(4):  # the first makes memory and chooses kernels
-                seconds[precision] = min(seconds.get(precision, math.inf), seconds_of_pass(tried, x, training))
-                if seconds[precision] > 4 * seconds["fp32"]:
-                    break
-            allow_tf32(False)
+            seconds[precision] = math.inf
+            try:
+                for _ in range(4):  # the first makes memory and chooses kernels
+                    seconds[precision] = min(seconds[precision], seconds_of_pass(tried, x, training))
+                    if seconds[precision] > 4 * seconds["fp32"]:
+                        break
+            except torch.OutOfMemoryError:  # of float32 perhaps, where half the memory is enough
+                if precision == ["fp32", *kept][-1]:  # which needs least
+                    raise
+            finally:
+                allow_tf32(False)
+            del tried
+            torch.cuda.empty_cache()
         return json.dumps({"what": what, "when": time.strftime("%Y-%m-%d"), "seconds": seconds})
 
     name = f"auto {what}, in float32 {json.dumps(kept)}"
@@ -302,12 +311,15 @@ def seconds_of_pass(backbone: Backbone, x: Tensor, training: bool) -> float:
 
 
 def fastest(found: dict[str, Any]) -> tuple[str, str]:
-    """What timings found -> (the precision to take, a sentence): "fp32", or the fastest where it is WORTH it."""
-    seconds = found["seconds"]
-    best = min(seconds, key=seconds.get)
-    chosen = best if seconds["fp32"] > WORTH * seconds[best] else "fp32"
-    others = ", ".join(f"{seconds[name]:.3g} s in {name}" for name in seconds if name != chosen)
-    return chosen, (f"precision: {chosen}; {found['what']} takes {seconds[chosen]:.3g} s in it and {others} "
+    """What timings found -> (the precision to take, a sentence): each lower one where it is WORTH it."""
+    seconds, chosen = found["seconds"], "fp32"
+    for name in seconds:  # from high to low
+        if seconds[chosen] > WORTH * seconds[name]:
+            chosen = name
+    times = {name: f"{value:.3g} s" if value < math.inf else "more memory than there is"
+             for name, value in seconds.items()}
+    others = ", ".join(f"{text} in {name}" for name, text in times.items() if name != chosen)
+    return chosen, (f"precision: {chosen}; {found['what']} takes {times[chosen]} in it and {others} "
                     f"(timed {found['when']})")
 
 

@@ -173,7 +173,7 @@ def test_layers_are_checked_at_the_inputs_they_will_get(net):
         layer.register_forward_pre_hook(lambda _, x, name=name: real.__setitem__(name, x[0]))
     noted = layers_with_inputs(copy.deepcopy(backbone), shape)
     with torch.no_grad():
-        backbone(torch.zeros(shape))
+        backbone(torch.zeros(shape).contiguous(memory_format=torch.channels_last_3d))
     assert {name for name, *_ in noted} == {name for name, layer in backbone.named_modules()
                                             if isinstance(layer, (nn.Conv3d, nn.Linear))}
     for name, _, found, dense in noted:
@@ -242,6 +242,26 @@ def test_auto_tries_tf32_where_a_gpu_has_it(monkeypatch):
     assert timed == ["fp32"] * 4 + ["tf32"] * 4 + ["bf16"] * 4 and backbone.low is None
     assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     assert set_precision([backbone], "fp32", [SHAPE], CPU) == ("fp32", []) and not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("tf32, bf16, chosen", [(0.5, 0.49, "tf32"), (0.5, 0.4, "bf16"), (0.9, 0.8, "bf16")])
+def test_a_lower_precision_is_taken_where_it_is_worth_it(tf32, bf16, chosen):
+    seconds = {"fp32": 1.0, "tf32": tf32, "bf16": bf16}
+    assert precision.fastest({"seconds": seconds, "what": "", "when": ""})[0] == chosen
+
+
+def test_memory_that_is_enough_for_low_precision_alone_is_enough(monkeypatch):
+    def seconds_of_pass(backbone, *_):
+        if backbone.low is None or full:
+            raise torch.OutOfMemoryError("no room")
+        return 1.0
+    full = False
+    monkeypatch.setattr(precision, "seconds_of_pass", seconds_of_pass)
+    chosen, (sentence,) = set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)
+    assert chosen == "bf16" and "takes 1 s in it and more memory than there is in fp32 (timed" in sentence
+    full = True
+    with pytest.raises(torch.OutOfMemoryError):
+        set_precision([build_backbone("r3d", 0.0625)], "auto", [(1, *SHAPE[1:])], CPU)
 
 
 def test_tf32_that_is_wrong_is_refused_and_no_candidate(monkeypatch):
