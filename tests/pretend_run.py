@@ -10,6 +10,9 @@ import runpy
 import sys
 from pathlib import Path
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # started by itself
+
 import pretend_counts
 import pretend_cuda
 
@@ -30,13 +33,12 @@ def main():
     pretend_cuda.install(int(os.environ.get("WORLD_SIZE", 1)), bf16="PRETEND_FP16" not in os.environ)
     steps = pretend_counts.count_steps(Session)
     try:
-        runpy.run_path(str(Path(__file__).resolve().parent.parent / script), run_name="__main__")
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
     finally:
-        if os.environ.get("RANK", "0") != "0":
-            pass
-        elif "PRETEND_COUNTS" in os.environ:
+        first = os.environ.get("RANK", "0") == "0"
+        if first and "PRETEND_COUNTS" in os.environ:
             Path(os.environ["PRETEND_COUNTS"]).write_text(json.dumps([counts.as_json() for counts in steps]))
-        elif steps:
+        elif first and steps:
             print(table(steps))
 
 
