@@ -10,8 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # started by itself
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started by itself
 
 import pretend_counts
 import pretend_cuda
@@ -33,7 +32,7 @@ def main():
     pretend_cuda.install(int(os.environ.get("WORLD_SIZE", 1)), bf16="PRETEND_FP16" not in os.environ)
     steps = pretend_counts.count_steps(Session)
     try:
-        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        runpy.run_path(pretend_counts.ROOT + script, run_name="__main__")
     finally:
         first = os.environ.get("RANK", "0") == "0"
         if first and "PRETEND_COUNTS" in os.environ:
