@@ -34,6 +34,7 @@ from engine.flags import (
 )
 from engine.folders import check_disk, loader_memory
 from engine.log import plain_types
+from engine.memory import memory_plan
 from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.resume import find_resume, fingerprints
@@ -136,6 +137,10 @@ def main(argv):
         "batch": f"{args.batch_size} over {world_size()} process{'' if world_size() == 1 else 'es'} on {device.type}",
         "loader": loader_memory(max(sum(batches.own), 1) * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
+        "memory": memory_plan(
+            model, finetuning_step, (args.batch_size // world_size(), 1, args.seq_len, args.img_dim, args.img_dim, 3),
+            precision=precision, accumulate=args.accumulate, checkpointing=args.checkpointing,
+            alternatives=args.dry_run),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})
     epochs_done = resume.state["epoch"] if resume else 0
@@ -218,6 +223,13 @@ def forward_backward(model, clips, labels, scaler, batches):
             scaler.scale(losses[-1]).backward()
         scores[-1], losses[-1] = scores[-1].detach(), losses[-1].detach()
     return torch.cat(scores), sum(losses)
+
+
+def finetuning_step(model, views, parts):
+    """What `train_epoch` does with a batch up to the gradients, for the plan's memory."""
+    model.zero_grad(set_to_none=True)
+    labels = torch.zeros(len(views), dtype=torch.long)
+    forward_backward(model, views[:, 0], labels, torch.amp.GradScaler("cpu", enabled=False), parts)
 
 
 def held_out_accuracy(model, held, args, device):

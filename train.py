@@ -40,6 +40,7 @@ from engine.flags import (
 from engine.folders import check_disk, loader_memory
 from engine.gradcache import GradCache
 from engine.log import plain_types
+from engine.memory import memory_plan, pretraining_step
 from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
 from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
@@ -175,6 +176,10 @@ def main(argv):
         "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (
             ": nothing to shuffle between" if args.bn == "shuffle" and parts == 1 else ""),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
+        "memory": memory_plan(
+            model, pretraining_step, (args.batch_size // world_size(), sampler.views, args.seq_len, args.img_dim,
+                                      args.img_dim, 3), precision=precision, accumulate=args.accumulate,
+            checkpointing=args.checkpointing, bn_splits=args.bn_splits, alternatives=args.dry_run),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})
     epochs_done = resume.state["epoch"] if resume else 0

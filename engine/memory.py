@@ -1,8 +1,7 @@
 """How much memory a training step takes, before the run: the real step, on tensors that have a shape and no values.
 
-The copy of the model, its gradients and momentum, the batch, and all that the forward and backward pass make are fake
-tensors. A mode that sees every operation follows their storages, so what autograd keeps, and until when, is torch's own
-doing. Fake tensors are on the CPU, because those of a GPU need one; what a GPU does otherwise is said where it is done.
+The copy of the model, its gradients and momentum, the batch, and all that forward and backward pass make are fake
+tensors; a mode that sees every operation follows their storages. They are on the CPU: those of a GPU would need one.
 """
 import copy
 import weakref
@@ -14,10 +13,9 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._distributed_c10d import FakeWork
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -28,10 +26,8 @@ from models.dualvar import TERMS, Pretrainer, total_loss
 
 from .gradcache import GradCache
 
-GIB = 2**30
-CONTEXT = 0.5  # GiB that CUDA itself takes of a GPU
-# GiB that nvidia-smi shows of the smallest common GPU sold with so many GB: T4, A10G, A100, H100
-GPUS = {80: 79.6, 40: 39.6, 24: 22.2, 16: 14.8}
+# {GB by which a GPU is sold: GiB of a common one (H100, A100, A10, T4), less 0.5 that CUDA itself takes}
+GPUS = {80: 79.6 - 0.5, 40: 39.3 - 0.5, 24: 22.4 - 0.5, 16: 15.0 - 0.5}
 
 Step = Callable[[Any, Tensor, int], None]  # (model, views (B, V, 3, T, H, W), parts): forward and backward pass
 
@@ -45,42 +41,75 @@ class Way:
     checkpointing: bool = False
 
 
+def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], *, precision: str | None, accumulate: int,
+                checkpointing: bool, bn_splits: int = 1, alternatives: bool = True) -> str:
+    """Text for the plan: the memory of a step in each process and, with `alternatives`, what fits smaller GPUs.
+
+    model, batch: as in `peak`; the others: as the flags, None being auto. Empty but on the first process.
+    """
+    if rank() != 0:
+        return ""
+    own = Way(precision != "fp32", accumulate, checkpointing)
+    gib = cache(lambda way: peak(model, step, batch, way) / 2**30)
+    parts = [n for n in (accumulate << k for k in range(batch[0].bit_length()))
+             if batch[0] % (n * bn_splits) == 0 and batch[0] // n > 1]
+    ways = [own] + alternatives * [Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
+                                   for low in sorted({own.low, True})]
+    try:
+        text = f"{size(gib(own))} a process in {precision if precision in ('fp32', 'fp16') else 'bf16'}"
+        if precision in (None, "auto"):
+            text += f", {size(gib(replace(own, low=False)))} in fp32"
+        # {the first way that fits: the smallest GPU that it fits}
+        fits = {next((way for way in ways if gib(way) <= room), None): gb for gb, room in GPUS.items()}
+    except RuntimeError as error:  # as of a network whose shapes depend on values
+        return f"not known before the run: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    for way, gb in fits.items():
+        if way == own:
+            text += f"; fits {gb} GB"
+        elif way:
+            more = [f"--accumulate {way.accumulate}"] if way.accumulate > accumulate else []
+            more += ["--checkpointing"] if way.checkpointing > checkpointing else []
+            more += ["--precision bf16"] if way.low > own.low else []
+            text += f"; {gb} GB with {' '.join(more)} ({size(gib(way))})"
+    return text
+
+
+def size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.0f} MiB"
+
+
 def pretraining_step(model: Pretrainer, views: Tensor, parts: int) -> None:
     """What train.py does with a batch, up to the gradients."""
     permutation = torch.zeros(len(views), model.encoder.segment_head.shape[0], dtype=torch.long)
     cached = GradCache(model, parts) if parts > 1 else None
-    out = cached(views, permutation) if cached else model(views, permutation)
-    loss = total_loss(out.losses, dict.fromkeys(TERMS, 1.0))
+    loss = total_loss((cached or model)(views, permutation).losses, dict.fromkeys(TERMS, 1.0))
     model.zero_grad(set_to_none=True)
-    if cached:
-        cached.backward(loss)
-    else:
-        loss.backward()
+    (cached.backward if cached else torch.autograd.backward)(loss)
 
 
 def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
-    """Bytes of the largest memory of this process in a step, without those of CUDA, cuDNN's workspaces and the like.
+    """Bytes of the largest memory of this process in a step, as far as it is tensors.
 
     model: not changed. batch: shape (B, V, T, H, W, 3) of this process's clips, uint8 as the loader makes them.
     """
-    with FakeTensorMode(), Storages() as storages, GpuCasts():
+    with FakeTensorMode(), Storages() as storages:
         model = copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]}).train()
         model.no_sync = nullcontext  # type: ignore[assignment]  # which DistributedDataParallel would have added
-        for network in model.modules():
-            if isinstance(network, Backbone):
-                network.low = torch.bfloat16 if way.low else None
-                network.checkpointing = way.checkpointing
-                network.forward = partial(part_by_part, network.forward, Counter(), {})  # type: ignore[method-assign]
+        for module in model.modules():
+            if isinstance(module, Backbone):
+                module.low, module.checkpointing = torch.bfloat16 if way.low else None, way.checkpointing
+                module.forward = partial(part_by_part, module.forward, Counter(), {})  # type: ignore[method-assign]
+            elif isinstance(module, nn.MaxPool3d):  # autocast takes it to float32 on CPUs, on GPUs it does not
+                module.forward = torch.autocast("cpu", enabled=False)(module.forward)  # type: ignore[method-assign]
         trained = [p for p in model.parameters() if p.requires_grad]
         for p in trained:
-            p.grad = torch.empty_like(p)  # of the step before, whose momentum is there too
-        kept = [torch.empty_like(p) for p in trained]
+            p.grad = torch.empty_like(p)  # of the step before
+        kept = [torch.empty_like(p) for p in trained]  # momentum
         if world_size() > 1:
             kept += [torch.empty_like(p) for p in trained]  # DistributedDataParallel's buckets
         clips = torch.empty(*batch, dtype=torch.uint8)  # on a GPU the next batch, copied ahead; on a CPU this one
         step(model, prepare(clips), way.accumulate)
-        del kept
-    return storages.peak
+        return storages.peak
 
 
 def fake(x: Tensor) -> Tensor:
@@ -93,19 +122,19 @@ def fake(x: Tensor) -> Tensor:
 def part_by_part(forward: Callable[[Tensor], Tensor], calls: Counter, shapes: dict, clips: Tensor) -> Tensor:
     """A backbone's forward, which for later parts of a batch (--accumulate) gives an empty feature map at once.
 
-    All take the same memory as the first or, with gradient, as the second, which is the first that finds gradients.
+    They take the same memory as the first or, with gradient, as the second, which is the first that finds gradients.
     """
     key = clips.shape, torch.is_grad_enabled()
     calls[key] += 1
-    if calls[key] > 1 + torch.is_grad_enabled():
-        return clips.new_empty(shapes[key])
-    features = forward(clips)
-    shapes[key] = features.shape
-    return features
+    if calls[key] <= 1 + torch.is_grad_enabled():
+        features = forward(clips)
+        shapes[key] = features.shape
+        return features
+    return clips.new_empty(shapes[key])
 
 
 class Storages(TorchDispatchMode):
-    """Follows the storages of all tensors that are made within: `now` and `peak`, bytes."""
+    """Follows the storages of all tensors that are made within: `now` and `peak`, bytes. Nothing is sent anywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,15 +142,15 @@ class Storages(TorchDispatchMode):
         self.alive: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        if func.namespace == "c10d":  # nothing is sent: a collective operation has its result in its first argument
-            return args[0], torch._C._distributed_c10d.FakeWork().boxed()
+        if func.namespace == "c10d":  # a collective operation puts its results into its first argument
+            return args[0], FakeWork().boxed()
         out = func(*args, **(kwargs or {}))
         for x in tree_iter(out):
             if isinstance(x, Tensor):
-                self._add(x.untyped_storage())
+                self.follow(x.untyped_storage())
         return out
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
+    def follow(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in self.alive:
             return
@@ -132,11 +161,3 @@ class Storages(TorchDispatchMode):
         self.alive[key] = weakref.ref(storage, freed)
         self.now += size
         self.peak = max(self.peak, self.now)
-
-
-class GpuCasts(TorchFunctionMode):
-    """On CPUs autocast takes max pooling to float32, on GPUs it does not."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        with torch.autocast("cpu", enabled=False) if func is F.max_pool3d else nullcontext():
-            return func(*args, **(kwargs or {}))
