@@ -178,8 +178,8 @@ def main(argv):
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "memory": memory_plan(
             model, pretraining_step, (args.batch_size // world_size(), sampler.views, args.seq_len, args.img_dim,
-                                      args.img_dim, 3), precision=precision, accumulate=args.accumulate,
-            checkpointing=args.checkpointing, bn_splits=args.bn_splits, alternatives=args.dry_run),
+                                      args.img_dim, 3), device, precision=precision, accumulate=args.accumulate,
+            checkpointing=args.checkpointing, dry_run=args.dry_run, bn_splits=args.bn_splits),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})
     epochs_done = resume.state["epoch"] if resume else 0

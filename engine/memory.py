@@ -41,19 +41,19 @@ class Way:
     checkpointing: bool = False
 
 
-def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], *, precision: str | None, accumulate: int,
-                checkpointing: bool, bn_splits: int = 1, alternatives: bool = True) -> str:
-    """Text for the plan: the memory of a step in each process and, with `alternatives`, what fits smaller GPUs.
+def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torch.device, *, precision: str | None,
+                accumulate: int, checkpointing: bool, dry_run: bool, bn_splits: int = 1) -> str:
+    """Text for the plan: the memory of a step in each process and, of a dry run, what fits smaller GPUs.
 
-    model, batch: as in `peak`; the others: as the flags, None being auto. Empty but on the first process.
+    model, batch: as in `peak`; the others: as the flags, None being auto. Only the first process looks.
     """
-    if rank() != 0:
-        return ""
+    if rank() != 0 or device.type == "cpu" and not dry_run:
+        return "--dry_run says it"
     own = Way(precision != "fp32", accumulate, checkpointing)
     gib = cache(lambda way: peak(model, step, batch, way) / 2**30)
     parts = [n for n in (accumulate << k for k in range(batch[0].bit_length()))
              if batch[0] % (n * bn_splits) == 0 and batch[0] // n > 1]
-    ways = [own] + alternatives * [Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
+    ways = [own] + dry_run * [Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
                                    for low in sorted({own.low, True})]
     try:
         text = f"{size(gib(own))} a process in {precision if precision in ('fp32', 'fp16') else 'bf16'}"
