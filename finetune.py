@@ -7,6 +7,7 @@ Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/la
 flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
 """
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ def main(argv):
         "loader": loader_memory(max(sum(batches.own), 1) * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "memory": memory_plan(
-            model, finetuning_step, (args.batch_size // world_size(), 1, args.seq_len, args.img_dim, args.img_dim, 3),
+            model, finetuning_step, (max(sum(batches.own), 1), 1, args.seq_len, args.img_dim, args.img_dim, 3),
             device, precision=precision, accumulate=args.accumulate, checkpointing=args.checkpointing,
             dry_run=args.dry_run),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
@@ -226,10 +227,11 @@ def forward_backward(model, clips, labels, scaler, batches):
 
 
 def finetuning_step(model, views, parts):
-    """What `train_epoch` does with a batch up to the gradients, for the plan's memory."""
+    """What `train_epoch` does with a batch up to the gradients, for the memory that the plan says."""
+    batches = SimpleNamespace(own=[len(part) for part in views.chunk(parts)], batch=len(views) * world_size())
     model.zero_grad(set_to_none=True)
     labels = torch.zeros(len(views), dtype=torch.long)
-    forward_backward(model, views[:, 0], labels, torch.amp.GradScaler("cpu", enabled=False), parts)
+    forward_backward(model, views[:, 0], labels, torch.amp.GradScaler("cpu", enabled=False), batches)
 
 
 def held_out_accuracy(model, held, args, device):

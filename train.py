@@ -40,7 +40,7 @@ from engine.flags import (
 from engine.folders import check_disk, loader_memory
 from engine.gradcache import GradCache
 from engine.log import plain_types
-from engine.memory import memory_plan, pretraining_step
+from engine.memory import memory_plan
 from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
 from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
@@ -276,6 +276,19 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
             session.save(epoch, step + 1)
         if session.stopping:
             session.stop(f"epoch {epoch} step {step + 1} of {steps}")
+
+
+def pretraining_step(model, views, parts):
+    """What `train_epoch` does with a batch up to the gradients, for the memory that the plan says."""
+    permutation = torch.zeros(len(views), model.encoder.segment_head.shape[0], dtype=torch.long)
+    cache = GradCache(model, parts) if parts > 1 else None
+    out = cache(views, permutation) if cache else model(views, permutation)
+    loss = total_loss(out.losses, dict.fromkeys(TERMS, 1.0))
+    model.zero_grad(set_to_none=True)
+    if cache:
+        cache.backward(loss)
+    else:
+        loss.backward()
 
 
 if __name__ == "__main__":

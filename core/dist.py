@@ -1,4 +1,6 @@
 """This process among all processes of the run."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -17,6 +19,17 @@ def plan_for(processes: int) -> None:
     """Have this process check a run of so many, of which it is the first: `world_size` answers so."""
     global _planned
     _planned = processes
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Without a process group: within it nothing is gathered from processes that are only planned for."""
+    global _planned
+    former, _planned = _planned, 1
+    try:
+        yield
+    finally:
+        _planned = former
 
 
 def join(backend: str, loader_timeout: float, device: torch.device | None = None) -> None:

@@ -19,15 +19,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from core.dist import rank, world_size
-from dataset.augment import prepare
+from core.dist import alone, initialised, rank, world_size
 from models.backbones.base import Backbone
-from models.dualvar import TERMS, Pretrainer, total_loss
-
-from .gradcache import GradCache
 
 # {GB by which a GPU is sold: GiB of a common one (H100, A100, A10, T4), less 0.5 that CUDA itself takes}
 GPUS = {80: 79.6 - 0.5, 40: 39.3 - 0.5, 24: 22.4 - 0.5, 16: 15.0 - 0.5}
+
+aten = torch.ops.aten
+# {operation: its arguments that its results are as large as}, where torch takes long to find that out
+AS_LARGE_AS = {aten.native_batch_norm.default: (0, 3, 3), aten.native_batch_norm_backward.default: (1, 2, 2),
+               aten.threshold_backward.default: (0,)}
 
 Step = Callable[[Any, Tensor, int], None]  # (model, views (B, V, 3, T, H, W), parts): forward and backward pass
 
@@ -42,23 +43,28 @@ class Way:
 
 
 def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torch.device, *, precision: str | None,
-                accumulate: int, checkpointing: bool, dry_run: bool, bn_splits: int = 1) -> str:
+                accumulate: int, checkpointing: bool, dry_run: int | None, bn_splits: int = 1) -> str:
     """Text for the plan: the memory of a step in each process and, of a dry run, what fits smaller GPUs.
 
     model, batch: as in `peak`; the others: as the flags, None being auto. Only the first process looks.
     """
     if rank() != 0 or device.type == "cpu" and not dry_run:
         return "--dry_run says it"
-    own = Way(precision != "fp32", accumulate, checkpointing)
+    own = Way(precision not in ("fp32", "tf32"), accumulate, checkpointing)
+    known = precision not in (None, "auto")
+
+    def said(gib: float) -> str:
+        return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.0f} MiB"
+
     gib = cache(lambda way: peak(model, step, batch, way) / 2**30)
     parts = [n for n in (accumulate << k for k in range(batch[0].bit_length()))
              if batch[0] % (n * bn_splits) == 0 and batch[0] // n > 1]
-    ways = [own] + dry_run * [Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
-                                   for low in sorted({own.low, True})]
+    ways = [own, *(Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
+                   for low in sorted({own.low, True}) if dry_run)]
     try:
-        text = f"{size(gib(own))} a process in {precision if precision in ('fp32', 'fp16') else 'bf16'}"
-        if precision in (None, "auto"):
-            text += f", {size(gib(replace(own, low=False)))} in fp32"
+        text = f"{said(gib(own))} a process in {precision if known else 'bf16'}"
+        if not known:
+            text += f", {said(gib(replace(own, low=False)))} in fp32"
         # {the first way that fits: the smallest GPU that it fits}
         fits = {next((way for way in ways if gib(way) <= room), None): gb for gb, room in GPUS.items()}
     except RuntimeError as error:  # as of a network whose shapes depend on values
@@ -70,28 +76,16 @@ def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torc
             more = [f"--accumulate {way.accumulate}"] if way.accumulate > accumulate else []
             more += ["--checkpointing"] if way.checkpointing > checkpointing else []
             more += ["--precision bf16"] if way.low > own.low else []
-            text += f"; {gb} GB with {' '.join(more)} ({size(gib(way))})"
+            text += f"; {gb} GB with {' '.join(more)} ({said(gib(way))})"
     return text
-
-
-def size(gib: float) -> str:
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.0f} MiB"
-
-
-def pretraining_step(model: Pretrainer, views: Tensor, parts: int) -> None:
-    """What train.py does with a batch, up to the gradients."""
-    permutation = torch.zeros(len(views), model.encoder.segment_head.shape[0], dtype=torch.long)
-    cached = GradCache(model, parts) if parts > 1 else None
-    loss = total_loss((cached or model)(views, permutation).losses, dict.fromkeys(TERMS, 1.0))
-    model.zero_grad(set_to_none=True)
-    (cached.backward if cached else torch.autograd.backward)(loss)
 
 
 def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
     """Bytes of the largest memory of this process in a step, as far as it is tensors.
 
-    model: not changed. batch: shape (B, V, T, H, W, 3) of this process's clips, uint8 as the loader makes them.
+    model: not changed, as it is before `distribute`. batch: shape (B, V, T, H, W, 3) of this process's clips.
     """
+    processes = world_size()
     with FakeTensorMode(), Storages() as storages:
         model = copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]}).train()
         model.no_sync = nullcontext  # type: ignore[assignment]  # which DistributedDataParallel would have added
@@ -104,11 +98,14 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
         trained = [p for p in model.parameters() if p.requires_grad]
         for p in trained:
             p.grad = torch.empty_like(p)  # of the step before
-        kept = [torch.empty_like(p) for p in trained]  # momentum
-        if world_size() > 1:
-            kept += [torch.empty_like(p) for p in trained]  # DistributedDataParallel's buckets
+        # momentum and, with several processes, DistributedDataParallel's buckets of gradients
+        kept = [torch.empty_like(p) for p in trained for _ in range(2 if processes > 1 else 1)]
         clips = torch.empty(*batch, dtype=torch.uint8)  # on a GPU the next batch, copied ahead; on a CPU this one
-        step(model, prepare(clips), way.accumulate)
+        views = torch.empty(*batch).movedim(-1, 2)  # as `prepare` gives them
+        torch.empty_like(views)  # while a GPU blurs them
+        with nullcontext() if initialised() else alone():
+            step(model, views, way.accumulate)
+        del kept, clips
         return storages.peak
 
 
@@ -144,7 +141,11 @@ class Storages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         if func.namespace == "c10d":  # a collective operation puts its results into its first argument
             return args[0], FakeWork().boxed()
-        out = func(*args, **(kwargs or {}))
+        if func in AS_LARGE_AS:
+            found = [None if args[i] is None else torch.empty_like(args[i]) for i in AS_LARGE_AS[func]]
+            out = tuple(found) if len(found) > 1 else found[0]
+        else:
+            out = func(*args, **(kwargs or {}))
         for x in tree_iter(out):
             if isinstance(x, Tensor):
                 self.follow(x.untyped_storage())

@@ -7,15 +7,18 @@ import torch.distributed as dist
 from helpers import InProcess, make_dataset
 from torch.profiler import ProfilerActivity, profile
 
+import core.dist
 import finetune
+from core.dist import world_size
 from dataset.augment import prepare
 from engine import memory
 from engine.gradcache import GradCache
-from engine.memory import Way, memory_plan, peak, pretraining_step
+from engine.memory import Way, memory_plan, peak
 from engine.optim import gradient_norm, sgd
 from engine.setup import distribute
 from models import build_classifier, build_pretrainer
 from models.dualvar import TERMS, total_loss
+from train import pretraining_step
 
 # Small, but large enough that the scratch memory of oneDNN's convolutions, which is the CPU's own, is little beside it.
 # Never fewer than 16 clips at a time: with one thread torch then unfolds the input of small kernels, to many times its
@@ -113,6 +116,16 @@ def test_parts_that_are_left_out_change_nothing(monkeypatch):
     assert peak(model, pretraining_step, BATCH, Way(accumulate=4)) == found
 
 
+def test_a_dry_run_for_several_processes_needs_none(monkeypatch):
+    model = build_classifier("r3d", 3, WIDTH)
+    found = []
+    for processes in (1, 8):
+        monkeypatch.setattr(core.dist, "_planned", processes)
+        found.append(peak(model, finetune.finetuning_step, (32, 1, *BATCH[2:]), Way()))
+        assert world_size() == processes
+    assert found[1] - found[0] == 4 * sum(p.numel() for p in model.parameters())
+
+
 @pytest.mark.parametrize("framework", ["simclr", "moco"])
 def test_several_processes_have_buckets_for_gradients_and_gather(framework):
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -153,6 +166,7 @@ def test_a_network_whose_shapes_depend_on_values_is_not_known_before_the_run():
     ({"precision": "fp32"}, "60.0 GiB a process in fp32; fits 80 GB; 40 GB with --precision bf16 (30.0 GiB); "
                             "24 GB with --checkpointing --precision bf16 (15.0 GiB); "
                             "16 GB with --accumulate 2 --checkpointing --precision bf16 (7.5 GiB)"),
+    ({"precision": "tf32", "dry_run": False}, "60.0 GiB a process in tf32; fits 80 GB"),
     ({"precision": "fp16", "checkpointing": True, "accumulate": 4}, "3.8 GiB a process in fp16; fits 16 GB"),
     ({"precision": "bf16", "bn_splits": 8}, "30.0 GiB a process in bf16; fits 40 GB; 24 GB with --checkpointing "
                                             "(15.0 GiB)"),
