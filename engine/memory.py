@@ -85,7 +85,6 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
 
     model: not changed, as it is before `distribute`. batch: shape (B, V, T, H, W, 3) of this process's clips.
     """
-    processes = world_size()
     with FakeTensorMode(), Storages() as storages:
         model = copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]}).train()
         model.no_sync = nullcontext  # type: ignore[assignment]  # which DistributedDataParallel would have added
@@ -99,7 +98,7 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
         for p in trained:
             p.grad = torch.empty_like(p)  # of the step before
         # momentum and, with several processes, DistributedDataParallel's buckets of gradients
-        kept = [torch.empty_like(p) for p in trained for _ in range(2 if processes > 1 else 1)]
+        kept = torch.empty(sum(p.numel() for p in trained), 2 if world_size() > 1 else 1)
         clips = torch.empty(*batch, dtype=torch.uint8)  # on a GPU the next batch, copied ahead; on a CPU this one
         views = torch.empty(*batch).movedim(-1, 2)  # as `prepare` gives them
         torch.empty_like(views)  # while a GPU blurs them
@@ -139,6 +138,8 @@ class Storages(TorchDispatchMode):
         self.alive: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        if func is torch.ops.prim.device.default:  # which is asked most often
+            return torch.device("cpu")
         if func.namespace == "c10d":  # a collective operation puts its results into its first argument
             return args[0], FakeWork().boxed()
         if func in AS_LARGE_AS:

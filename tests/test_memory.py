@@ -138,7 +138,7 @@ def test_several_processes_have_buckets_for_gradients_and_gather(framework):
     finally:
         dist.destroy_process_group()
     buckets = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert buckets <= found - alone < 1.1 * buckets
+    assert buckets <= found - alone < 1.5 * buckets  # and the losses of twice as many samples
 
 
 def test_neither_the_model_nor_random_numbers_change():
