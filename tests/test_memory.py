@@ -83,7 +83,7 @@ def test_low_precision():
 
 @pytest.mark.slow
 def test_r21d_at_batch_64_keeps_74_gib_of_activations_in_float32_and_37_in_bf16():
-    """Figures counted by hand, layer by layer."""
+    """The figures of a count of activations made before this code was there."""
     model = build_pretrainer("simclr", "r21d")
     found = [peak(model, pretraining_step, (64, 3, 16, 112, 112, 3), Way(low=low)) / 2**30 for low in (False, True)]
     assert found == pytest.approx([74, 37], rel=0.05)
