@@ -21,7 +21,11 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
+from engine.memory import Way, peak
+from engine.precision import LOW
 from engine.setup import start
+from models import build_pretrainer
+from models.dualvar import TERMS, total_loss
 
 SKIPPED = 2  # steps of a training loop before the clock starts
 PUBLISHED_BATCH = 8  # videos of a GPU and step
@@ -109,11 +113,8 @@ def seconds_a_step(batches, step, skipped):
 # --- sections --------------------------------------------------------------------------------------------------
 
 def our_way(settings, net):
-    """-> ({what: (seconds, videos of a step)}, precision, peak memory of a step in MiB)"""
+    """-> ({what: (seconds, videos of a step)}, precision, peak memory of a step in MiB, the plan's figure for it)"""
     step, videos = largest(settings, net, precision="auto")
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    peak = torch.cuda.max_memory_allocated() / MIB
     seconds = alternate({BARE: step.bare, STEP: step}, settings.rounds)
 
     def whole(batch):
@@ -123,9 +124,24 @@ def our_way(settings, net):
     steps = SKIPPED + 4 * settings.rounds
     loader = our_loader(settings, videos, steps)
     one = next(iter(loader))
-    seconds |= {RESIDENT: seconds_a_step([one] * steps, whole, SKIPPED),
-                TRAINING: seconds_a_step(loader, whole, SKIPPED)}
-    return {name: (value, videos) for name, value in seconds.items()}, step.precision, peak
+    torch.cuda.reset_peak_memory_stats()
+    seconds[RESIDENT] = seconds_a_step([one] * steps, whole, SKIPPED)
+    memory = torch.cuda.max_memory_allocated() / MIB
+    seconds[TRAINING] = seconds_a_step(loader, whole, SKIPPED)
+    return ({name: (value, videos) for name, value in seconds.items()}, step.precision, memory,
+            planned(settings, net, videos, step.precision))
+
+
+def planned(settings, net, videos, precision):
+    """MiB that train.py's plan would say for this step."""
+    model = build_pretrainer("simclr", net, "clip-sr-tc", 2, width=settings.width)
+
+    def step(model, views, _parts):
+        losses = model(views, torch.zeros(len(views), 2, dtype=torch.long)).losses
+        model.zero_grad(set_to_none=True)
+        total_loss(losses, dict.fromkeys(TERMS, 1.0)).backward()
+
+    return peak(model, step, (videos, 3, 16, settings.img_dim, settings.img_dim, 3), Way(low=precision in LOW)) / MIB
 
 
 def plain_step(settings, net):
@@ -154,7 +170,7 @@ def published_way(settings, net):
 
 def training(settings, net):
     """A training step of `net`, from the bare backbone to the loader, and how others make one."""
-    ways, precision, peak = our_way(settings, net)
+    ways, precision, memory, plan = our_way(settings, net)
     for way in (plain_way, published_way):
         gc.collect()
         torch.cuda.empty_cache()
@@ -163,10 +179,11 @@ def training(settings, net):
     found = Findings([*table([net, "videos a step", "ms a step", "videos/s", "our training / this"], [
         [name.format(precision=precision, workers=settings.workers), videos, f"{1000 * seconds:.1f}",
          f"{rate[name]:.1f}", f"{rate[TRAINING] / rate[name]:.2f}"] for name, (seconds, videos) in ways.items()]), "",
-        f"Peak memory of a step: {peak:,.0f} MiB."])
+        f"Peak memory of a step: {memory:,.0f} MiB; the plan says {plan:,.0f} MiB."])
     found.target(f"{net}: step / bare backbone", ways[STEP][0] / ways[BARE][0], most=1.10)
     found.target(f"{net}: share of training that waits for the loader",
                  max(0, 1 - ways[RESIDENT][0] / ways[TRAINING][0]), most=0.05)
+    found.target(f"{net}: peak memory / what the plan says", memory / plan, least=0.9, most=1.1)
     return found
 
 

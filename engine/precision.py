@@ -291,7 +291,8 @@ def readable(text: str | None, precisions: Collection[str]) -> dict[str, Any] | 
     try:
         found = json.loads(text or "")
         whole = {name: type(value) for name, value in found["seconds"].items()} == dict.fromkeys(precisions, float)
-        return found if whole and {"what", "when"} <= found.keys() else None
+        positive = all(value > 0 for value in found["seconds"].values())  # nan is not
+        return found if whole and positive and {"what", "when"} <= found.keys() else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 

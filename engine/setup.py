@@ -121,8 +121,8 @@ def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None)
         raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
                          f"{str(error).splitlines()[0]}") from error
     if clips == 1 and shape[2:] == (1, 1, 1):
-        raise UsageError("--batch_size: a process (or --bn_splits part) has one clip, and its feature map one value: "
-                         "batch norm needs more, as in a larger batch, --seq_len or --img_dim")
+        raise UsageError("--batch_size: there is one clip at a time, and its feature map has one value: batch norm "
+                         "needs more, as in a larger batch, --seq_len or --img_dim, fewer parts, or --bn sync")
 
 
 def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:

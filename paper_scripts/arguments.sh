@@ -12,8 +12,12 @@ source "$here/common.sh"
 # shellcheck source=recipes.sh
 source "$here/recipes.sh"
 
-show='' dry_run='' FLAGS=()
+show='' dry_run='' FLAGS=() before=''
 for flag in "$@"; do
+    case "$before $flag" in
+        *' --dry_run='* | '--dry_run '[0-9]*) wrong "$flag: a launcher's --dry_run takes no number, GPUS and NNODES do" ;;
+    esac
+    before=$flag
     case "$flag" in
         --show) show=1 ;;
         --dry_run) dry_run=1 ;;

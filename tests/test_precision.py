@@ -428,7 +428,8 @@ def test_fp16_s_scale_is_kept_and_skipped_steps_are_counted(program, monkeypatch
 
 @pytest.mark.parametrize("kept", [
     None, "fp16", "[1]", '{"seconds": {"fp32": 1.0, "int8": 0.1}, "what": "", "when": ""}',
-    '{"seconds": {"fp32": 1.0, "bf16": "0.1"}, "what": "", "when": ""}', '{"seconds": {"fp32": 1.0, "bf16": 0.1}}'])
+    '{"seconds": {"fp32": 1.0, "bf16": "0.1"}, "what": "", "when": ""}', '{"seconds": {"fp32": 1.0, "bf16": 0.1}}',
+    '{"seconds": {"fp32": NaN, "bf16": NaN}, "what": "", "when": ""}'])
 def test_kept_timings_that_are_none_are_made_anew(monkeypatch, cache, kept):
     """As of a file that somebody edited."""
     timed = takes(monkeypatch, fp32=1.0, bf16=0.5)
