@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as hooks
 
 from analysis.features import read_features
@@ -115,7 +116,7 @@ def numbers(settings):
 # --- the entry scripts ---------------------------------------------------------------------------------------
 
 class Watch:
-    """Context manager: looks into the training passes of all backbones of this process.
+    """Context manager: looks into the training passes of all backbones of this process, but for those of the plan.
 
     dtypes: {dtype: convolutions that gave it}. stop_after: passes after which this process gets SIGTERM; None: never.
     """
@@ -132,9 +133,10 @@ class Watch:
         for handle in self.handles:
             handle.remove()
 
-    def before(self, module, _inputs):
+    def before(self, module, inputs):
         if isinstance(module, Backbone):
-            self.inside = module.training and torch.is_grad_enabled()
+            planned = isinstance(inputs[0], FakeTensor)  # by engine/memory.py
+            self.inside = module.training and torch.is_grad_enabled() and not planned
 
     def after(self, module, _inputs, out):
         if self.inside and isinstance(module, nn.Conv3d):
