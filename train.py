@@ -38,7 +38,7 @@ from engine.flags import (
     positive,
 )
 from engine.folders import check_disk, loader_memory
-from engine.gradcache import GradCache
+from engine.gradcache import GradCache, forward_backward
 from engine.log import plain_types
 from engine.memory import memory_plan
 from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
@@ -48,7 +48,7 @@ from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
 from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start, takes_segments
 from models import FRAMEWORKS, build_pretrainer
-from models.dualvar import TERMS, total_loss, views_of_sample
+from models.dualvar import TERMS, views_of_sample
 from models.weights.checkpoint import write_checkpoint
 
 WATCHED_CLIPS = 2  # of each video that --eval_every looks at
@@ -200,7 +200,7 @@ def main(argv):
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     collapse = CollapseWatch()
     watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, args.eval_videos).astype(int)))
-    segments = takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
+    segments = args.eval_every > 0 and takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
     if args.eval_every and not segments:
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
                      "variance/within_clip is not measured")
@@ -249,13 +249,7 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
         set_learning_rate(optimizer, learning_rate(epoch + step / steps, args.lr, args.epochs, args.schedule,
                                                    args.gamma, args.warmup, args.cosine))
         views, permutation = prepare(batch["clips"], batch["augment"]), batch["permutation"]
-        out = cache(views, permutation) if cache else model_to_call(views, permutation)
-        loss = total_loss(out.losses, weights)
-        optimizer.zero_grad(set_to_none=True)
-        if cache:
-            cache.backward(scaler.scale(loss))
-        else:
-            scaler.scale(loss).backward()
+        out, loss = forward_backward(model_to_call, cache, views, permutation, weights, scaler.scale)
         scaler.unscale_(optimizer)
         norm = gradient_norm(optimizer)
         scaler.step(optimizer)
@@ -282,13 +276,7 @@ def pretraining_step(model, views, parts):
     """What `train_epoch` does with a batch up to the gradients, for the memory that the plan says."""
     permutation = torch.zeros(len(views), model.encoder.segment_head.shape[0], dtype=torch.long)
     cache = GradCache(model, parts) if parts > 1 else None
-    out = cache(views, permutation) if cache else model(views, permutation)
-    loss = total_loss(out.losses, dict.fromkeys(TERMS, 1.0))
-    model.zero_grad(set_to_none=True)
-    if cache:
-        cache.backward(loss)
-    else:
-        loss.backward()
+    forward_backward(model, cache, views, permutation, dict.fromkeys(TERMS, 1.0))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
+from engine.gradcache import forward_backward
 from engine.memory import Way, peak
 from engine.precision import LOW
 from engine.setup import start
 from models import build_pretrainer
-from models.dualvar import TERMS, total_loss
+from models.dualvar import TERMS
 
 SKIPPED = 2  # steps of a training loop before the clock starts
 PUBLISHED_BATCH = 8  # videos of a GPU and step
@@ -137,9 +138,7 @@ def planned(settings, net, videos, precision):
     model = build_pretrainer("simclr", net, "clip-sr-tc", 2, width=settings.width)
 
     def step(model, views, _parts):
-        losses = model(views, torch.zeros(len(views), 2, dtype=torch.long)).losses
-        model.zero_grad(set_to_none=True)
-        total_loss(losses, dict.fromkeys(TERMS, 1.0)).backward()
+        forward_backward(model, None, views, torch.zeros(len(views), 2, dtype=torch.long), dict.fromkeys(TERMS, 1.0))
 
     return peak(model, step, (videos, 3, 16, settings.img_dim, settings.img_dim, 3), Way(low=precision in LOW)) / MIB
 

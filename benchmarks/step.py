@@ -19,13 +19,13 @@ from benchmarks.common import TRAIN, Peak, alone, alternate, heading, new_parser
 from core.dist import world_size
 from core.exits import run
 from engine.flags import positive
-from engine.gradcache import GradCache
+from engine.gradcache import GradCache, forward_backward
 from engine.monitor import embedding_monitors
 from engine.optim import gradient_norm, sgd
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.setup import distribute, seed_everything, start
 from models import build_pretrainer
-from models.dualvar import TERMS, total_loss
+from models.dualvar import TERMS
 
 NETS = ("r21d", "r3d", "s3d")
 MEMORY = {"the whole batch": {}, "--accumulate 4": {"accumulate": 4}, "--checkpointing": {"checkpointing": True},
@@ -72,13 +72,7 @@ class Step:
         self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
-        out = self.cache(self.views, self.permutation) if self.cache else self.call(self.views, self.permutation)
-        loss = total_loss(out.losses, self.weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.cache:
-            self.cache.backward(self.scaler.scale(loss))
-        else:
-            self.scaler.scale(loss).backward()
+        out, _ = forward_backward(self.call, self.cache, self.views, self.permutation, self.weights, self.scaler.scale)
         self.scaler.unscale_(self.optimizer)
         gradient_norm(self.optimizer)
         self.scaler.step(self.optimizer)

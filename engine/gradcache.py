@@ -1,11 +1,29 @@
-"""A contrastive batch encoded in parts: the memory of one part, the loss of the whole batch."""
+"""Forward and backward of a contrastive batch, also in parts: the memory of one part, the loss of the whole batch."""
+from collections.abc import Callable, Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from core.dist import world_size
 from models.batchnorm import running_statistics_kept
-from models.dualvar import Output, Pretrainer
+from models.dualvar import Output, Pretrainer, total_loss
+
+
+def forward_backward(model: torch.nn.Module, cache: "GradCache | None", views: Tensor, permutation: Tensor,
+                     weights: Mapping[str, float],
+                     scale: Callable[[Tensor], Tensor] = lambda loss: loss) -> tuple[Output, Tensor]:
+    """A batch's output and total loss, which replace the parameters' gradients by their own -> (output, loss).
+
+    model: the pretrainer, or what DistributedDataParallel made of it; cache: a GradCache of the pretrainer, if the
+    batch is passed in parts; views, permutation: as the pretrainer takes them; weights: of each term; scale: what is
+    differentiated, as a function of the loss (torch.amp.GradScaler.scale).
+    """
+    out = (cache or model)(views, permutation)
+    loss = total_loss(out.losses, weights)
+    model.zero_grad(set_to_none=True)
+    (cache.backward if cache else torch.autograd.backward)(scale(loss))
+    return out, loss
 
 
 class GradCache:

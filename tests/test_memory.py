@@ -12,12 +12,12 @@ import finetune
 from core.dist import world_size
 from dataset.augment import prepare
 from engine import memory
-from engine.gradcache import GradCache
+from engine.gradcache import GradCache, forward_backward
 from engine.memory import Way, memory_plan, peak
 from engine.optim import gradient_norm, sgd
 from engine.setup import distribute
 from models import build_classifier, build_pretrainer
-from models.dualvar import TERMS, total_loss
+from models.dualvar import TERMS
 from train import pretraining_step
 
 # Small, but large enough that the scratch memory of oneDNN's convolutions, which is the CPU's own, is little beside it.
@@ -52,13 +52,7 @@ def pretrain(framework, net, way):
     clips, permutation = torch.zeros(BATCH, dtype=torch.uint8), torch.tensor([[1, 0]] * BATCH[0])
     for _ in range(2):
         views = prepare(clips)
-        out = cache(views, permutation) if cache else model(views, permutation)
-        loss = total_loss(out.losses, dict.fromkeys(TERMS, 1.0))
-        optimizer.zero_grad(set_to_none=True)
-        if cache:
-            cache.backward(loss)
-        else:
-            loss.backward()
+        forward_backward(model, cache, views, permutation, dict.fromkeys(TERMS, 1.0))
         gradient_norm(optimizer)
         optimizer.step()
 
