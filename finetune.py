@@ -136,12 +136,11 @@ def main(argv):
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
                 f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
         "batch": f"{args.batch_size} over {world_size()} process{'' if world_size() == 1 else 'es'} on {device.type}",
-        "loader": loader_memory(max(sum(batches.own), 1) * args.seq_len * 3 * args.img_dim**2, args.workers),
+        "loader": loader_memory(batches.loaded * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),
         "memory": memory_plan(
-            model, finetuning_step, (max(sum(batches.own), 1), 1, args.seq_len, args.img_dim, args.img_dim, 3),
-            device, precision=precision, accumulate=args.accumulate, checkpointing=args.checkpointing,
-            dry_run=args.dry_run),
+            model, finetuning_step, (batches.loaded, 1, args.seq_len, args.img_dim, args.img_dim, 3), device,
+            precision=precision, accumulate=args.accumulate, checkpointing=args.checkpointing, dry_run=args.dry_run),
         "length": f"{args.epochs} epochs x {len(batches)} steps, lr {args.lr}",
         "folder": folder, "resume": resume})
     epochs_done = resume.state["epoch"] if resume else 0

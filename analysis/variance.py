@@ -9,6 +9,7 @@ from torch import Tensor
 from dataset.clips import VideoClips
 from engine import evaluation
 from models.backbones.base import Backbone
+from models.classifier import pooled
 from models.dualvar import shuffle_segments
 
 from .nearest import centre_and_normalise, vote
@@ -22,10 +23,9 @@ def kinds_of_features(backbone: Backbone, clips: Tensor, n: int, segments: bool 
     """
     order = torch.arange(n, device=clips.device).roll(1).expand(len(clips), n)
     shuffled, reversed_ = shuffle_segments(clips, order), clips.flip(2)
-    whole = [backbone(x).mean(dim=(2, 3, 4)) for x in (clips, shuffled, reversed_)]
-    alone = [backbone(x.contiguous(memory_format=torch.channels_last_3d)).mean(dim=(2, 3, 4))
-             for x in (clips.chunk(n, dim=2) if segments else ())]
-    return torch.cat(whole + alone, dim=1)
+    alone = clips.chunk(n, dim=2) if segments else ()
+    return torch.cat([pooled(backbone, x.contiguous(memory_format=torch.channels_last_3d))
+                      for x in (clips, shuffled, reversed_, *alone)], dim=1)
 
 
 def measures(features: Tensor) -> dict[str, float]:

@@ -17,6 +17,7 @@ import torch
 
 from core.errors import RunError, UsageError
 from core.files import whole_file
+from dataset import local_dataset
 from dataset.lists import VideoList
 from dataset.loader import default_workers, return_memory
 from dataset.local_dataset import DATA, REPOSITORY
@@ -174,6 +175,11 @@ def extract(videos, frames, short_side):
     return VideoList(np.array([f"{path.parent.name}/{path.name}" for path in folders]),
                      np.array([len(list(path.glob("*.jpg"))) for path in folders]), np.zeros(len(folders), int),
                      np.array(["none"]))
+
+
+def register(root):
+    """Make the frames and lists below `root` the data set `benchmark`."""
+    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
 
 
 def write_lists(folder, videos, part):

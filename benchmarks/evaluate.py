@@ -18,9 +18,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.common import TRAIN, alone, choose, extract, heading, new_parser, table, write, write_lists
+from benchmarks.common import TRAIN, alone, choose, extract, heading, new_parser, register, table, write, write_lists
 from core.exits import run
-from dataset import local_dataset
 from dataset.augment import MEAN, STD
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, resize_for
@@ -109,7 +108,7 @@ def measure(way, name, root, workers, width, side=TRAIN["img_dim"]):
     way: "usual" or "ours"; name: of a stage; side: of the clips, pixels.
     """
     stage, precision, seq_len = STAGES[name], "fp32", TRAIN["seq_len"]
-    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
+    register(root)
     device = start()
     videos = open_list("benchmark", "test", 1)
     network, compute = build(stage, width)

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_checks, gpu_speed
-from benchmarks.common import choose, extract, heading, new_parser, write, write_lists
+from benchmarks.common import TRAIN, choose, extract, heading, new_parser, write, write_lists
 from benchmarks.gpu_checks import Settings
 from benchmarks.sections import Child, Findings, NotHere
 from benchmarks.step import NETS
@@ -63,7 +63,7 @@ def flags():
     parser.add_argument("--batch_size", type=int, default=64, help="most videos of a step; less where memory ends")
     parser.add_argument("--img_dim", type=int, default=112, help="side of the clips, pixels")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the networks' channels")
-    parser.add_argument("--workers", type=int, default=min(16, len(os.sched_getaffinity(0))), help="loader processes")
+    parser.add_argument("--workers", type=int, default=TRAIN["workers"], help="loader processes")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of a timing, of which the fastest counts")
     return parser
 

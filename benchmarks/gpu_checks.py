@@ -19,11 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as hooks
 
 from analysis.features import read_features
-from benchmarks.common import alternate, table
+from benchmarks.common import alternate, register, table
 from benchmarks.sections import Findings, NotHere, as_torchrun
 from benchmarks.step import Step
 from core.errors import RunError, UsageError
-from dataset import local_dataset
 from dataset.local_dataset import REPOSITORY
 from engine.log import log_rows
 from engine.precision import LOW, PRECISIONS, clip_shapes, set_precision
@@ -149,8 +148,7 @@ class Watch:
 
 def entry_script(settings, words, *more):
     """Run an entry script with flags in this process, on the data set `benchmark` -> what it printed."""
-    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(
-        settings.folder / "frames", settings.folder, local_dataset.NO_GROUP, 1)
+    register(settings.folder)
     script, *given = words.split()
     flags = ["--dataset", "benchmark", "--seq_len", 16, "--ds", 1, "--img_dim", 32, "--workers", 0, *given, *more]
     if "--net" in given:

@@ -9,11 +9,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import evaluate
-from benchmarks.common import MIB, alternate, table
+from benchmarks.common import MIB, alternate, register, table
 from benchmarks.data import usual_sample
 from benchmarks.sections import Findings
 from benchmarks.step import Step
-from dataset import local_dataset
 from dataset.augment import PretrainDraw, prepare
 from dataset.clips import VideoClips
 from dataset.crops import RandomCrop, resize_for
@@ -58,8 +57,7 @@ def largest(settings, net, **options):
 
 def videos_of(settings, count):
     """The list `benchmark`, repeated to `count` videos."""
-    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(
-        settings.folder / "frames", settings.folder, local_dataset.NO_GROUP, 1)
+    register(settings.folder)
     videos = open_list("benchmark", "train", 1)
     return videos.subset(np.arange(count) % len(videos))
 

@@ -28,6 +28,7 @@ from benchmarks.common import (
     extract,
     heading,
     new_parser,
+    register,
     table,
     write,
     write_lists,
@@ -93,7 +94,7 @@ class LoadedStep(Step):
 
 def measure(args, mode, root):
     """-> seconds of a step and of a look, precision of the steps"""
-    local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root, local_dataset.NO_GROUP, 1)
+    register(root)
     videos = open_list("benchmark", "train", 1)
     watched = videos.subset(np.arange(args.eval_videos) % len(videos))  # few videos are looked at more than once
     step = LoadedStep(args, mode, videos)

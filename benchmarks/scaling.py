@@ -21,13 +21,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.nearest import topk_accuracy
-from benchmarks.common import Peak, alone, choose, extract, heading, new_parser, table, write
+from benchmarks.common import Peak, alone, choose, extract, heading, new_parser, register, table, write
 from benchmarks.data import data_set, frames_of
 from benchmarks.evaluate import count_operations
 from benchmarks.memory import MIB, snapshot
 from benchmarks.step import Step
 from core.exits import run
-from dataset import local_dataset
 from dataset.lists import open_list
 from dataset.loader import TrainBatches, make_loader
 from engine.flags import positive
@@ -106,8 +105,7 @@ def rows(count):
         with open(root / "train_split01.csv", "w") as file:
             for i in range(count):
                 file.write(f"class{i % 400:03d}/video_{i:09d},{60 + i % 240}\n")
-        local_dataset.DATASETS["benchmark"] = local_dataset.LocalDataset(root / "frames", root,
-                                                                         local_dataset.NO_GROUP, 1)
+        register(root)
         with Peak() as peak:
             start = time.perf_counter()
             videos = open_list("benchmark", "train", 1)

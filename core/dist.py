@@ -1,4 +1,5 @@
 """This process among all processes of the run."""
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -49,6 +50,11 @@ def cpu_group() -> dist.ProcessGroup:
     group = dist.new_group(backend="gloo", timeout=_patience)
     assert isinstance(group, dist.ProcessGroup)  # this process is in it
     return group
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine, by what torchrun sets."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def initialised() -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from core.dist import local_processes
+
 PR_SET_PDEATHSIG = 1  # of prctl, in Linux
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
 
@@ -29,7 +31,8 @@ class TrainBatches:
     has the samples r, r + world, ...; one that has none of the whole batch loads the first, for its shape.
     Call `start` before each epoch; `len` is the number of steps of a whole epoch.
 
-    Attributes: `own`, samples of this process in each part; `sizes`, all numbers of samples in a part, on any process.
+    Attributes: `own`, samples of this process in each part; `loaded`, samples that it loads of a batch; `sizes`, all
+    numbers of samples in a part, on any process.
     """
 
     def __init__(self, size: int, batch: int, rank: int = 0, world: int = 1, seed: int = 0, parts: int = 1) -> None:
@@ -39,6 +42,7 @@ class TrainBatches:
         self.own = [len(share) for share in shares]
         self.sizes = {len(part[r::world]) for part in divided for r in range(world)} - {0}
         self._share = np.concatenate(shares) if any(self.own) else np.zeros(1, int)
+        self.loaded = len(self._share)
         self.start(0)
 
     def start(self, epoch: int, step: int = 0) -> None:
@@ -81,8 +85,7 @@ class EvalBatches:
 def default_workers() -> int:
     """Loader processes of each process: its share of the cores that the system lets this machine's processes use."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    share = min(cores, cpu_quota()) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
-    return max(1, min(8, int(share)))
+    return max(1, min(8, int(min(cores, cpu_quota()) / local_processes())))
 
 
 def cpu_quota(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:

@@ -24,7 +24,6 @@ from .transfer import on_device
 # 1.6 GB in R(2+1)D; forty take 1.6 times as long each, and 5.6 GB.
 CLIPS = {"cpu": 10, "cuda": 40}
 
-
 # what reading or computing raises where files or the machine are the cause
 FAILURES = (RuntimeError, DataError, OSError, EOFError)
 
@@ -82,22 +81,19 @@ def over_videos(compute: Callable[[Tensor], Tensor], loader: DataLoader, videos:
     indices, rows = [torch.empty(0, dtype=torch.int64)], []
     failed: Exception | None = None
     try:
-        for batch in on_device(bar(loader, description), device, ("clips",)):
-            clips = batch["clips"]
-            with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"):
+            for batch in on_device(bar(loader, description), device, ("clips",)):
+                clips = batch["clips"]
                 values = torch.cat([forward(compute, part) for part in clips.flatten(0, 1).split(CLIPS[device.type])])
-            values = values.unflatten(0, clips.shape[:2])
-            rows.append(values.mean(dim=1) if average else values.flatten(1))
-            indices.append(batch["index"])
+                values = values.unflatten(0, clips.shape[:2])
+                rows.append(values.mean(dim=1) if average else values.flatten(1))
+                indices.append(batch["index"])
     except FAILURES as error:
         failed = error
-    reasons = [reason for reason in of_all_processes(failed and f"{failed}") if reason]
-    if reasons:
-        raise failed or RunError(f"another process: {reasons[0]}")
-    width = torch.tensor([rows[0].shape[1] if rows else 0], device=device)
-    if world_size() > 1:
-        dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    table = torch.zeros(videos, int(width), device=device)
+    reasons, widths = zip(*of_all_processes((failed and f"{failed}", rows[0].shape[1] if rows else 0)), strict=True)
+    if any(reasons):
+        raise failed or RunError(f"another process: {next(filter(None, reasons))}")
+    table = torch.zeros(videos, max(widths), device=device)
     if rows:
         table[torch.cat(indices).to(device)] = torch.cat(rows)
     if world_size() > 1:  # each row is made by one process: the sum puts all of them together exactly

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from core.dist import local_processes
 from core.errors import UsageError
 from dataset.loader import PREFETCHED
 
@@ -47,8 +48,7 @@ def loader_memory(batch: int, workers: int, shared: Path = Path("/dev/shm")) -> 
 
     batch: bytes of a process's batch, of which each worker has PREFETCHED under way at most.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine, set by torchrun
-    needed = processes * workers * PREFETCHED * batch
+    needed = local_processes() * workers * PREFETCHED * batch
     free = shutil.disk_usage(shared).free if shared.is_dir() else math.inf
     if needed > free:
         raise UsageError(f"--workers {workers}: the batches under way take up to {needed / 1e9:.3g} GB of shared "

@@ -282,19 +282,19 @@ def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], traini
             torch.cuda.empty_cache()
         return json.dumps({"what": what, "when": time.strftime("%Y-%m-%d"), "seconds": seconds})
 
-    name = f"auto {what}, in float32 {json.dumps(kept)}"
-    return readable(cache.get(name, find), {"fp32", *kept}) or json.loads(cache.get(name, find, again=True))
+    return json.loads(cache.get(f"auto {what}, in float32 {json.dumps(kept)}", find,
+                                functools.partial(readable, precisions={"fp32", *kept})))
 
 
-def readable(text: str | None, precisions: Collection[str]) -> dict[str, Any] | None:
-    """Kept timings of these precisions; None where they are none, as in a file that somebody edited."""
+def readable(text: str | None, precisions: Collection[str]) -> bool:
+    """Whether these are timings of these precisions, and not what somebody made of the file."""
     try:
         found = json.loads(text or "")
         whole = {name: type(value) for name, value in found["seconds"].items()} == dict.fromkeys(precisions, float)
         positive = all(value > 0 for value in found["seconds"].values())  # nan is not
-        return found if whole and positive and {"what", "when"} <= found.keys() else None
+        return whole and positive and {"what", "when"} <= found.keys()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
+        return False
 
 
 def seconds_of_pass(backbone: Backbone, x: Tensor, training: bool) -> float:
@@ -358,9 +358,10 @@ class Cache:
             for found in content.values())
         return content if whole else {}
 
-    def get(self, name: str, find: Callable[[], str | None], again: bool = False) -> Any:
-        """What was found under `name`, now by find() if never before or `again`: text or None."""
-        if name not in self.known or again:
+    def get(self, name: str, find: Callable[[], str | None],
+            usable: Callable[[str | None], bool] = lambda _: True) -> Any:
+        """What was found under `name`, now by find() if never before, or if that is not `usable`: text or None."""
+        if name not in self.known or not usable(self.known[name]):
             self.known[name] = self.new[name] = find()
         return self.known[name]
 
