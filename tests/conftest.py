@@ -32,6 +32,22 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # a shell's background job ignores Ctrl-C, which the tests send to what they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Folder of a small data set `ucf101`."""
+    from helpers import make_dataset  # which imports the project, and torch with it
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def program(root, tmp_path, monkeypatch, capsys):
+    """Runs programs on that data set, in an empty folder -> (exit code, standard output, standard error)."""
+    from helpers import InProcess
+    monkeypatch.chdir(tmp_path)
+    return InProcess(root, monkeypatch, capsys)
+
+
 # pytest's summary lists what was skipped and why; with -n it does not say how many tests -m or -k left out
 left_out = pytest.StashKey[int]()
 

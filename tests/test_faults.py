@@ -18,7 +18,6 @@ from helpers import (
     command,
     environment,
     free_port,
-    make_dataset,
     start,
     succeed,
     torchrun,
@@ -33,11 +32,6 @@ pytestmark = pytest.mark.slow
 
 FLAGS = [*SMALL, *NARROW, "--batch_size", "2", "--epochs", "3", "--print_freq", "1", "--save_steps", "2", "--bn",
          "local", "--name", "x"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

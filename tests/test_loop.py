@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from helpers import NARROW, SMALL, InProcess, make_dataset
+from helpers import NARROW, SMALL
 
 from core.errors import UsageError
 from engine import evaluation
@@ -13,17 +13,6 @@ from engine.folders import loader_memory
 from engine.optim import sgd
 from models import build_backbone
 from models.backbones import BACKBONES
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def program(root, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    return InProcess(root, monkeypatch, capsys)
 
 
 def test_a_skipped_first_step_leaves_no_momentum(monkeypatch):

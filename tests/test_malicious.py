@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import NARROW, SMALL, InProcess, make_dataset
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
+from helpers import NARROW, SMALL, InProcess
 
 
 class Reduce:

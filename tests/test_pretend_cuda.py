@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import NARROW, SMALL, make_dataset, succeed
+from helpers import NARROW, SMALL, succeed
 from pretend_table import MOCO, pretend_environment, steps_of
 
 CUDA = [*SMALL, "--device", "cuda"]
@@ -99,11 +99,6 @@ torch.nn.functional.cross_entropy(plain[[0, 0, 2]], torch.tensor([0, 1, 1])).bac
 found["backward"] = [str(x.grad.device), torch.equal(x.grad.cpu(), plain.grad), counts.total()["waits"]]
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden.formula import noise, released_state_dict
-from helpers import SMALL, InProcess, make_dataset
+from helpers import SMALL
 from torchvision.models.video import r2plus1d_18, r3d_18
 from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
@@ -22,18 +22,6 @@ from models.weights.match import load_strict
 
 WIDTH = 0.0625
 KEYS = json.loads((Path(__file__).parent / "golden" / "released_keys.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def call(root, tmp_path, monkeypatch, capsys):
-    """Runs commands in an empty folder -> (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    return InProcess(root, monkeypatch, capsys)
 
 
 def weights(net, tag="a", width=WIDTH):
@@ -114,7 +102,7 @@ def files(net, own, other):
 
 @pytest.mark.parametrize("net", BACKBONES)
 @pytest.mark.slow
-def test_every_kind_of_file_is_converted(net, call, tmp_path):
+def test_every_kind_of_file_is_converted(net, program, tmp_path):
     """Under any names, in any order, wrapped or not: the query encoder's tensors come out, and go into a backbone."""
     own, other, backbone = weights(net), weights(net, "other"), build_backbone(net, WIDTH)
     for number, (kind, state) in enumerate(files(net, own, other).items()):
@@ -126,7 +114,7 @@ def test_every_kind_of_file_is_converted(net, call, tmp_path):
         if kind not in ("a pretrainer of CoCLR", "a pretrainer of the release, SimCLR", "key encoder alone"):
             continue
         torch.save({"state_dict": state, "epoch": 3}, "in.pth.tar")
-        code, out, error = call("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--net", net,
+        code, out, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--net", net,
                                 "--width", WIDTH, "--force")
         assert code == 0, (kind, error)
         assert f"{len(own)} of {len(own)} matched, 0 missing, 0 unexpected, 0 misshapen" in out
@@ -139,7 +127,7 @@ def test_every_kind_of_file_is_converted(net, call, tmp_path):
 
 @pytest.mark.parametrize("net", BACKBONES)
 @pytest.mark.slow
-def test_network_and_width_are_told_from_the_file(net, call):
+def test_network_and_width_are_told_from_the_file(net, program):
     for width in (0.0625, 0.11, 0.35):
         state = weights(net, width=width)
         for file in (state, in_release_names(net, state)):
@@ -147,19 +135,19 @@ def test_network_and_width_are_told_from_the_file(net, call):
             assert {name: value.shape for name, value in found.items()} == {
                 name: value.shape for name, value in state.items()}
     torch.save({"state_dict": under("encoder_q.0.", in_release_names(net, weights(net)))}, "in.pth.tar")
-    code, _, error = call("models.pretrained", "convert", "in.pth.tar", "out.pth.tar")
+    code, _, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar")
     assert code == 0, error
     assert torch.load("out.pth.tar", weights_only=True)["config"] == {"net": net, "width": WIDTH}
 
 
 @pytest.mark.parametrize("script,flags", [("retrieval.py", []), ("finetune.py", ["--batch_size", "4"])])
-def test_a_converted_file_goes_into_every_stage(script, flags, call):
+def test_a_converted_file_goes_into_every_stage(script, flags, program):
     torch.save(under("module.encoder_q.0.", in_release_names("r21d", weights("r21d"))), "in.pth")
-    code, _, error = call("models.pretrained", "convert", "in.pth", "new/out.pth.tar")
+    code, _, error = program("models.pretrained", "convert", "in.pth", "new/out.pth.tar")
     assert code == 0, error
     for file in ("new/out.pth.tar", "in.pth"):
         net = ["--net", "r21d", "--width", WIDTH] if file == "in.pth" else []
-        code, out, error = call(script, *SMALL, *flags, *net, "--pretrain", file, "--dry_run")
+        code, out, error = program(script, *SMALL, *flags, *net, "--pretrain", file, "--dry_run")
         assert code == 0 and file in out, error
 
 
@@ -181,11 +169,11 @@ def features_agree(backbone, theirs):
         return torch.allclose(backbone.eval()(clips).mean(dim=(2, 3, 4)), theirs(clips), rtol=1e-4, atol=1e-5)
 
 
-def test_torchvision_names_with_one_block_a_stage(call):
+def test_torchvision_names_with_one_block_a_stage(program):
     """torchvision's network of R3D's depth is ours under other names: the same numbers come out."""
     model = randomised(VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 1, 1, 1], BasicStem))
     torch.save(under("encoder_q.", model.state_dict()), "in.pth")
-    code, out, error = call("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and "a video ResNet of torchvision inside MoCo" in out, error
     backbone = build_backbone("r3d")
     load_backbone(backbone, read_checkpoint("out.pth.tar"), "out.pth.tar")
@@ -193,16 +181,16 @@ def test_torchvision_names_with_one_block_a_stage(call):
 
 
 @pytest.mark.slow
-def test_torchvision_r3d_18_is_deeper(call):
+def test_torchvision_r3d_18_is_deeper(program):
     """Its second blocks have no place here, which is an error unless it is wanted; the rest is ours."""
     model = randomised(r3d_18(weights=None))
     torch.save(model.state_dict(), "r3d_18.pth")
-    code, out, error = call("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar")
+    code, out, error = program("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar")
     assert code == 1 and "48 unexpected (layer1.1.conv1.0.weight, " in error and not Path("out.pth.tar").exists()
     assert "72 of 72 matched, 0 missing, 48 unexpected, 0 misshapen, 2 left aside" in out
     with pytest.raises(CheckpointError, match="48 unexpected .*python -m models.pretrained inspect r3d_18.pth"):
         load_backbone(build_backbone("r3d"), read_checkpoint("r3d_18.pth"), "r3d_18.pth")
-    code, out, error = call("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar", "--allow_partial")
     assert code == 0 and "48 tensors of r3d_18.pth have no place and are dropped" in out, error
     config = torch.load("out.pth.tar", weights_only=True)["config"]
     assert "partial" not in config
@@ -215,17 +203,17 @@ def test_torchvision_r3d_18_is_deeper(call):
 
 
 @pytest.mark.slow
-def test_torchvision_r2plus1d_18_fits_in_part(call):
+def test_torchvision_r2plus1d_18_fits_in_part(program):
     """Its stem, shortcuts and some middle widths are others; what is taken in part says so for good."""
     theirs = randomised(r2plus1d_18(weights=None)).state_dict()
     torch.save(theirs, "in.pth")
-    code, out, error = call("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
     assert code == 1 and "21 missing (stage3.shortcut.spatial.weight, " in error
     assert "24 misshapen (stem.spatial.weight (45, 3, 1, 7, 7) for (83, 3, 1, 7, 7), " in error
     assert "    missing      stage5.shortcut.temporal.weight\n" in out
     assert "    unexpected   layer2.0.downsample.0.weight\n" in out
     torch.manual_seed(5)
-    code, out, error = call("models.pretrained", "convert", "in.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar", "--allow_partial")
     assert code == 0 and "45 tensors are as initialised with seed 0, untrained: stage3.shortcut.spatial.w" in out, error
     saved = torch.load("out.pth.tar", weights_only=True)
     partial, start = saved["config"]["partial"], initial("r21d", 1.0).state_dict()
@@ -239,27 +227,27 @@ def test_torchvision_r2plus1d_18_fits_in_part(call):
                         ("stage5.bn2.weight", "layer4.0.conv2.1.weight"),
                         ("stage3.shortcut_bn.running_mean", "layer2.0.downsample.1.running_mean")):
         assert name in partial if other is None else torch.equal(saved["state_dict"][name], theirs[other]), name
-    code, out, _ = call("models.pretrained", "inspect", "out.pth.tar")
+    code, out, _ = program("models.pretrained", "inspect", "out.pth.tar")
     assert code == 0 and "a backbone of ours, partly untrained" in out and partial[0] in out
-    code, _, _ = call("models.pretrained", "convert", "out.pth.tar", "again.pth.tar")
+    code, _, _ = program("models.pretrained", "convert", "out.pth.tar", "again.pth.tar")
     assert code == 0 and torch.load("again.pth.tar", weights_only=True)["config"]["partial"] == partial
-    code, _, error = call("retrieval.py", *SMALL, "--pretrain", "out.pth.tar", "--dry_run")
+    code, _, error = program("retrieval.py", *SMALL, "--pretrain", "out.pth.tar", "--dry_run")
     assert code == 0, error
 
 
 # --- what does not fit ---------------------------------------------------------------------------------------
 
-def refused(call, state, *flags):
+def refused(program, state, *flags):
     """The sentence with which a state dict is not converted; nothing is written."""
     torch.save({"state_dict": state, "config": {"net": "r3d", "width": WIDTH}}, "in.pth.tar")
-    code, out, error = call("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", *flags)
+    code, out, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", *flags)
     assert code == 1 and error.startswith("error: ") and error.count("\n") == 1, error
     assert [path.name for path in Path().iterdir()] == ["in.pth.tar"]
     return out, error
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
-def test_what_does_not_fit_is_named(call):
+def test_what_does_not_fit_is_named(program):
     state = in_release_names("r3d", weights("r3d"))
     del state["conv3.block1.bn1.bias"], state["conv5.block1.bn2.weight"]
     state["conv4.block1.conv1.temporal_spatial_conv.weight"] = torch.zeros(16, 3)
@@ -268,7 +256,7 @@ def test_what_does_not_fit_is_named(call):
     state["bn1.weight"] = torch.ones(4, dtype=torch.int64)
     state["bn1.running_mean"] = torch.zeros(4).to_sparse()
     state = under("encoder_q.0.", state) | under("encoder_q.2.", HEAD)
-    out, error = refused(call, state)
+    out, error = refused(program, state)
     assert "checkpoint in.pth.tar does not fit the model" in error and "of 72 tensors; nothing is written" in error
     assert "2 missing (stage3.bn1.bias, stage5.bn2.weight)" in error
     assert "1 unexpected (encoder_q.0.conv2.block2.bn1.weight)" in error
@@ -285,7 +273,7 @@ def test_what_does_not_fit_is_named(call):
         load_backbone(backbone, {"state_dict": state}, "x")
     assert equal(before, backbone.state_dict())
     # in part it is taken
-    code, _, _ = call("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--allow_partial")
+    code, _, _ = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--allow_partial")
     saved = torch.load("out.pth.tar", weights_only=True)
     assert code == 0 and set(saved["config"]["partial"]) == {
         "stage3.bn1.bias", "stage5.bn2.weight", "stem_bn.weight", "stem_bn.bias", "stem_bn.running_mean",
@@ -295,22 +283,22 @@ def test_what_does_not_fit_is_named(call):
 
 
 @pytest.mark.parametrize("flags", [[], ["--allow_partial"]])
-def test_broken_values_are_never_taken(flags, call):
+def test_broken_values_are_never_taken(flags, program):
     state = weights("r3d")
     state["stage2.bn1.bias"][1] = float("nan")
-    assert "1 not finite (stage2.bn1.bias)" in refused(call, state, *flags)[1]
+    assert "1 not finite (stage2.bn1.bias)" in refused(program, state, *flags)[1]
     state = weights("r3d")
     state["stem.weight"] = state["stem.weight"].double() * 1e200  # finite, but not in float32
-    assert "1 not finite (stem.weight)" in refused(call, state, *flags)[1]
-    assert "72 missing" in refused(call, {"something": torch.zeros(3)}, *flags)[1]
+    assert "1 not finite (stem.weight)" in refused(program, state, *flags)[1]
+    assert "72 missing" in refused(program, {"something": torch.zeros(3)}, *flags)[1]
 
 
 @pytest.mark.parametrize("flags", [[], ["--allow_partial"]])
-def test_twins_that_differ_are_refused(flags, call):
+def test_twins_that_differ_are_refused(flags, program):
     state = in_release_names("s3d", weights("s3d"))
     state["block3.2.branch1.1.bn2.bias"] = state["block3.2.branch1.1.bn2.bias"] + 1
     torch.save(state, "in.pth")
-    code, _, error = call("models.pretrained", "convert", "in.pth", "out.pth", "--net", "s3d", *flags)
+    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--net", "s3d", *flags)
     assert code == 1 and not Path("out.pth").exists()
     assert "1 contradictory (Mixed_3c.branch1.1.bn2.bias / block3.2.branch1.1.bn2.bias)" in error
     with pytest.raises(CheckpointError, match="contradictory"):
@@ -318,37 +306,37 @@ def test_twins_that_differ_are_refused(flags, call):
 
 
 @pytest.mark.parametrize("flags", [[], ["--allow_partial"]])
-def test_two_networks_in_a_file_are_not_chosen_between(flags, call):
+def test_two_networks_in_a_file_are_not_chosen_between(flags, program):
     rgb, flow = weights("r3d", "rgb"), weights("r3d", "flow")
-    _, error = refused(call, under("rgb.", rgb) | under("flow.", flow), *flags)
+    _, error = refused(program, under("rgb.", rgb) | under("flow.", flow), *flags)
     assert "more than one such network (rgb.*, flow.*)" in error and "--prefix" in error
     with pytest.raises(CheckpointError, match="more than one"):
         load_backbone(build_backbone("r3d", WIDTH), read_checkpoint("in.pth.tar"), "x")
-    code, _, error = call("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--prefix", "flow.", *flags)
+    code, _, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--prefix", "flow.", *flags)
     assert code == 0, error
     assert equal(torch.load("out.pth.tar", weights_only=True)["state_dict"], flow)
-    assert "72 missing" in call("models.pretrained", "convert", "in.pth.tar", "no.pth.tar", "--prefix", "depth.")[2]
+    assert "72 missing" in program("models.pretrained", "convert", "in.pth.tar", "no.pth.tar", "--prefix", "depth.")[2]
 
 
-def test_another_network_is_refused(call):
+def test_another_network_is_refused(program):
     state = under("encoder_q.0.", in_release_names("r3d", weights("r3d")))
     for net in set(BACKBONES) - {"r3d"}:
         with pytest.raises(CheckpointError, match=r"does not fit the model: \d+ missing \("):
             load_backbone(build_backbone(net, WIDTH), {"state_dict": state}, "x")
     torch.save(state, "in.pth")
-    code, _, error = call("models.pretrained", "convert", "in.pth", "out.pth", "--net", "r21d")
+    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--net", "r21d")
     assert code == 1 and "missing (" in error
     torch.save({"unknown": torch.zeros(3)}, "in.pth")
-    code, _, error = call("models.pretrained", "convert", "in.pth", "out.pth")
+    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth")
     assert code == 1 and "--net" in error and "inspect in.pth" in error and not Path("out.pth").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_become_float32(dtype, call):
+def test_other_precisions_become_float32(dtype, program):
     state = {name: value.to(dtype) for name, value in weights("r21d").items()}
     state["stem_bn.num_batches_tracked"] = torch.tensor(float("inf"), dtype=dtype)  # 65536 halved
     torch.save(state, "in.pth")
-    code, out, error = call("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and f"120 tensors are {str(dtype)[6:]} in the file and become float32" in out, error
     saved = torch.load("out.pth.tar", weights_only=True)["state_dict"]
     for name, value in build_backbone("r21d", WIDTH).state_dict().items():
@@ -357,12 +345,12 @@ def test_other_precisions_become_float32(dtype, call):
         assert torch.equal(saved[name], torch.as_tensor(expected)), name
 
 
-def test_missing_counters_become_zero(call):
+def test_missing_counters_become_zero(program):
     """Files from before torch 0.4.1 do not have them."""
     own = weights("r3d")
     state = {name: value for name, value in own.items() if "num_batches" not in name}
     torch.save(state, "in.pth")
-    code, out, error = call("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and "60 of 72 matched, 0 missing" in out, error
     assert "12 num_batches_tracked without a usable value are set to 0" in out
     saved = torch.load("out.pth.tar", weights_only=True)["state_dict"]
@@ -373,11 +361,11 @@ def test_missing_counters_become_zero(call):
 
 @pytest.mark.parametrize("kind", ["a pretrainer of ours, MoCo", "a classifier of ours", "a pretrainer of CoCLR",
                                   "a pretrainer of the release, SimCLR", "a classifier of the release"])
-def test_inspect_says_what_a_file_is(kind, call):
+def test_inspect_says_what_a_file_is(kind, program):
     state = files("r21d", weights("r21d"), weights("r21d", "other"))[kind]
     torch.save({"state_dict": under("module.", state), "epoch": 189, "iteration": 7, "optimizer": {"state": {1: 2}},
                 "config": {"net": "r21d", "width": WIDTH}, "versions": {"torch": "9.9"}}, "in.pth.tar")
-    code, out, error = call("models.pretrained", "inspect", "in.pth.tar")
+    code, out, error = program("models.pretrained", "inspect", "in.pth.tar")
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith(f"in.pth.tar: {kind}"), error
     for line in ("epoch        189", "iteration    7", f"config       net=r21d, width={WIDTH}",
@@ -389,23 +377,23 @@ def test_inspect_says_what_a_file_is(kind, call):
     assert fitting == ["r21d"] and "144 of 144 matched, 0 missing, 0 unexpected, 0 misshapen" in out
     prefixes = next(line for line in lines if line.startswith("  prefixes"))
     assert all(name.partition(".")[0] in prefixes for name in state)
-    code, out, _ = call("models.pretrained", "inspect", "in.pth.tar", "--all")
+    code, out, _ = program("models.pretrained", "inspect", "in.pth.tar", "--all")
     assert code == 0 and all(f" {name}\n" in out for name in state)
     assert "    missing      layers.conv1.weight\n" in out  # of c3d
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
-def test_inspect_without_anything_known(call):
+def test_inspect_without_anything_known(program):
     torch.save({"state_dict": {"\x1b[2Jname": torch.zeros(3).to_sparse(), "text": "x", "a.b": torch.zeros(2, 3)},
                 "note": "\x1b[2Jred\n", "config": 3}, "in.pth")
-    code, out, error = call("models.pretrained", "inspect", "in.pth")
+    code, out, error = program("models.pretrained", "inspect", "in.pth")
     assert code == 0 and "in.pth: not known here" in out and "\x1b" not in out and "\\x1b[2Jred" in out, error
     assert "tensors      1, 6 numbers, 1 float32" in out and "no tensors   '\\x1b[2Jname', text" in out
-    code, out, error = call("models.pretrained", "inspect", "none.pth")
+    code, out, error = program("models.pretrained", "inspect", "none.pth")
     assert code == 1 and error == "error: checkpoint none.pth does not exist\n" and not out
 
 
-def test_no_file_is_lost(call, tmp_path):
+def test_no_file_is_lost(program, tmp_path):
     torch.save(weights("r3d"), "in.pth")
     Path("out.pth").write_text("precious")
     os.link("in.pth", "hard.pth")
@@ -416,19 +404,19 @@ def test_no_file_is_lost(call, tmp_path):
                                 ("hard.pth", ["--force"], "the file to convert"),
                                 ("soft.pth", ["--force"], "the file to convert"),
                                 ("folder", ["--force"], "is a folder"), ("out.pth/x", [], "out.pth")):
-        code, _, error = call("models.pretrained", "convert", "in.pth", out, *flags)
+        code, _, error = program("models.pretrained", "convert", "in.pth", out, *flags)
         assert code == 1 and message in error and error.startswith("error: "), error
     for flags, code, message in ((["--net", "r50"], 2, "--net"), (["--width", "0"], 2, "--width"),
                                  (["--width", "nan"], 2, "--width"), (["--width", "x"], 2, "--width"),
                                  (["--nosuch"], 2, "--nosuch")):
-        got, _, error = call("models.pretrained", "convert", "in.pth", "new.pth", *flags)
+        got, _, error = program("models.pretrained", "convert", "in.pth", "new.pth", *flags)
         assert got == code and message in error.splitlines()[-1], error
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    code, _, error = call("models.pretrained", "convert", "in.pth", "out.pth", "--force")
+    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--force")
     assert code == 0 and equal(torch.load("out.pth", weights_only=True)["state_dict"], weights("r3d")), error
-    code, _, error = call("models.pretrained", "convert", "out.pth", "new.pth", "--net", "r21d")
+    code, _, error = program("models.pretrained", "convert", "out.pth", "new.pth", "--net", "r21d")
     assert code == 1 and "--net r21d: checkpoint out.pth was trained with --net r3d" in error
-    code, _, error = call("models.pretrained", "convert", "out.pth", "new.pth", "--width", "1")
+    code, _, error = program("models.pretrained", "convert", "out.pth", "new.pth", "--width", "1")
     assert code == 1 and f"--width 1.0: checkpoint out.pth was trained with --width {WIDTH}" in error
 
 

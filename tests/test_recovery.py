@@ -18,7 +18,6 @@ from helpers import (
     children,
     command,
     environment,
-    make_dataset,
     start,
     succeed,
     wait_for,
@@ -41,11 +40,6 @@ STAGES = {
     "ft": ("finetune.py", [*NARROW, "--pretrain", "random", "--dropout", "0.5", "--bn", "local", "--color_jitter",
                            "--hflip"], "ft"),
 }
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def run_flags(stage, prefix, workers=0):

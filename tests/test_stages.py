@@ -8,15 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from golden.formula import released_state_dict
-from helpers import NARROW, SMALL, InProcess, command, environment, make_dataset, succeed
+from helpers import NARROW, SMALL, InProcess, command, environment, succeed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--print_freq", "1", "--name", "p"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
