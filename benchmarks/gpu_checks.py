@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from benchmarks.step import Step
 from core.errors import RunError, UsageError
 from dataset.local_dataset import REPOSITORY
 from engine.log import log_rows
-from engine.precision import LOW, PRECISIONS, clip_shapes, set_precision
+from engine.precision import LOW, candidates_on, clip_shapes, set_precision
 from engine.setup import compile_backbones, distribute, seed_everything, start
 from models import build_pretrainer
 from models.backbones import BACKBONES
@@ -38,12 +39,13 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "fp16": 2e-2, "bf16": 5e-2}
 # Of all gradients together in float32. At random weights they are badly conditioned: on a CPU those of float32 were up
 # to 5 % from those of float64 (S3D), and those of low precision say nothing.
 GRADIENTS = 1e-1
+ALL_PRECISIONS = "r3d"  # the network that is tried in all of them
 BATCH = 4  # videos of a step of the stages
-# The stages of one precision: {name: script and flags}, at a small --lr, as fp16 skips its first steps; {w} is the
-# folder of the weights that the later ones start from.
+# The stages of one precision: {name: script and flags}, at a small --lr: fp16 skips its first steps, and rounding grows
+# with every step; {w} is the folder of the weights that the later ones start from.
 STAGES = {
-    "pretraining, SimCLR": "train.py --net r3d --mode clip-sr-tc --epochs 1 --lr 1e-4",
-    "pretraining, MoCo": "train.py --net r21d --framework moco --moco-k 8 --epochs 1 --lr 1e-4",
+    "pretraining, SimCLR": "train.py --net r3d --mode clip-sr-tc --epochs 1 --lr 1e-5",
+    "pretraining, MoCo": "train.py --net r21d --framework moco --moco-k 8 --epochs 1 --lr 1e-5",
     "fine-tuning": "finetune.py --pretrain {w}/pretrain/simclr/model/backbone.pth.tar --epochs 1 --hflip --lr 1e-4",
     "test": "test.py --checkpoint {w}/ft/ft/model/latest.pth.tar",
     "retrieval": "retrieval.py --pretrain {w}/pretrain/simclr/model/backbone.pth.tar --save_features features"}
@@ -54,7 +56,7 @@ NAMES = {"pretraining, SimCLR": "simclr", "pretraining, MoCo": "moco", "fine-tun
 @dataclass(frozen=True)
 class Settings:
     """folder: frames/ and lists of data set `benchmark`, and room to write; batch_size: most videos of a step;
-    limit: seconds that a section has."""
+    ends: time.monotonic() at which a section hands in what it has."""
 
     folder: Path
     batch_size: int = 64
@@ -62,15 +64,21 @@ class Settings:
     width: float = 1.0
     workers: int = 8
     rounds: int = 3
-    limit: float = 540
+    ends: float = float("inf")
+
+    def late(self):
+        return time.monotonic() > self.ends
 
 
 def precisions():
-    """Those that the GPU has."""
-    major = torch.cuda.get_device_capability()[0]
-    lacking = {"auto"} | ({"tf32"} if major < 8 else set()) | (
-        set() if torch.cuda.is_bf16_supported(including_emulation=False) else {"bf16"})
-    return [name for name in PRECISIONS if name not in lacking]
+    """Those that the GPU has: float32, the one that `auto` is likely to choose, the others."""
+    *others, likely = candidates_on(torch.device("cuda", 0))
+    return ["fp32", likely, *others, *sorted({"fp16"} - {likely})]
+
+
+def quick_start():
+    """cuDNN tries one algorithm a layer, not ten, on all the shapes that are to come: trying takes most of the time."""
+    torch.backends.cudnn.benchmark_limit = 1
 
 
 def apart(got, wanted):
@@ -96,14 +104,18 @@ def gradients(settings, net, precision, device):
 
 
 def numbers(settings):
-    """Losses and gradients of one step of every network, in each precision, against float32 on the CPU."""
+    """Losses and gradients of one step of every network, one in all precisions, against float32 on the CPU."""
     found, rows = Findings(), []
-    wanted = {net: gradients(settings, net, "fp32", torch.device("cpu")) for net in BACKBONES}
     device = start("cuda")
+    quick_start()
     for net in BACKBONES:
-        for precision in precisions():
+        wanted = gradients(settings, net, "fp32", torch.device("cpu"))
+        for precision in precisions()[:None if net == ALL_PRECISIONS else 2]:
+            if settings.late():
+                found.left.append(f"{net} in {precision}")
+                continue
             got = gradients(settings, net, precision, device)
-            errors = [apart(a, b) for a, b in zip(got, wanted[net], strict=True)]
+            errors = [apart(a, b) for a, b in zip(got, wanted, strict=True)]
             found.check(f"{net} in {precision}, losses", errors[0], TOLERANCE[precision])
             if precision == "fp32":
                 found.check(f"{net} in {precision}, gradients", errors[1], GRADIENTS)
@@ -205,9 +217,13 @@ def all_stages(settings, device, precision, weights):
 def stages(settings):
     """Every stage in each precision against the CPU's float32, and whether its convolutions are in that precision."""
     found, rows = Findings(), []
+    quick_start()
     weights = settings.folder / "cpu-fp32/log/dualvar"
     wanted = all_stages(settings, "cpu", "fp32", weights)
     for precision in precisions():
+        if settings.late():
+            found.left.append(precision)
+            continue
         low = LOW.get(precision, torch.float32)
         for name, (got, dtypes, kept) in all_stages(settings, "cuda", precision, weights).items():
             error = apart(got, wanted[name][0])
@@ -228,10 +244,14 @@ def resume(settings):
     In one process, so that cuDNN's choice of algorithms is the same.
     """
     os.chdir(settings.folder)
+    quick_start()
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True, warn_only=True)
     found, rows = Findings(), []
     for precision in precisions():
+        if settings.late():
+            found.left.append(precision)
+            continue
         words = f"train.py --net r3d --epochs 2 --device cuda --precision {precision} --log_dir resume-{precision}"
         logs = {}
         for name, stop_after in (("whole", None), ("again", None), ("stopped", 1)):
@@ -269,7 +289,8 @@ def processes(settings):
     for name in ("pretraining, SimCLR", "pretraining, MoCo"):
         batch = max(BATCH, 2 * gpus)
         one = pretrained(settings, f"{NAMES[name]}-1", STAGES[name], batch)
-        many = as_torchrun(pretrained, gpus, settings.limit, settings, f"{NAMES[name]}-{gpus}", STAGES[name], batch)
+        many = as_torchrun(pretrained, gpus, settings.ends - time.monotonic(), settings, f"{NAMES[name]}-{gpus}",
+                           STAGES[name], batch)
         error = apart(many[0], one)
         found.check(f"{name}, {gpus} processes against 1", error, TOLERANCE["fp32"])
         rows.append([name, gpus, f"{error:.1e}"])
@@ -279,9 +300,10 @@ def processes(settings):
 
 def compiled(settings):
     """--compile: the same losses, and what it gains."""
-    steps = {}
+    steps, precision = {}, precisions()[1]
     for name in ("eager", "compiled"):
-        steps[name] = Step("r3d", min(settings.batch_size, 8), settings.img_dim, width=settings.width, precision="fp32")
+        steps[name] = Step("r3d", min(settings.batch_size, 16), settings.img_dim, width=settings.width,
+                           precision=precision)
     try:
         compile_backbones(steps["compiled"].model.backbones(), steps["compiled"].device)
     except UsageError as error:
@@ -289,8 +311,8 @@ def compiled(settings):
     losses = [np.array([loss.item() for loss in step.call(step.views, step.permutation).losses.values()])
               for step in steps.values()]
     found = Findings()
-    found.check("losses of r3d, compiled against eager", apart(*losses[::-1]), TOLERANCE["fp32"])
+    found.check("losses of r3d, compiled against eager", apart(*losses[::-1]), TOLERANCE[precision])
     seconds = alternate(steps, settings.rounds)
-    found.lines = table(["r3d, float32", "ms a step"], [[name, f"{1000 * s:.1f}"] for name, s in seconds.items()])
+    found.lines = table([f"r3d, {precision}", "ms a step"], [[name, f"{1000 * s:.1f}"] for name, s in seconds.items()])
     found.target("a compiled step of r3d / an eager one", seconds["compiled"] / seconds["eager"], most=1)
     return found

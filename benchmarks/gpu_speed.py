@@ -22,7 +22,7 @@ from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
 from engine.gradcache import forward_backward
 from engine.memory import Way, peak
-from engine.precision import LOW
+from engine.precision import LOW, allow_tf32
 from engine.setup import start
 from models import build_pretrainer
 from models.dualvar import TERMS
@@ -36,12 +36,17 @@ TRAINING = "training: {workers} loader workers, augmentation, step"
 PLAIN, PUBLISHED = "plain step: float32, torch's default layout", "published way: PIL, float clips, plain step"
 
 
-def largest(settings, net, **options):
-    """-> (a Step of as many videos, settings.batch_size or less, as memory allows, how many they are)"""
+def largest(settings, net, tf32=False, **options):
+    """-> (a Step of as many videos, settings.batch_size or less, as memory allows, how many they are)
+
+    tf32: whether float32 convolutions may use TF32, as torch has it by default.
+    """
     videos = settings.batch_size
     while True:
         try:
             step = Step(net, videos, settings.img_dim, width=settings.width, **options)
+            if tf32:
+                allow_tf32(True)
             step()
             return step, videos
         except torch.OutOfMemoryError:
@@ -111,9 +116,8 @@ def seconds_a_step(batches, step, skipped):
 
 # --- sections --------------------------------------------------------------------------------------------------
 
-def our_way(settings, net):
-    """-> ({what: (seconds, videos of a step)}, precision, peak memory of a step in MiB, the plan's figure for it)"""
-    step, videos = largest(settings, net, precision="auto")
+def our_way(settings, step, videos):
+    """-> ({what: (seconds, videos of a step)}, peak memory of a step in MiB)"""
     seconds = alternate({BARE: step.bare, STEP: step}, settings.rounds)
 
     def whole(batch):
@@ -127,8 +131,7 @@ def our_way(settings, net):
     seconds[RESIDENT] = seconds_a_step([one] * steps, whole, SKIPPED)
     memory = torch.cuda.max_memory_allocated() / MIB
     seconds[TRAINING] = seconds_a_step(loader, whole, SKIPPED)
-    return ({name: (value, videos) for name, value in seconds.items()}, step.precision, memory,
-            planned(settings, net, videos, step.precision))
+    return {name: (value, videos) for name, value in seconds.items()}, memory
 
 
 def planned(settings, net, videos, precision):
@@ -142,10 +145,8 @@ def planned(settings, net, videos, precision):
 
 
 def plain_step(settings, net):
-    """As `largest`: in float32 and torch's default layout, with TF32 in convolutions as torch has it by default."""
-    step, videos = largest(settings, net, precision="fp32", layout=torch.contiguous_format)
-    torch.backends.cudnn.allow_tf32 = True
-    return step, videos
+    """As `largest`: in float32, torch's default layout and TF32."""
+    return largest(settings, net, tf32=True, precision="fp32", layout=torch.contiguous_format)
 
 
 def plain_way(settings, net):
@@ -167,16 +168,24 @@ def published_way(settings, net):
 
 def training(settings, net):
     """A training step of `net`, from the bare backbone to the loader, and how others make one."""
-    ways, precision, memory, plan = our_way(settings, net)
-    for way in (plain_way, published_way):
+    step, videos = largest(settings, net, precision="auto")
+    ways, memory = our_way(settings, step, videos)
+    precision, choosing, plan = step.precision, step.choosing, planned(settings, net, videos, step.precision)
+    del step
+    found = Findings()
+    for name, way in {PUBLISHED: published_way, PLAIN: plain_way}.items():
+        if settings.late():
+            found.left.append(name)
+            continue
         gc.collect()
         torch.cuda.empty_cache()
         ways |= way(settings, net)
     rate = {name: videos / seconds for name, (seconds, videos) in ways.items()}
-    found = Findings([*table([net, "videos a step", "ms a step", "videos/s", "our training / this"], [
+    found.lines = [*table([net, "videos a step", "ms a step", "videos/s", "our training / this"], [
         [name.format(precision=precision, workers=settings.workers), videos, f"{1000 * seconds:.1f}",
          f"{rate[name]:.1f}", f"{rate[TRAINING] / rate[name]:.2f}"] for name, (seconds, videos) in ways.items()]), "",
-        f"Peak memory of a step: {memory:,.0f} MiB; the plan says {plan:,.0f} MiB."])
+        f"Peak memory of a step: {memory:,.0f} MiB; the plan says {plan:,.0f} MiB. Choosing the precision took "
+        f"{choosing:.0f} s, once on a machine for this network and size."]
     found.target(f"{net}: step / bare backbone", ways[STEP][0] / ways[BARE][0], most=1.10)
     found.target(f"{net}: share of training that waits for the loader",
                  max(0, 1 - ways[RESIDENT][0] / ways[TRAINING][0]), most=0.05)

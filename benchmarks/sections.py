@@ -19,12 +19,13 @@ class Findings:
     """What a section found.
 
     lines: Markdown for the report; checks: (sentence, passed), of what must be right; targets: the same, of what is
-    aimed at.
+    aimed at; left: what there was no time for.
     """
 
     lines: list = field(default_factory=list)
     checks: list = field(default_factory=list)
     targets: list = field(default_factory=list)
+    left: list = field(default_factory=list)
 
     def check(self, what, value, most):
         """`value`, an error, is to be at most `most`; nan is more."""

@@ -10,6 +10,7 @@ import functools
 import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class Step:
     """One step of SimCLR clip-sr-tc as train.py takes it, and the bare backbone on as many clips.
 
     batch_size: of all processes; img_dim, seq_len: size of the clips; the other settings are train.py's flags of that
-    name. `precision` becomes what it came to.
+    name. `precision` becomes what it came to, `choosing` the seconds that took.
     """
 
     def __init__(self, net, batch_size, img_dim, *, mode="clip-sr-tc", width=1.0, seq_len=TRAIN["seq_len"],
@@ -59,9 +60,11 @@ class Step:
         videos = batch_size // world_size()
         sizes = {videos // accumulate * views for views in self.model.encodes}
         self.model.encoder.backbone.checkpointing = checkpointing
+        begun = time.perf_counter()
         self.precision, self.notes = set_precision(
             self.model.backbones(), default_precision(precision, self.device),
             clip_shapes(sizes, seq_len, img_dim), self.device)
+        self.choosing = time.perf_counter() - begun
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.cache = GradCache(self.model, accumulate) if accumulate > 1 else None
         self.weights = {name: term.weight for name, term in TERMS.items()}

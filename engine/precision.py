@@ -12,7 +12,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,18 @@ def set_precision(backbones: Sequence[Backbone], precision: str, shapes: Sequenc
     if precision == "fp32":
         return precision, []
     layers = [layer for shape in shapes for layer in layers_with_inputs(backbones[0], shape)]
-    cache, sentences = Cache(device), []
-    candidates = candidates_on(device) if precision == "auto" else [precision]
-    wrong = {name: wrong_layers(layers, name, cache, device) for name in candidates}
+    cache, sentences, own = Cache(device), [], {}
+    wrong = functools.partial(wrong_layers, layers, cache=cache, device=device)
     if precision == "auto":
-        kept = {name: sorted(layers) for name, layers in wrong.items() if name in LOW or not layers}
-        found = timings(backbones[0], shapes[0], kept, training, cache, device)
-        precision, sentence = of_all_processes(fastest(found))[0]
+        precision, sentence, own = choose(wrong, functools.partial(timings, backbones[0], shapes[0], training=training,
+                                                                   cache=cache, device=device), candidates_on(device))
         sentences = [sentence]
+    else:
+        own = wrong(precision)
     if problem := cache.write():
         sentences.append(problem)
     if precision == "fp32":
         return precision, sentences
-    own = wrong[precision]
     total = len({name for name, *_ in layers})
     reasons = ", ".join(f"{name} ({reason})" for name, reason in own.items())
     if precision == "tf32" and own:
@@ -87,6 +87,24 @@ def lower(backbone: Backbone, precision: str, kept: Iterable[str]) -> None:
         for name in kept:
             layer = backbone.get_submodule(name)
             layer.forward = functools.partial(in_float32, layer.forward)  # type: ignore[method-assign]  # of this object
+
+
+def choose(wrong: Callable[[str], dict[str, str]], timed: Callable[[dict[str, list[str]]], dict[str, Any]],
+           candidates: Sequence[str]) -> tuple[str, str, dict[str, str]]:
+    """The fastest precision -> (its name, a sentence, {layer that is wrong in it: what is wrong}).
+
+    wrong: `wrong_layers` of a precision; timed: `timings` of {precision: layers that stay in float32}. Checking takes
+    longer than timing, so it is the fastest that is checked, and timed again if layers of it must stay in float32.
+    """
+    kept: dict[str, list[str]] = {name: [] for name in candidates}
+    while True:
+        precision, sentence = of_all_processes(fastest(timed(kept)))[0]
+        own = {} if precision == "fp32" else wrong(precision)
+        if sorted(own) == kept.get(precision, []):
+            return precision, sentence, own
+        kept[precision] = sorted(own)
+        if precision not in LOW:  # not a layer's affair
+            del kept[precision]
 
 
 def wrong_layers(layers: Sequence[tuple[str, Layer, Shape, bool]], precision: str, cache: "Cache",
@@ -204,18 +222,29 @@ def disagreement(layer: Layer, shape: Shape, dense: bool, precision: str, device
     assert x_gradient is not None
     layer.zero_grad()
     errors = {"output": Error(), "input gradient": Error()}
-    for piece in torch.arange(len(x), device="cpu").split(max(1, PIECE // x[0].numel())):
-        rows = slice(int(piece[0]), int(piece[-1]) + 1)
-        inputs = x.detach()[rows].float().requires_grad_(True)
-        wanted = layer(inputs)
-        wanted.backward(gradient[rows].float())
-        errors["output"].add(out.detach()[rows], wanted.detach())
-        errors["input gradient"].add(x_gradient[rows], inputs.grad)
+    with any_algorithm():
+        for piece in torch.arange(len(x), device="cpu").split(max(1, PIECE // x[0].numel())):
+            rows = slice(int(piece[0]), int(piece[-1]) + 1)
+            inputs = x.detach()[rows].float().requires_grad_(True)
+            wanted = layer(inputs)
+            wanted.backward(gradient[rows].float())
+            errors["output"].add(out.detach()[rows], wanted.detach())
+            errors["input gradient"].add(x_gradient[rows], inputs.grad)
     for (name, p), got_gradient in zip(layer.named_parameters(), got, strict=True):
         errors[f"{name} gradient"] = Error().add(got_gradient, p.grad)
     found = {name: error() for name, error in errors.items()}
     bad = [f"{name} {value:.2g} off" for name, value in found.items() if not value <= TOLERANCE[precision]]
     return ", ".join(bad) or None
+
+
+@contextmanager
+def any_algorithm() -> Iterator[None]:
+    """Within it cuDNN does not try which algorithm is fastest: in float32 all are right, and trying takes long."""
+    former, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = former
 
 
 class Error:
@@ -273,8 +302,8 @@ def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], traini
                     seconds[precision] = min(seconds[precision], seconds_of_pass(tried, x, training))
                     if seconds[precision] > 4 * seconds["fp32"]:
                         break
-            except torch.OutOfMemoryError:  # of float32 perhaps, where half the memory is enough
-                if precision == ["fp32", *kept][-1]:  # which needs least
+            except RuntimeError as error:  # no memory in float32 perhaps, where half is enough; or no kernel
+                if isinstance(error, torch.OutOfMemoryError) and precision == ["fp32", *kept][-1]:  # needs least
                     raise
             finally:
                 allow_tf32(False)
@@ -317,7 +346,7 @@ def fastest(found: dict[str, Any]) -> tuple[str, str]:
     for name in seconds:  # from high to low
         if seconds[chosen] > WORTH * seconds[name]:
             chosen = name
-    times = {name: f"{value:.3g} s" if value < math.inf else "more memory than there is"
+    times = {name: f"{value:.3g} s" if value < math.inf else "more than memory or kernels allow"
              for name, value in seconds.items()}
     others = ", ".join(f"{text} in {name}" for name, text in times.items() if name != chosen)
     return chosen, (f"precision: {chosen}; {found['what']} takes {times[chosen]} in it and {others} "

@@ -258,20 +258,41 @@ def test_memory_that_is_enough_for_low_precision_alone_is_enough(monkeypatch):
     full = False
     monkeypatch.setattr(precision, "seconds_of_pass", seconds_of_pass)
     chosen, (sentence,) = set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)
-    assert chosen == "bf16" and "takes 1 s in it and more memory than there is in fp32 (timed" in sentence
+    assert chosen == "bf16" and "takes 1 s in it and more than memory or kernels allow in fp32 (timed" in sentence
     full = True
     with pytest.raises(torch.OutOfMemoryError):
         set_precision([build_backbone("r3d", 0.0625)], "auto", [(1, *SHAPE[1:])], CPU)
 
 
-def test_tf32_that_is_wrong_is_refused_and_no_candidate(monkeypatch):
+def test_tf32_that_is_wrong_is_refused_and_not_chosen(monkeypatch):
     monkeypatch.setattr(precision, "candidates_on", lambda device: ["tf32", "bf16"])
     real = precision.disagreement
     monkeypatch.setattr(precision, "disagreement", lambda *a: "output 1 off" if a[3] == "tf32" else real(*a))
-    timed = takes(monkeypatch, fp32=1.0, bf16=0.4)
-    assert set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)[0] == "bf16" and "tf32" not in timed
+    timed = takes(monkeypatch, fp32=1.0, tf32=0.3, bf16=0.4)
+    assert set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)[0] == "bf16"
+    assert timed == ["fp32"] * 4 + ["tf32"] * 4 + ["bf16"] * 4 + ["fp32"] * 4 + ["bf16"] * 4
     with pytest.raises(RunError, match="--precision tf32: 12 of 12 layers are wrong in it here, .*: use fp32"):
         set_precision([build_backbone("r3d", 0.0625)], "tf32", [SHAPE], CPU)
+
+
+@pytest.mark.parametrize("seconds, checked", [({"tf32": 0.9, "bf16": 0.9}, set()),
+                                              ({"tf32": 0.3, "bf16": 0.4}, {"tf32"}),
+                                              ({"tf32": 0.5, "bf16": 0.3}, {"bf16"})])
+def test_auto_checks_what_it_would_choose_and_nothing_else(monkeypatch, seconds, checked):
+    monkeypatch.setattr(precision, "candidates_on", lambda device: ["tf32", "bf16"])
+    found = set()
+    monkeypatch.setattr(precision, "disagreement", lambda *a: found.add(a[3]))
+    takes(monkeypatch, fp32=1.0, **seconds)
+    set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)
+    assert found == checked
+
+
+def test_a_network_whose_layers_have_no_kernel_in_low_precision_stays_in_float32(monkeypatch):
+    backbone = build_backbone("r3d", 0.0625)
+    backbone.stage5.conv2.__class__ = WrongConv
+    monkeypatch.setattr(WrongConv, "what", "missing")
+    chosen, (sentence,) = set_precision([backbone], "auto", [SHAPE], CPU)
+    assert chosen == "fp32" and "more than memory or kernels allow in bf16" in sentence
 
 
 def test_auto_times_what_will_run_and_keeps_it_by_what_was_timed(monkeypatch, cache):
