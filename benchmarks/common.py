@@ -73,10 +73,11 @@ def table(head, rows):
     return [f"| {' | '.join(map(str, line))} |" for line in lines]
 
 
-def write(out, lines):
-    """Print a report, and write it where --out says."""
+def write(out, lines, quiet=False):
+    """Print a report, unless `quiet`, and write it where --out says."""
     text = "\n".join([*lines, ""])
-    print(f"\n{text}")
+    if not quiet:
+        print(f"\n{text}")
     if out:
         with whole_file(out) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -3,8 +3,9 @@
     bash benchmarks/gpu.sh                                   9 minutes at most; writes benchmarks/results/gpu-<name>.md
 
 Every section runs in a process of its own: first all those that check, at once, then those that measure, one after the
-other. A section whose time is over hands in what it has. One that would not fit into --minutes is listed as not run,
-one that fails is listed with its reason, and the others go on; the exit code is 1 then. "What fell short" sums it up.
+other. The report is written after each. A section whose time is over hands in what it has. One that would not fit into
+--minutes is listed as not run, one that fails is listed with its reason, and the others go on; the exit code is 1 then.
+"What fell short" sums it up.
 """
 import functools
 import multiprocessing
@@ -49,12 +50,16 @@ class Section:
     failed: bool = False
     took: float = 0.0
 
+    @property
+    def pending(self):
+        return self.found is None and not self.reason
+
 
 def checks():
     """Sections of what must be right."""
-    return [Section("A step of every network against the CPU", 60, gpu_checks.numbers),
-            Section("Every stage against the CPU", 60, gpu_checks.stages),
-            Section("Stopped and resumed", 60, gpu_checks.resume),
+    return [Section("A step of every network against the CPU", 70, gpu_checks.numbers),
+            Section("Every stage against the CPU", 70, gpu_checks.stages),
+            Section("Stopped and resumed", 70, gpu_checks.resume),
             Section("Several GPUs against one", 60, gpu_checks.processes)]
 
 
@@ -116,6 +121,8 @@ def end(section):
 def lines_of(section):
     """A section of the report."""
     lines = [f"## {section.title}", ""]
+    if section.pending:
+        return [*lines, "Not done yet.", ""]
     if section.found is None:
         return [*lines, f"**{section.reason[0].upper()}{section.reason[1:]}**", ""]
     found = section.found
@@ -129,13 +136,25 @@ def shortcomings(done):
     """The paragraph of what fell short, as a list; and whether anything failed."""
     lines, wrong = [], False
     for section in done:
-        lines += [f"- {section.title}: {section.reason}"] if section.reason else []
+        lines += [f"- {section.title}: {section.reason or 'not done yet'}"] if section.found is None else []
         found = section.found or Findings()
         lines += [f"- {section.title}: not reached in its time: {', '.join(found.left)}"] if found.left else []
         lines += [f"- {section.title}: wrong: {text}" for text, right in found.checks if not right]
         lines += [f"- {section.title}: missed: {text}" for text, right in found.targets if not right]
         wrong |= section.failed or not all(right for _, right in found.checks)
     return lines or ["Nothing: all sections ran, all checks passed, all targets were reached."], wrong
+
+
+def report(out, source, done):
+    """Write what is there of the report -> whether anything was wrong; sections that are still to come say so."""
+    short, wrong = shortcomings(done)
+    machine = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    slug = re.sub(r"\W+", "-", machine).strip("-").lower()
+    lines = [*heading(f"On a GPU: {machine}", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, "
+                      f"precisions {', '.join(gpu_checks.precisions())}; videos of {source}, 128 pixels high"),
+             "## What fell short", "", *short, "", *(line for section in done for line in lines_of(section))]
+    write(out.with_name(out.name.replace("<name>", slug)), lines, quiet=any(section.pending for section in done))
+    return wrong
 
 
 def main(argv):
@@ -147,26 +166,20 @@ def main(argv):
     multiprocessing.set_forkserver_preload(["benchmarks.gpu_checks", "benchmarks.gpu_speed"])
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     checking, timing = checks(), timings()
-    done = [*checking, *timing]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"  # everything is found anew
         Path(folder, "log").mkdir()
         settings = Settings(Path(folder), args.batch_size, args.img_dim, args.width, args.workers, args.rounds)
-        source = prepare_data(args, settings.folder)
+        write_report = functools.partial(report, args.out, prepare_data(args, settings.folder), [*checking, *timing])
         for section in checking:
             begin(section, settings, deadline)
         for section in checking:
             end(section)
+            write_report()
         for section in timing:
             begin(section, settings, deadline)
             end(section)
-    short, wrong = shortcomings(done)
-    machine = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    slug = re.sub(r"\W+", "-", machine).strip("-").lower()
-    write(args.out.with_name(args.out.name.replace("<name>", slug)), [
-        *heading(f"On a GPU: {machine}", f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, "
-                 f"precisions {', '.join(gpu_checks.precisions())}; videos of {source}, 128 pixels high"),
-        "## What fell short", "", *short, "", *(line for section in done for line in lines_of(section))])
+            wrong = write_report()
     return int(wrong)
 
 

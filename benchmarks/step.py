@@ -71,7 +71,7 @@ class Step:
         self.optimizer = sgd(self.model, TRAIN["lr"], TRAIN["momentum"], TRAIN["wd"])
         size = (videos, 3, 3, seq_len, img_dim, img_dim)
         self.views = torch.randn(size, device=self.device)
-        self.clips = torch.randn(4 * videos, *size[2:], device=self.device)
+        self.clips = [torch.randn(views * videos, *size[2:], device=self.device) for views in self.model.encodes]
         self.permutation = torch.tensor([[1, 0]], device=self.device).repeat(videos, 1)
 
     def __call__(self):
@@ -84,7 +84,8 @@ class Step:
 
     def bare(self):
         self.model.zero_grad(set_to_none=True)
-        self.model.encoder.backbone(self.clips).sum().backward()
+        for clips in self.clips:  # as a step passes them
+            self.model.encoder.backbone(clips).sum().backward()
 
 
 def seconds(args, net, precision, what="step", layout=torch.channels_last_3d):
