@@ -55,7 +55,7 @@ def set_precision(backbones: Sequence[Backbone], precision: str, shapes: Sequenc
     if precision == "fp32":
         return precision, []
     layers = [layer for shape in shapes for layer in layers_with_inputs(backbones[0], shape)]
-    cache, sentences, own = Cache(device), [], {}
+    cache, sentences = Cache(device), []
     wrong = functools.partial(wrong_layers, layers, cache=cache, device=device)
     if precision == "auto":
         precision, sentence, own = choose(wrong, functools.partial(timings, backbones[0], shapes[0], training=training,
