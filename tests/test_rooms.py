@@ -61,7 +61,7 @@ def test_a_room_imports_those_below_it_alone(room):
     assert not upwards
 
 
-@pytest.mark.parametrize("module", ["core.errors", "core.files", "core.exits"])
+@pytest.mark.parametrize("module", ["core.errors", "core.files", "core.exits", "core.inputs", "core.names"])
 def test_the_ground_floor_is_imported_in_no_time(module):
     assert loaded_by(f"import {module}", *HEAVY) == "[]"
 

@@ -1,0 +1,243 @@
+"""What comes from outside, through one door for each kind: bytes, text, lines, JSON, CSV, arrays.
+
+What is not as it must be raises DataError with one sentence, whose end is the `hint`: what to do about it. Sizes are
+checked before memory is taken. Names are checked by core/names.py, checkpoints by models/weights/checkpoint.py, JPEGs
+and videos by dataset/reader.py and dataset/storage.py.
+"""
+import csv
+import io
+import json
+import math
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import DataError
+from .names import quoted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MIB = 2**20
+MOST = 256 * MIB  # of a file of text
+DEEPEST = 32  # lists and dictionaries within each other
+REMOVE = "remove it, and run what wrote it again"
+# what reading a damaged zip raises, encrypted or of a later version too
+BAD_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, ValueError, struct.error)
+
+
+# --- bytes and text ------------------------------------------------------------------------------------------
+
+def open_file(path: str | Path, most: int) -> IO[bytes]:
+    """Open a regular file of at most `most` bytes, unbuffered. OSError where it cannot be read or is none, or larger.
+
+    What is no file is not waited for, as a pipe would be, nor read without end, as /dev/zero.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+        return file
+    file.close()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(21, "Is a directory", str(path))
+    raise OSError(None, f"{found.st_size} bytes, more than {most} are not expected" if stat.S_ISREG(found.st_mode)
+                  else "not a regular file", str(path))
+
+
+def read_bytes(path: str | Path, most: int = MOST) -> bytes:
+    """Content of a file. OSError as open_file."""
+    with open_file(path, most) as file:
+        return file.read(most)
+
+
+def read_text(path: str | Path, hint: str = REMOVE, most: int = MOST) -> str:
+    """A UTF-8 file, with or without byte order mark, its line ends as they are.
+
+    Raises DataError where it is not there, cannot be read, is too large or not UTF-8, naming the row then.
+    """
+    try:
+        data = read_bytes(path, most)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
+    return decoded(data, path, hint)
+
+
+def decoded(data: bytes, path: str | Path, hint: str) -> str:
+    """The text of a file called `path`. Raises DataError, naming the row, where it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} row {row}: not UTF-8: save the file as UTF-8, or {hint}") from error
+
+
+def read_lines(path: str | Path, hint: str = REMOVE) -> list[str]:
+    """Lines of a text file, ended by \\n or \\r\\n and by nothing else that Python takes for a line's end."""
+    lines = read_text(path, hint).replace("\r\n", "\n").split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------
+
+def read_json(path: str | Path, shape: Any, hint: str = REMOVE) -> Any:
+    """The content of a JSON file, of a `shape` as `fault` takes it. Raises DataError where it is another."""
+    return parsed(read_text(path, hint), shape, str(path), hint)
+
+
+def parsed(text: str, shape: Any, where: str, hint: str = REMOVE) -> Any:
+    """The content of a JSON text, of a `shape` as `fault` takes it. Raises DataError, naming `where`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = "too deep" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{where} is damaged (not JSON: {said[:120]}): {hint}") from error
+    if wrong := fault(found, shape):
+        raise DataError(f"{where} is damaged ({wrong}): {hint}")
+    return found
+
+
+KINDS: dict[Any, str] = {
+    float: "a finite number", int: "a whole number", str: "text", bool: "true or false", None: "null",
+    dict: "a dictionary", list: "a list"}
+
+
+def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> str | None:
+    """What of a value, made of plain types, is not of a shape -> text, or None.
+
+    shape: str, bool, None, int (of 64 bits) or float (any finite number); object, whatever plain value; (shape, ...)
+    for one of several; [shape] for a list; {str: shape} for a dictionary; {"key": shape, ...} for one with these keys
+    at least.
+    """
+    if depth > DEEPEST:
+        return f"{name[:80]} is too deep"
+    if isinstance(shape, tuple):
+        faults = [fault(value, one, name, depth) for one in shape]
+        return None if None in faults else faults[-1]
+    if shape is object:
+        shape = plain_shape(value)
+    kind = type(shape) if isinstance(shape, (list, dict)) else shape
+    if not is_of(value, kind):
+        return f"{name[:80]} is not {KINDS[kind]}"
+    if isinstance(shape, dict) and str not in shape and (missing := [key for key in shape if key not in value]):
+        return f"{name[:80]} has no {', '.join(missing)}"
+    parts: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(shape, list):
+        parts = ((f"{name}[{i}]", x, shape[0]) for i, x in enumerate(value))
+    elif isinstance(shape, dict):
+        parts = ((key, x, shape[str]) for key, x in value.items()) if str in shape else (
+            (key, value[key], one) for key, one in shape.items())
+    return next((text for key, x, one in parts if (text := fault(x, one, key, depth + 1))), None)
+
+
+def plain_shape(value: Any) -> Any:
+    """The shape of whatever plain value, whose numbers are finite."""
+    if isinstance(value, (dict, list)):
+        return {str: object} if isinstance(value, dict) else [object]
+    return float if type(value) in (int, float) else None if value is None else type(value)
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; for float any finite number is, and None stands for itself."""
+    if kind is float:
+        return type(value) is int and abs(value) < 2**63 or type(value) is float and math.isfinite(value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    return value is None if kind is None else type(value) is kind
+
+
+# --- CSV -----------------------------------------------------------------------------------------------------
+
+def csv_rows(text: str, path: str | Path, hint: str) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number from 1, fields) of the rows of a CSV file that are not blank. Raises DataError, naming the row.
+
+    text: of the file called `path`. A row over several lines counts once.
+    """
+    row = 0
+    try:
+        for row, fields in enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), 1):
+            if fields and (len(fields) > 1 or fields[0].strip()):
+                yield row, fields
+    except csv.Error as error:
+        raise DataError(f"{path} row {row + 1}: not a row of CSV ({error}): {hint}") from error
+
+
+def read_table(path: str | Path, columns: Sequence[str], hint: str = REMOVE) -> list[dict[str, str]]:
+    """The rows of a CSV file whose first row names exactly these columns. Raises DataError, naming the row."""
+    rows = csv_rows(read_text(path, hint), path, hint)
+    if (head := next(rows, (1, []))[1]) != list(columns):
+        raise DataError(f"{path} row 1: expected the columns {','.join(columns)}, got {quoted(','.join(head))}: {hint}")
+    found = []
+    for number, fields in rows:
+        if len(fields) != len(columns):
+            raise DataError(f"{path} row {number}: {len(fields)} fields, not {len(columns)}: {hint}")
+        found.append(dict(zip(columns, fields, strict=True)))
+    return found
+
+
+# --- arrays --------------------------------------------------------------------------------------------------
+
+def read_npy(path: str | Path, dtype: str, ndim: int, hint: str = REMOVE) -> "np.ndarray":
+    """The array of an .npy file. dtype: "f4", "i8", ..., of the machine's byte order; ndim: its dimensions.
+
+    Raises DataError where it is another, cut short, or holds values that are not finite. Memory is taken for as many
+    bytes as the file has, whatever its header says.
+    """
+    try:
+        with open_file(path, most=2**50) as file:
+            return _npy(file, os.fstat(file.fileno()).st_size, dtype, ndim, str(path), hint)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
+
+
+def read_npz(path: str | Path, arrays: Mapping[str, tuple[str, int]], hint: str = REMOVE) -> "dict[str, np.ndarray]":
+    """Arrays of an .npz file as np.savez writes it: {name: (dtype, ndim)} as read_npy takes them -> {name: array}."""
+    try:
+        with open_file(path, most=2**50) as file, zipfile.ZipFile(file) as archive:
+            found = {}
+            for name, (dtype, ndim) in arrays.items():
+                entry = archive.getinfo(f"{name}.npy")
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > os.fstat(file.fileno()).st_size:
+                    raise DataError(f"{path}: {name} is compressed, or larger than the file: {hint}")
+                with archive.open(entry) as member:
+                    found[name] = _npy(member, entry.file_size, dtype, ndim, f"{name} in {path}", hint)
+            return found
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
+    except DataError:
+        raise
+    except BAD_ZIP as error:
+        raise DataError(f"{path} is not an .npz file as it must be ({error}): {hint}") from error
+
+
+def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str) -> "np.ndarray":
+    import numpy as np
+
+    # version, header of at most 4 kB: a line of Python, of which these forms alone are known here
+    start = file.read(10)
+    length = int.from_bytes(start[8:10], "little")
+    header = file.read(min(length, 4096)) if start[:8] == b"\x93NUMPY\x01\x00" else b""
+    text = header.decode("latin1")
+    wanted = np.dtype(dtype)
+    ahead, _, shape = text.partition("'shape': (")
+    shape, closed, rest = shape.partition(")")
+    numbers = [part.strip() for part in shape.split(",") if part.strip()]
+    whole = (len(header) == length and closed and ahead.strip() == f"{{'descr': '{wanted.str}', 'fortran_order': False,"
+             and rest.strip() in ("}", ", }") and all(part.isascii() and part.isdigit() for part in numbers))
+    if not whole or len(numbers) != ndim or any(len(part) > 15 for part in numbers):
+        raise DataError(f"{name} is not an array of {ndim} dimensions of {wanted.name} in C order: {hint}")
+    sizes = [int(part) for part in numbers]
+    if math.prod(sizes) * wanted.itemsize != size - 10 - length:
+        raise DataError(f"{name} is cut short, or more than its header says ({size} bytes): {hint}")
+    found, position = np.empty(sizes, wanted), 0
+    memory = found.reshape(-1).view(np.uint8).data
+    while position < len(memory):
+        if not (count := file.readinto(memory[position:position + 2**30])):  # type: ignore[attr-defined]
+            raise DataError(f"{name} is cut short: {hint}")
+        position += count
+    if not np.isfinite(found).all():
+        raise DataError(f"{name} holds values that are not finite: {hint}")
+    return found

@@ -1,0 +1,43 @@
+"""What a class, a video or a run may be called, and how its name stands in what others show."""
+import html
+import re
+
+LONGEST_NAME = 255  # bytes of a file's name, on Linux
+# ASCII's and Latin 1's control characters, and the two by which Unicode ends lines: a list's row would end there
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+FORMULA = re.compile(r"[=+\-@\t\r]")  # with which a cell of a spreadsheet begins that is computed
+
+
+def name_fault(name: str) -> str | None:
+    """Why no folder, list or picture could carry `name`, a class's, a video's or a run's -> text, or None.
+
+    Any visible character is fine, white space too; a name is one part of a path.
+    """
+    if name in ("", ".", ".."):
+        return "it is empty, or stands for a folder"
+    if found := CONTROL.search(name):
+        return f"it holds the control character {found[0]!a}"
+    if "/" in name:
+        return "it holds a slash"
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # Python gives bytes that are not UTF-8 as lone surrogates
+        return "it is not UTF-8"
+    if length > LONGEST_NAME:
+        return f"it has {length} bytes, more than the {LONGEST_NAME} of a file's name"
+    return None
+
+
+def quoted(text: str) -> str:
+    """Text from a file as a message shows it: invisible characters escaped, cut after 120 characters."""
+    return repr(text if len(text) <= 120 else text[:120] + "...")
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a CSV file that spreadsheets open: a name such as =1+1 must not be computed."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def markdown(text: str) -> str:
+    """Text for a cell of a Markdown table: nothing in it is markup or HTML."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
