@@ -5,7 +5,6 @@ tensors; a mode that sees every operation follows their storages. They are on th
 """
 import copy
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +20,8 @@ from torch.utils._pytree import tree_iter
 
 from core.dist import alone, initialised, rank, world_size
 from models.backbones.base import Backbone
+
+from .precision import default_precision
 
 # {GB by which a GPU is sold: GiB of a common one (H100, A100, A10, T4), less 0.5 that CUDA itself takes}
 GPUS = {80: 79.6 - 0.5, 40: 39.3 - 0.5, 24: 22.4 - 0.5, 16: 15.0 - 0.5}
@@ -44,19 +45,23 @@ class Way:
 
 def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torch.device, *, precision: str | None,
                 accumulate: int, checkpointing: bool, dry_run: int | None, bn_splits: int = 1) -> str:
-    """Text for the plan: the memory of a step in each process and, of a dry run, what fits smaller GPUs.
+    """Text for the plan: the memory of a step in each process, which GPUs it fits and, of a dry run, what fits smaller.
 
-    model, batch: as in `peak`; the others: as the flags, None being auto. Only the first process looks.
+    model, batch: as in `peak`; the others: as the flags. Only the first process looks. A dry run is one for GPUs,
+    wherever it is made; of a start on a CPU no GPU is named.
     """
-    if rank() != 0 or device.type == "cpu" and not dry_run:
-        return "--dry_run says it"
+    if rank() != 0:
+        return ""
+    for_cpu = device.type == "cpu" and not dry_run
+    if for_cpu:
+        precision = default_precision(precision, device)
     own = Way(precision not in ("fp32", "tf32"), accumulate, checkpointing)
     known = precision not in (None, "auto")
 
     def said(gib: float) -> str:
         return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.0f} MiB"
 
-    gib = cache(lambda way: peak(model, step, batch, way) / 2**30)
+    gib = cache(lambda way: peak(model, step, batch, way, "cpu" if for_cpu else "cuda") / 2**30)
     parts = [n for n in (accumulate << k for k in range(batch[0].bit_length()))
              if batch[0] % (n * bn_splits) == 0 and batch[0] // n > 1]
     ways = [own, *(Way(low, n, again) for n in parts for again in sorted({checkpointing, True})
@@ -66,7 +71,8 @@ def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torc
         if not known:
             text += f", {said(gib(replace(own, low=False)))} in fp32"
         # {the first way that fits: the smallest GPU that it fits}
-        fits = {next((way for way in ways if gib(way) <= room), None): gb for gb, room in GPUS.items()}
+        fits = {next((way for way in ways if gib(way) <= room), None): gb for gb, room in GPUS.items()
+                if not for_cpu}
     except RuntimeError as error:  # as of a network whose shapes depend on values
         return f"not known before the run: {(str(error).splitlines() or [type(error).__name__])[0]}"
     for way, gb in fits.items():
@@ -80,23 +86,31 @@ def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torc
     return text
 
 
-def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way) -> int:
+def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way, device: str = "cuda") -> int:
     """Bytes of the largest memory of this process in a step, as far as it is tensors.
 
-    model: not changed, as it is before `distribute`. batch: shape (B, V, T, H, W, 3) of this process's clips.
+    model: not changed, as it is before `distribute`. batch: shape (B, V, T, H, W, 3) of this process's clips. device:
+    "cuda" or "cpu", on which autocast leaves max pools to float32. Raises RuntimeError where shapes depend on values.
     """
     with FakeTensorMode(), Storages() as storages:
         model = copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]}).train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+
+        def give_gradients() -> None:
+            for p in trained:
+                if p.grad is None:
+                    p.grad = torch.empty_like(p)
+
         model.no_sync = nullcontext  # type: ignore[assignment]  # which DistributedDataParallel would have added
         for module in model.modules():
             if isinstance(module, Backbone):
                 module.low, module.checkpointing = torch.bfloat16 if way.low else None, way.checkpointing
-                module.forward = partial(part_by_part, module.forward, Counter(), {})  # type: ignore[method-assign]
-            elif isinstance(module, nn.MaxPool3d):  # autocast takes it to float32 on CPUs, on GPUs it does not
+                if way.accumulate > 1:
+                    module.forward = partial(  # type: ignore[method-assign]
+                        part_by_part, module.forward, {}, give_gradients)
+            elif isinstance(module, nn.MaxPool3d) and device != "cpu":  # what is fake is on the CPU, autocast with it
                 module.forward = torch.autocast("cpu", enabled=False)(module.forward)  # type: ignore[method-assign]
-        trained = [p for p in model.parameters() if p.requires_grad]
-        for p in trained:
-            p.grad = torch.empty_like(p)  # of the step before
+        give_gradients()  # of the step before
         # momentum and, with several processes, DistributedDataParallel's buckets of gradients
         kept = torch.empty(sum(p.numel() for p in trained), 2 if world_size() > 1 else 1)
         clips = torch.empty(*batch, dtype=torch.uint8)  # on a GPU the next batch, copied ahead; on a CPU this one
@@ -115,14 +129,16 @@ def fake(x: Tensor) -> Tensor:
     return nn.Parameter(found, x.requires_grad) if isinstance(x, nn.Parameter) else found
 
 
-def part_by_part(forward: Callable[[Tensor], Tensor], calls: Counter, shapes: dict, clips: Tensor) -> Tensor:
+def part_by_part(forward: Callable[[Tensor], Tensor], shapes: dict, give_gradients: Callable[[], None],
+                 clips: Tensor) -> Tensor:
     """A backbone's forward, which for later parts of a batch (--accumulate) gives an empty feature map at once.
 
-    They take the same memory as the first or, with gradient, as the second, which is the first that finds gradients.
+    They take the same memory as the first, which finds the gradients that the second would: those of the first.
     """
     key = clips.shape, torch.is_grad_enabled()
-    calls[key] += 1
-    if calls[key] <= 1 + torch.is_grad_enabled():
+    if key not in shapes:
+        if torch.is_grad_enabled():
+            give_gradients()
         features = forward(clips)
         shapes[key] = features.shape
         return features
