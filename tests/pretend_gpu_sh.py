@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # noqa: E402
 
 pretend_cuda.install()
 
-from benchmarks import gpu, gpu_checks, gpu_speed  # noqa: E402
+from benchmarks import gpu, gpu_checks  # noqa: E402
 from core.exits import run  # noqa: E402
 
 
@@ -34,7 +34,6 @@ def off_for_the_cpu(function):
 # here, and in the server whose children run the sections, which imports this file
 gpu_checks.gradients = off_for_the_cpu(gpu_checks.gradients)
 gpu_checks.all_stages = off_for_the_cpu(gpu_checks.all_stages)
-gpu_speed.planned = lambda *_: 1.0  # fake tensors ask for a driver where there is CUDA
 gpu_checks.precisions = lambda: ["fp32", "bf16"]
 gpu_checks.BACKBONES = {net: gpu_checks.BACKBONES[net] for net in ("r3d", "c3d")}
 gpu.NETS = ("r3d",)

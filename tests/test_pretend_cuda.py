@@ -165,7 +165,8 @@ def on_cpu(run, env):
 @pytest.fixture(scope="module")
 def backbone(run):
     """A backbone pretrained on the device in float32."""
-    run("train.py", *NARROW, *TRAIN, "--precision", "fp32", "--name", "p")
+    out = run("train.py", *NARROW, *TRAIN, "--precision", "fp32", "--name", "p")
+    assert re.search(r"memory +\d+ MiB a process in fp32; fits 16 GB\n", out), out
     return MODEL.format("p") + "backbone.pth.tar"
 
 
