@@ -129,7 +129,7 @@ def main(argv):
     name = args.name or f"{config['net']}_{args.dataset}_split{args.split}"
     folder = utils.run_folder(args.log_dir, args.prefix, args.train_what, name)
     inputs = fingerprints(videos, model.backbone if loaded else None)
-    resume = find_resume(folder, plain_types(vars(args)), config, inputs)
+    resume = find_resume(folder, plain_types(vars(args)), config, inputs, model, len(batches))
     precision = resume.precision if resume else args.precision
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",

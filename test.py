@@ -19,6 +19,8 @@ from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
 from core.exits import run
 from core.files import take_lock, whole_file, write_json
+from core.inputs import fault
+from core.names import shown
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
@@ -41,6 +43,10 @@ from engine.setup import check_shapes, network_of, open_weights, start
 from models import build_classifier
 from models.classifier import topk
 from models.weights.loading import load_classifier
+
+# arguments of a classifier, as its checkpoint keeps them
+CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,
+          "train_what": str}
 
 
 def split_or_all(text):
@@ -78,6 +84,9 @@ def load(args, split, num_classes):
     path = args.checkpoint.replace("{split}", str(split))
     checkpoint = open_weights(path, args.net, args.dry_run)
     config = checkpoint["config"] if checkpoint else {}
+    if wrong := fault(config, {str: object}, "its config") or fault(
+            config, {name: kind for name, kind in CONFIG.items() if name in config}):
+        raise CheckpointError(f"checkpoint {path}: its config is not of this program ({wrong})")
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
     net, width = network_of(checkpoint, path, args.net, args.width)
@@ -87,7 +96,7 @@ def load(args, split, num_classes):
     try:
         model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path}: its config is not of this program ({error})") from error
+        raise CheckpointError(f"checkpoint {path}: its config is not of this program ({shown(error)})") from error
     if checkpoint:
         load_classifier(model, checkpoint, path)
         utils.note_unfinished(checkpoint, path)

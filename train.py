@@ -163,7 +163,7 @@ def main(argv):
     name = args.name or f"{args.framework}_{args.net}_{args.mode}_{args.dataset}"
     folder = utils.run_folder(args.log_dir, args.prefix, "pretrain", name)
     inputs = fingerprints(videos)
-    resume = find_resume(folder, plain_types(vars(args)), config, inputs)
+    resume = find_resume(folder, plain_types(vars(args)), config, inputs, model, len(batches))
     precision = resume.precision if resume else args.precision
     clip_bytes = 3 * args.seq_len * args.img_dim**2
     utils.print_plan("Pretraining", {

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dist import rank
+from core.inputs import fault
 
 
 def run_folder(log_dir: str, prefix: str, stage: str, name: str) -> Path:
@@ -31,7 +32,9 @@ def precision_text(precision: str | None, checkpointing: bool = False, compiled:
 
 def note_unfinished(checkpoint: Mapping[str, Any], path: str) -> None:
     """Say where a classifier is not of its run's end."""
-    epoch, step, steps, flags = (checkpoint.get(name) for name in ("epoch", "step", "steps", "flags"))
-    epochs = flags.get("epochs") if isinstance(flags, dict) else None
-    if rank() == 0 and epochs and steps and (epoch + 1, step) != (epochs, steps):
+    if rank() != 0 or fault(dict(checkpoint), {"epoch": int, "step": int, "steps": int, "flags": {"epochs": int}}):
+        return
+    epoch, step, steps, epochs = (checkpoint["epoch"], checkpoint["step"], checkpoint["steps"],
+                                  checkpoint["flags"]["epochs"])
+    if (epoch + 1, step) != (epochs, steps):
         print(f"note: {path} is of epoch {epoch}, step {step} of {steps}, of a run of {epochs} epochs: not its end")

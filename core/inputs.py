@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import DataError
-from .names import quoted
+from .names import printable, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,18 +102,19 @@ def parsed(text: str, shape: Any, where: str, hint: str = REMOVE) -> Any:
 
 KINDS: dict[Any, str] = {
     float: "a finite number", int: "a whole number", str: "text", bool: "true or false", None: "null",
-    dict: "a dictionary", list: "a list"}
+    dict: "a dictionary", list: "a list", object: "of a plain type"}
 
 
 def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> str | None:
-    """What of a value, made of plain types, is not of a shape -> text, or None.
+    """What of a value is not of a shape, which is made of plain types -> text, or None.
 
     shape: str, bool, None, int (of 64 bits) or float (any finite number); object, whatever plain value; (shape, ...)
     for one of several; [shape] for a list; {str: shape} for a dictionary; {"key": shape, ...} for one with these keys
     at least.
     """
+    said = printable(name[:80])
     if depth > DEEPEST:
-        return f"{name[:80]} is too deep"
+        return f"{said} is too deep"
     if isinstance(shape, tuple):
         faults = [fault(value, one, name, depth) for one in shape]
         return None if None in faults else faults[-1]
@@ -121,9 +122,11 @@ def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> 
         shape = plain_shape(value)
     kind = type(shape) if isinstance(shape, (list, dict)) else shape
     if not is_of(value, kind):
-        return f"{name[:80]} is not {KINDS[kind]}"
+        return f"{said} is not {KINDS[kind]}"
+    if isinstance(shape, dict) and str in shape and not all(type(key) is str for key in value):
+        return f"{said} has a key that is not text"
     if isinstance(shape, dict) and str not in shape and (missing := [key for key in shape if key not in value]):
-        return f"{name[:80]} has no {', '.join(missing)}"
+        return f"{said} has no {', '.join(missing)}"
     parts: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
         parts = ((f"{name}[{i}]", x, shape[0]) for i, x in enumerate(value))
@@ -134,10 +137,11 @@ def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> 
 
 
 def plain_shape(value: Any) -> Any:
-    """The shape of whatever plain value, whose numbers are finite."""
-    if isinstance(value, (dict, list)):
-        return {str: object} if isinstance(value, dict) else [object]
-    return float if type(value) in (int, float) else None if value is None else type(value)
+    """The shape of whatever plain value, whose numbers are finite; object where it is of another type."""
+    kind = type(value)
+    if kind in (dict, list):
+        return {str: object} if kind is dict else [object]
+    return float if kind in (int, float) else None if value is None else kind if kind in (str, bool) else object
 
 
 def is_of(value: Any, kind: Any) -> bool:

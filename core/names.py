@@ -33,6 +33,18 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:120] + "...")
 
 
+def printable(text: object) -> str:
+    """Text from a file for the middle of a sentence: where something invisible is in it, as Python writes it."""
+    text = str(text)
+    return text if text.isprintable() else ascii(text)
+
+
+def shown(value: object, most: int = 120) -> str:
+    """`printable`, cut after `most` characters."""
+    text = printable(value)
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def cell(text: str) -> str:
     """Text for a cell of a CSV file that spreadsheets open: a name such as =1+1 must not be computed."""
     return f"'{text}" if FORMULA.match(text) else text

@@ -128,7 +128,7 @@ class CollapseWatch:
         """An epoch's means -> a sentence, or None."""
         flat = [name for name, value in means.items() if name.startswith("feature_std/") and value < self.spread]
         stuck = [name.partition("/")[2] for name, chance in means.items() if name.startswith("chance_loss/")
-                 and means[name.replace("chance_loss", "loss")] > (1 - self.margin) * chance]
+                 and means.get(name.replace("chance_loss", "loss"), 0) > (1 - self.margin) * chance]
         self.epochs_at_chance = self.epochs_at_chance + 1 if stuck else 0
         if self.said or not (flat or self.epochs_at_chance >= self.patience):
             return None

@@ -1,6 +1,7 @@
 """SGD, its learning rate at any moment, and the norm of its gradients."""
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,14 @@ def sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> to
         for p in parameters:
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
+
+
+def restore_momentum(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up the momentum of an optimizer's state dict. Weight decay and the like stay as the flags say."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entry in state["state"].items():
+        if own := optimizer.state.get(parameters[number]):
+            own["momentum_buffer"].copy_(entry["momentum_buffer"])
 
 
 def learning_rate(epoch: float, lr: float, epochs: int, schedule: Sequence[int] = (), gamma: float = 0.1,

@@ -9,16 +9,17 @@ from torch import nn
 
 from core.dist import rank, world_size
 from core.errors import CheckpointError, UsageError
+from core.names import shown
 from dataset.lists import VideoList
 from models import FRAMEWORKS
 from models.weights.checkpoint import (
-    check_training_state,
     epoch_copies,
     fingerprint,
     read_checkpoint,
     read_last_good,
     saved_checkpoints,
 )
+from models.weights.training import check_training_state, check_training_tensors
 
 from .precision import PRECISIONS, check_precision
 
@@ -50,13 +51,15 @@ def fingerprints(videos: VideoList, backbone: nn.Module | None = None) -> dict[s
     return inputs if backbone is None else {**inputs, "pretrained weights": fingerprint(backbone.state_dict())}
 
 
-def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any],
-                inputs: Mapping[str, str]) -> Resume | None:
+def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, str],
+                model: nn.Module, steps: int) -> Resume | None:
     """The checkpoint that --resume asks for, read and compared with a run's flags; None to begin.
 
-    folder: the run's; flags: all of them, as plain types; config: what the model is built with; inputs: `fingerprints`.
+    folder: the run's; flags: all of them, as plain types; config: what the model is built with; inputs: `fingerprints`;
+    model: whose weights it will take, untouched here; steps: of an epoch.
     A run is never begun over another's checkpoints: UsageError. Raises CheckpointError where the checkpoint is of a
-    run with other flags, which it would neither continue nor repeat, unless --override.
+    run with other flags, which it would neither continue nor repeat, unless --override, or where any part of it is not
+    what a run of this model writes.
     """
     saved = saved_checkpoints(folder / "model")
     if flags["resume"] is None:
@@ -86,24 +89,27 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
             raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: its precision is "
                                   "unknown")
         check_precision(precision, flags["device"])
-    frameworks = {config.get("framework"), state["config"].get("framework")} - {None}
-    if len(frameworks) < 2 and (foreign := set(config) - set(state["config"])):  # else flags differ
+    ours, theirs = (its.get("framework") for its in (config, state["config"]))
+    if (ours == theirs or None in (ours, theirs)) and (foreign := set(config) - set(state["config"])):
         raise CheckpointError(f"--resume {path} is of another stage or program: its model has no "
                               f"{', '.join(sorted(foreign))}")
     differences = list(dict.fromkeys([
         *_differing_flags({**flags, "precision": precision}, flags_there, state["versions"]),
-        *_differences(config, state["config"]), *_differences(inputs, state["inputs"])]))
+        *_differences(config, state["config"]), *_differences(inputs, state["inputs"]),
+        *_differences({"steps of an epoch": steps}, {"steps of an epoch": state["steps"]})]))
     if differences and not flags["override"]:
         raise CheckpointError(f"--resume {path} is of another run: {'; '.join(differences)}; repeat its "
                               "flags, choose another --name (PREFIX= of the launchers), or insist with --override")
     if differences and rank() == 0:
         print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
+    check_training_tensors(state, path, model)
     return Resume(state, path, precision, aside)
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """What is not the same, such as "lr 0.003 there, 0.1 here"."""
-    return [f"{key} {there.get(key)} there, {here[key]} here" for key in here if there.get(key) != here[key]]
+    return [f"{key} {shown(there.get(key))} there, {shown(here[key])} here" for key in here
+            if there.get(key) != here[key]]
 
 
 def _differing_flags(here: dict[str, Any], there: dict[str, Any], versions: Mapping[str, Any]) -> list[str]:

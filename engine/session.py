@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.dist import rank
-from core.errors import CheckpointError, RunError, Stopped
+from core.errors import RunError, Stopped
 from core.files import take_lock, whole_file
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
@@ -21,6 +21,7 @@ from .clock import StepClock
 from .evaluation import FAILURES
 from .log import RunLog, bar, versions
 from .monitor import FiniteWatch, Meter
+from .optim import restore_momentum
 from .replacement import Replacements
 from .resume import Resume
 from .stop import STOPPED, Interrupt
@@ -100,18 +101,11 @@ class Session:
                            f"{self.last_good}. Make room and go on with --resume auto") from error
 
     def _restore(self, resume: Resume) -> None:
-        state = resume.state
-        fused = [group["fused"] for group in self.optimizer.param_groups]  # this device's, not the former one's
-        try:
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if state.get("scaler"):
-                self.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{resume.path} is of another model or optimizer: "
-                                  f"{' '.join(str(error).split())[:200]}") from error
-        for group, value in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = value
+        state = resume.state  # find_resume has checked it
+        self.model.load_state_dict(state["state_dict"])
+        restore_momentum(self.optimizer, state["optimizer"])
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         if state["step"] == state["steps"]:
             self.epoch = state["epoch"] + 1
         else:  # within an epoch; where --override has changed its steps, it starts over

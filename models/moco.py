@@ -122,5 +122,6 @@ class MoCo(Pretrainer):
             if len(queue) % batch:
                 raise ValueError(f"a queue of {len(queue)} cannot take batches of {batch}: make it divisible by them")
             # the position stays on the device: to read it would make the host wait
-            queue.index_copy_(0, self.queue_position + torch.arange(batch, device=queue.device), new)
+            places = (self.queue_position + torch.arange(batch, device=queue.device)) % len(queue)
+            queue.index_copy_(0, places, new)
         self.queue_position.copy_((self.queue_position + batch) % len(self.queue))

@@ -16,12 +16,14 @@ import torch
 
 from core.errors import CheckpointError
 from core.exits import run
+from core.inputs import fault
+from core.names import printable
 
 from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
 from .weights.identify import best_net, comparisons, initial, kind, stated
 from .weights.loading import load_released
-from .weights.match import Match, check_fit, is_plain, listed, printable
+from .weights.match import Match, check_fit, is_plain, listed
 
 __all__ = ["load_released", "main"]
 
@@ -145,9 +147,10 @@ def convert(args: argparse.Namespace) -> None:
     own = backbone.state_dict()
     backbone.load_state_dict(own | result.tensors)
     config = {"net": net, "width": width}
-    partial = checkpoint["config"].get("partial")  # of an earlier conversion
-    untrained = list(dict.fromkeys([*(partial if isinstance(partial, list) else []), *result.missing,
-                                    *result.misshapen]))
+    partial = checkpoint["config"].get("partial", [])  # of an earlier conversion
+    if wrong := fault(partial, [str], "partial"):
+        raise CheckpointError(f"checkpoint {args.file} is damaged: {wrong} in its config; nothing is written")
+    untrained = list(dict.fromkeys([*partial, *result.missing, *result.misshapen]))
     if untrained:
         config["partial"] = untrained
         print(f"{len(untrained)} tensors are as initialised with seed 0, untrained: {listed(untrained, len(own))}")

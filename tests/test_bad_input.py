@@ -27,8 +27,9 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--sr_clamp x", 2, "--sr_clamp x: expected a number"), ("--img_dim 0", 2, "--img_dim must be above 0"),
     ("--img_dim 5", 2, "--img_dim must be above 6"), ("--resize 9x9", 2, "--resize 9x9 is smaller than"),
     ("--resize no", 2, "--resize"), ("--lr -1", 2, "--lr must be above 0"), ("--lr nan", 2, "--lr must be above 0"),
-    ("--resume odd_state.tar", 1, "of this program: epoch in it"), ("--keep_epoch 500", 2, "epochs are 0 to"),
-    ("--resume negative.tar", 1, "epoch, step or steps"), ("--resume stranger.tar", 1, "flags, inputs"),
+    ("--resume odd_state.tar", 1, "of this program: epoch is not a whole number"),
+    ("--keep_epoch 500", 2, "epochs are 0 to"),
+    ("--resume negative.tar", 1, "epoch -7 of 3"), ("--resume stranger.tar", 1, "its content has no inputs, versions"),
     ("--resume .", 1, "checkpoint . is a folder"), ("--lr 1e39", 2, "--lr must be above 0 and a float32"),
     ("--log_dir broken/split01/predictions.npz", 2, "predictions.npz is no folder"),
     ("--log_dir dangling", 2, "dangling is no folder"),
@@ -119,8 +120,10 @@ def workplace(tmp_path_factory):
     config = {"net": "r3d", "width": 0.0625}
     weights = build_backbone("r3d", 0.0625).state_dict()
     pretrainer = build_pretrainer("simclr", "r3d", width=0.0625).state_dict()
-    state = {"state_dict": pretrainer, "config": config, "optimizer": {}, "flags": {}, "inputs": {}, "versions": {},
-             "meters": {}, "epoch": 0, "step": 1, "steps": 1, "replaced": 0}
+    meter = {"count": 0, "names": [], "sums": [[]]}
+    state = {"state_dict": pretrainer, "config": config, "optimizer": {"state": {}, "param_groups": []},
+             "flags": {"epochs": 3}, "inputs": {}, "versions": {}, "meters": {"window": meter, "whole": meter},
+             "epoch": 0, "step": 1, "steps": 1, "replaced": 0}
     for name, content in {
             "backbone": {"state_dict": weights, "config": config},
             "pretrainer": state, "odd_state": {**state, "epoch": "3"}, "negative": {**state, "epoch": -7},

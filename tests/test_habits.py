@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = {
     "core": "exits rooms process_data recovery fuzz_inputs inputs",
     "dataset": "augment augment_cuda dataset properties storage",
-    "models": "backbones batchnorm doors golden losses malicious models pretrained",
+    "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models pretrained",
     "engine": "accumulate distributed evaluation faults gpu loop memory precision pretend_cuda recovery",
     "analysis": "evidence pictures probe report retrieval variance",
     "process_data": "process_data storage verify write_csv",

@@ -15,9 +15,13 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.files import whole_file
+from core.inputs import DEEPEST
+from core.names import printable
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # of the weights, in the field's habits
+MOST_VALUES = 10**6  # that a file may hold, tensors counting once
+LONGEST_NUMBER = 4096  # bits
 ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
 EPOCH = re.compile(r"epoch(\d+)\.pth\.tar")
 
@@ -85,7 +89,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        raise CheckpointError(f"checkpoint {path} " + (
+            "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"))
     with open(path, "rb"):  # a file that may not be read is not a damaged one
         pass
     try:
@@ -99,7 +104,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
             if found else "is damaged or no checkpoint")) from error
     if broken:
-        raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {broken} in it is wrong")
+        raise CheckpointError(f"checkpoint {path} is damaged: {printable(broken)[:200]} in it is not as it was written")
+    if strange := unbounded(content):
+        raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint: it holds {strange}")
     content = content if isinstance(content, dict) else {}
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         content = {"state_dict": content}
@@ -111,25 +118,41 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def damaged_member(path: Path) -> str | None:
-    """Name of a zip file's first member that is not as it was written, or None.
+    """Name of a zip file's first member that is not as torch wrote it, or None.
 
-    torch writes a checksum for every tensor and does not look at it.
+    torch writes a checksum for every tensor and does not look at it. It compresses nothing: what is or pretends to be
+    larger than the file would take memory without bound.
     """
     with zipfile.ZipFile(path) as archive:
-        folders = [info.filename for info in archive.infolist() if info.external_attr & ZIP_FOLDER]
-        return folders[0] if folders else archive.testzip()
+        room = path.stat().st_size
+        for info in archive.infolist():
+            room -= info.file_size
+            if info.external_attr & ZIP_FOLDER or info.compress_type != zipfile.ZIP_STORED or room < 0:
+                return info.filename
+        return archive.testzip()
 
 
-def check_training_state(state: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError unless a checkpoint's content is what engine.session.Session writes."""
-    expected = {"optimizer": dict, "flags": dict, "inputs": dict, "versions": dict, "meters": dict, "epoch": int,
-                "step": int, "steps": int, "replaced": int}
-    if "optimizer" not in state:
-        raise CheckpointError(f"--resume {path} is not a training checkpoint: it holds weights only")
-    strange = [name for name, kind in expected.items() if type(state.get(name)) is not kind]
-    if strange or not (state["epoch"] >= 0 and 0 < state["step"] <= state["steps"] and state["replaced"] >= 0):
-        raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: "
-                              f"{', '.join(strange or ['epoch, step or steps'])} in it make no sense")
+def unbounded(content: object) -> str | None:
+    """What of a file's content cannot be walked through or shown in bounded time, as text, or None."""
+    level, count = [content], 0
+    for _ in range(DEEPEST):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                if not all(key is None or isinstance(key, (str, int, float)) for key in value):
+                    return "a dictionary whose keys are no names"
+                below.extend(value)
+                below.extend(value.values())
+            elif isinstance(value, (list, tuple, set)):
+                below.extend(value)
+            elif isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+                return f"a number of {value.bit_length()} bits"
+            if count + len(below) > MOST_VALUES:
+                return f"more than {MOST_VALUES} values"
+        if not below:
+            return None
+        level, count = below, count + len(below)
+    return f"values more than {DEEPEST} deep"
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:

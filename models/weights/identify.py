@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
+from core.names import printable
+
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone
-from .match import Match, is_plain, match, printable
+from .match import Match, is_plain, match
 from .names import locate, name_tables
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
@@ -31,7 +33,7 @@ def template(net: str, width: float) -> Backbone:
 def stated(config: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
     net, width = config.get("net"), config.get("width")
-    believable = isinstance(width, (int, float)) and 0 < width <= MAX_WIDTH
+    believable = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= MAX_WIDTH
     return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
 
 
@@ -86,8 +88,9 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"
         if "clip_head" in parts:
-            framework = str(config.get("framework") or ("moco" if "key_encoder" in parts else "simclr"))
-            return f"a pretrainer of ours, {DISPLAYED.get(framework, printable(framework))}"
+            said = config.get("framework")
+            framework = said if isinstance(said, str) and said else "moco" if "key_encoder" in parts else "simclr"
+            return f"a pretrainer of ours, {DISPLAYED.get(framework, printable(framework)[:80])}"
         return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
     if result.family == "release":
         if "series_proj_head_q" in parts:

@@ -8,17 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
+from core.names import printable
 
 from ..backbones.base import Backbone
 from .names import is_head, locate, name_tables
 
 COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum
-
-
-def printable(text: object) -> str:
-    """Text of a foreign file, without what could steer a terminal."""
-    text = str(text)
-    return text if text.isprintable() else ascii(text)
 
 
 def listed(names: Sequence[str], count: int) -> str:
@@ -57,14 +52,19 @@ def refusal(source: str, problems: Mapping[str, Sequence[str]], total: int) -> C
 def load_strict(model: nn.Module, state_dict: Mapping[str, Any], source: str = "the state dict") -> None:
     """load_state_dict that first compares all names, shapes and values; CheckpointError, and nothing loaded, if not."""
     own = model.state_dict()
-    faults = {key: misfit(state_dict[key], own[key]) for key in own if key in state_dict}
-    problems = {"missing": [key for key in own if key not in state_dict],
-                "unexpected": [key for key in state_dict if key not in own],
-                "misshapen": [f"{key} {fault}" for key, fault in faults.items() if fault],
-                "not finite": [key for key, fault in faults.items() if not (fault or is_finite(state_dict[key]))]}
+    problems = strict_problems(own, state_dict)
     if any(problems.values()):
         raise refusal(source, problems, len(own))
     model.load_state_dict(state_dict)
+
+
+def strict_problems(own: Mapping[str, Tensor], state_dict: Mapping[str, Any]) -> dict[str, list[str]]:
+    """{kind: names} of all that keeps a state dict from being one like `own`; empty lists where it is."""
+    faults = {key: misfit(state_dict[key], own[key]) for key in own if key in state_dict}
+    return {"missing": [key for key in own if key not in state_dict],
+            "unexpected": [key for key in state_dict if key not in own],
+            "misshapen": [f"{key} {fault}" for key, fault in faults.items() if fault],
+            "not finite": [key for key, fault in faults.items() if not (fault or is_finite(state_dict[key]))]}
 
 
 @dataclass
