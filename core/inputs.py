@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST = 256 * MIB  # of a file of text
+CHUNK = 2**16
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no file
 DEEPEST = 32  # lists and dictionaries within each other
 REMOVE = "remove it, and run what wrote it again"
 # what reading a damaged zip raises, encrypted or of a later version too
@@ -37,11 +40,11 @@ def open_file(path: str | Path, most: int) -> IO[bytes]:
 
     What is no file is not waited for, as a pipe would be, nor read without end, as /dev/zero.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
-    found = os.fstat(file.fileno())
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and found.st_size <= most:
-        return file
-    file.close()
+        return io.FileIO(descriptor)
+    os.close(descriptor)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(21, "Is a directory", str(path))
     raise OSError(None, f"{found.st_size} bytes, more than {most} are not expected" if stat.S_ISREG(found.st_mode)
@@ -51,7 +54,12 @@ def open_file(path: str | Path, most: int) -> IO[bytes]:
 def read_bytes(path: str | Path, most: int = MOST) -> bytes:
     """Content of a file. OSError as open_file."""
     with open_file(path, most) as file:
-        return file.read(most)
+        data = file.read(os.fstat(file.fileno()).st_size + 1)
+        while len(data) <= most and (more := file.read(min(most + 1 - len(data), max(CHUNK, len(data))))):
+            data += more
+    if len(data) > most:  # a file of /proc says that it has no bytes
+        raise OSError(None, f"more than {most} bytes are not expected", str(path))
+    return data
 
 
 def read_text(path: str | Path, hint: str = REMOVE, most: int = MOST) -> str:
@@ -148,6 +156,8 @@ def is_of(value: Any, kind: Any) -> bool:
     """Whether a value is of a type; for float any finite number is, and None stands for itself."""
     if kind is float:
         return type(value) is int and abs(value) < 2**63 or type(value) is float and math.isfinite(value)
+    if kind is str:
+        return type(value) is str and not SURROGATE.search(value)
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     return value is None if kind is None else type(value) is kind

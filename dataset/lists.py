@@ -1,25 +1,22 @@
 """Video lists: CSV rows `class/video,frames` and the class index that gives each class its label."""
-import csv
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from core.errors import DataError, UsageError
+from core.inputs import csv_rows, read_lines, read_text
+from core.names import name_fault, quoted
 
 from .local_dataset import DATASETS, LocalDataset
 
 CLASS = re.compile(r"0*(?P<number>[0-9]+)[ \t]+(?P<name>.+)")
 FRAMES = re.compile(r"[ \t]*[0-9]{1,9}[ \t]*")  # not \d, which matches the digits of all scripts
-# a folder's name; line breaks are legal in one, but in a list they come from a quote that is not closed
-FOLDER = re.compile(r"(?!\.\.?\Z)[^/\0\r\n]+")
-LONGEST_NAME = 255  # bytes of a folder's name, on Linux
+WRITE = "write it with process_data/src/write_csv.py, or edit dataset/local_dataset.py"
 MEND = "mend the row, or write the list again with process_data/src/write_csv.py"
 
 
@@ -57,40 +54,9 @@ def local_dataset(name: str) -> LocalDataset:
     return DATASETS[name]
 
 
-@contextmanager
-def open_text(path: Path, kind: str) -> Iterator[TextIO]:
-    """A UTF-8 text file, with or without byte order mark and Windows line ends.
-
-    Raises DataError where it cannot be read; kind: what the file is, for the message.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield file
-    except FileNotFoundError:
-        raise DataError(f"{kind} {path} does not exist: write it with process_data/src/write_csv.py") from None
-    except OSError as error:
-        raise DataError(f"{kind} {path} cannot be read ({error.strerror}): put a file there that this user may read, "
-                        "or edit dataset/local_dataset.py") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} row {_first_row_not_utf8(path)}: not UTF-8: save the file as UTF-8") from error
-
-
-def _first_row_not_utf8(path: Path) -> int:
-    data = path.read_bytes()
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return data.count(b"\n", 0, error.start) + 1
-    return data.count(b"\n") + 1
-
-
-def _quoted(text: str) -> str:
-    """Text from a file as a message shows it: invisible characters escaped, cut after 120 characters."""
-    return repr(text if len(text) <= 120 else text[:120] + "...")
-
-
-def _is_folder_name(name: str) -> bool:
-    return FOLDER.fullmatch(name) is not None and len(name.encode()) <= LONGEST_NAME
+def class_fault(name: str) -> str | None:
+    """Why no class index could carry a class's name -> text, or None."""
+    return name_fault(name) or (None if name == name.strip() else "it has white space at an end")
 
 
 def read_class_index(path: Path) -> dict[str, int]:
@@ -99,20 +65,19 @@ def read_class_index(path: Path) -> dict[str, int]:
     Blank lines and white space around a name are ignored.
     """
     index: dict[str, int] = {}
-    with open_text(path, "class index") as file:
-        for row, line in enumerate(file, 1):
-            if not (line := line.strip()):
-                continue
-            match = CLASS.fullmatch(line)
-            if not match or match["number"] != str(len(index) + 1) or match["name"] in index:
-                raise DataError(f"{path} row {row}: expected '{len(index) + 1} <class name>' with a new name, got "
-                                f"{_quoted(line)}: mend the row")
-            if not _is_folder_name(match["name"]):
-                raise DataError(f"{path} row {row}: {_quoted(match['name'])} cannot be the name of a class's folder: "
-                                "mend the row")
-            index[match["name"]] = len(index)
+    for row, line in enumerate(read_lines(path, WRITE), 1):
+        if not (line := line.strip()):
+            continue
+        match = CLASS.fullmatch(line)
+        if not match or match["number"] != str(len(index) + 1) or match["name"] in index:
+            raise DataError(f"{path} row {row}: expected '{len(index) + 1} <class name>' with a new name, got "
+                            f"{quoted(line)}: mend the row")
+        if reason := class_fault(match["name"]):
+            raise DataError(f"{path} row {row}: {quoted(match['name'])} cannot be the name of a class's folder "
+                            f"({reason}): mend the row")
+        index[match["name"]] = len(index)
     if not index:
-        raise DataError(f"class index {path} is empty: write it with process_data/src/write_csv.py")
+        raise DataError(f"class index {path} is empty: {WRITE}")
     return index
 
 
@@ -120,22 +85,23 @@ def row_error(fields: list[str], class_index: Mapping[str, int], frames: Path | 
     """What is wrong with the fields of a list's row, and what to do about it; None where they are right."""
     if len(fields) != 2 or not FRAMES.fullmatch(fields[1]):
         return ("expected 'class/video,frames', frames in 1 to 9 digits and no header row, got "
-                f"{_quoted(','.join(fields))}: {MEND}")
+                f"{quoted(','.join(fields))}: {MEND}")
     name = fields[0]
     class_name, _, video = name.partition("/")
     if not class_name or ".." in name and ".." in name.split("/"):
-        return f"{_quoted(name)} leads outside the folder of frames: write it as class/video"
+        return f"{quoted(name)} leads outside the folder of frames: write it as class/video"
     if not video or "/" in video:
-        return f"{_quoted(name)} is not of the form class/video: {MEND}"
-    if not _is_folder_name(video):
-        return f"{_quoted(video)} cannot be the name of a video's folder (a quote that is not closed?): {MEND}"
+        return f"{quoted(name)} is not of the form class/video: {MEND}"
+    if reason := name_fault(video):
+        reason += ", of a quote that is not closed?" if "\n" in video else ""
+        return f"{quoted(video)} cannot be the name of a video's folder ({reason}): {MEND}"
     if class_name not in class_index:
-        return f"class {_quoted(class_name)} is not in the data set's ClassInd.txt: add it there, or take the row out"
+        return f"class {quoted(class_name)} is not in the data set's ClassInd.txt: add it there, or take the row out"
     if int(fields[1]) == 0:
-        return (f"{_quoted(name)} has 0 frames: extract it again or take the row out "
+        return (f"{quoted(name)} has 0 frames: extract it again or take the row out "
                 "(write_csv.py --allow_missing leaves such videos out)")
     if frames is not None and video != video.strip() and not (frames / name).is_dir():
-        return f"{_quoted(name)} has white space at its end that no folder in {frames} has: take it out"
+        return f"{quoted(name)} has white space at its end that no folder in {frames} has: take it out"
     return None
 
 
@@ -148,24 +114,16 @@ def read_list(path: Path, class_index: Mapping[str, int], frames: Path | None = 
     """
     rows: dict[str, int] = {}  # name -> its row
     num_frames, labels = array("q"), array("q")
-    row = 0
-    with open_text(path, "list") as file:
-        try:
-            for row, fields in enumerate(csv.reader(file, strict=True), 1):
-                if not fields or len(fields) == 1 and not fields[0].strip():
-                    continue
-                if error := row_error(fields, class_index, frames):
-                    raise DataError(f"{path} row {row}: {error}")
-                name, count = fields
-                if (first := rows.setdefault(name, row)) != row:
-                    raise DataError(f"{path} row {row}: {_quoted(name)} stands in row {first} already: "
-                                    "take one of them out")
-                num_frames.append(int(count))
-                labels.append(class_index[name.partition("/")[0]])
-        except csv.Error as error:
-            raise DataError(f"{path} row {row + 1}: not a row of CSV ({error}): {MEND}") from error
+    for row, fields in csv_rows(read_text(path, WRITE), path, MEND):
+        if error := row_error(fields, class_index, frames):
+            raise DataError(f"{path} row {row}: {error}")
+        name, count = fields
+        if (first := rows.setdefault(name, row)) != row:
+            raise DataError(f"{path} row {row}: {quoted(name)} stands in row {first} already: take one of them out")
+        num_frames.append(int(count))
+        labels.append(class_index[name.partition("/")[0]])
     if not rows:
-        raise DataError(f"list {path} is empty: write it with process_data/src/write_csv.py")
+        raise DataError(f"list {path} is empty: {WRITE}")
     return VideoList(np.array(list(rows)), np.array(num_frames), np.array(labels), np.array(list(class_index)))
 
 

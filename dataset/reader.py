@@ -11,9 +11,12 @@ import numpy as np
 import simplejpeg
 
 from core.errors import DataError
+from core.inputs import MIB
+from core.inputs import read_bytes as read_file
 
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 MOST_PIXELS = 2**26  # of a frame: a damaged header may ask for gigabytes
+MOST_BYTES = 64 * MIB  # of a frame's file
 HARMLESS = re.compile(r"\d+ extraneous bytes before marker 0xd9")  # padding after the last block of the picture
 
 
@@ -43,8 +46,7 @@ def decode_jpeg(data: bytes, name: str | Path, height: int = 0, width: int = 0) 
 def read_bytes(path: str | Path) -> bytes:
     """Content of a frame's file. Raises DataError where it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return read_file(path, MOST_BYTES)
     except OSError as error:
         raise DataError(f"frame {path} cannot be read ({error.strerror})") from error
 

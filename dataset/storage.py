@@ -8,6 +8,7 @@ order and nothing else. Its entries have no extra fields, so that its directory,
 records of one length. Any zip program can read it, and it has a checksum for each frame. benchmarks/storage.py
 compares it with LMDB, HDF5 and tar.
 """
+import math
 import os
 import re
 import struct
@@ -20,14 +21,16 @@ import cv2
 import numpy as np
 
 from core.errors import DataError
+from core.inputs import open_file
 
-from .reader import FRAME_NAME, FrameFolders, Source
+from .reader import FRAME_NAME, MOST_BYTES, MOST_PIXELS, FrameFolders, Source
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 PARTS = ("train", "val", "validate", "test")  # folders above the classes in copies of Kinetics
 
 PACKED_SUFFIX = ".zip"
-MOST_FRAMES = 0xFFFE  # with more, a zip needs its 64-bit format
+MOST_FRAMES = 0xFFFE  # with more, a zip needs its 64-bit format, and with more bytes
+MOST_PACKED = 2**32
 NAME_LENGTH = len(FRAME_NAME.format(1))
 LOCAL_HEADER = 30 + NAME_LENGTH  # bytes before each frame
 # an entry of the directory
@@ -49,7 +52,7 @@ class Packed:
     def __init__(self, path: str | Path) -> None:
         self.path = path
         try:
-            self.file = open(path, "rb", buffering=0)
+            self.file = open_file(path, MOST_PACKED)
         except OSError as error:
             raise DataError(f"packed video {path} cannot be read ({error.strerror})") from error
         try:
@@ -70,7 +73,7 @@ class Packed:
         entries = np.frombuffer(tail, ENTRY, count, len(tail) - length - END.size)
         starts = np.append(entries["offset"], start).astype(np.int64)
         if np.any(entries["signature"] != 0x02014B50) or np.any(entries["method"]) or np.any(
-                starts[:-1] + LOCAL_HEADER + entries["size"] != starts[1:]):
+                entries["size"] > MOST_BYTES) or np.any(starts[:-1] + LOCAL_HEADER + entries["size"] != starts[1:]):
             raise DataError(f"packed video {self.path} has a damaged directory")
         return entries
 
@@ -120,15 +123,46 @@ class PackedFrames:
                 yield data, f"{name} in {packed.path}"
 
 
+# How a file begins in which a video lies whole, whatever its suffix. FFmpeg would also take texts that name other files
+# (playlists, ffconcat, sdp): a video must never be read from elsewhere. It holds to the same formats, and follows the
+# references of MP4 to other files only where it is told to (enable_drefs).
+CONTAINER = re.compile(
+    rb"RIFF.{4}AVI |.{4}(?:ftyp|moov|mdat|free|wide|skip|pnot)|\x1aE\xdf\xa3"  # AVI; MP4, MOV; MKV, WebM
+    rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47", re.DOTALL)  # FLV, WMV, MPEG, its TS
+FFMPEG_OPTIONS = "format_whitelist;avi,mov,matroska,flv,asf,mpeg,mpegts|protocol_whitelist;file"
+
+
+class BrokenVideo(DataError):
+    """`video <path> <reason>`; reason: why no frame of it can be decoded."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"video {path} {reason}")
+        self.reason = reason
+
+
 @contextmanager
 def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    """cv2.VideoCapture of a file, with one thread; DataError where no decoder can open it."""
+    """cv2.VideoCapture of a file, with one thread. Raises BrokenVideo where it is no video or no decoder can open it.
+
+    No other file is opened, whatever this one says.
+    """
+    try:
+        with open_file(path, most=2**62) as file:
+            start = file.read(189)
+    except OSError as error:
+        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
+    if not CONTAINER.match(start):
+        raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
     # absolute, as FFmpeg takes a name like a:b for a protocol
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
     try:
         # CV_IMAGES takes name1.avi for the first of a series of pictures
         if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
-            raise DataError(f"video {path} cannot be opened by any decoder")
+            raise BrokenVideo(path, "cannot be opened by any decoder")
+        size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+        if math.prod(size) > MOST_PIXELS:
+            raise BrokenVideo(path, f"has a header that says {size[0]} x {size[1]} pixels")
         yield capture
     finally:
         capture.release()

@@ -16,7 +16,7 @@ FINETUNE, TEST = [*SMALL, "--batch_size", "4"], SMALL
 TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--dataset nosuch", 2, "--dataset nosuch is not in dataset/local_dataset.py"),
     ("--split 4", 2, "--split 4: ucf101 has splits 1 to 3"), ("--split 0", 2, "--split 0"),
-    ("--split 2", 1, "train_split02.csv does not exist"),
+    ("--split 2", 1, "train_split02.csv cannot be read (No such file"),
     ("--seq_len 5", 2, "--seq_len 5 is not divisible by --n_series 2"), ("--seq_len x", 2, "--seq_len"),
     ("--batch_size 0", 2, "--batch_size must be above 0"), ("--batch_size 50", 2, "--batch_size 50 is larger than"),
     ("--batch_size 1", 2, "--batch_size must be at least 2"), ("--mode clip-x", 2, "clip-x"),

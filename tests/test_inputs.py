@@ -44,6 +44,17 @@ def test_what_is_no_file_is_neither_waited_for_nor_read_without_end(tmp_path):
         sentence = said(read_text, tmp_path / name, "mend it", most=4)
         assert words in sentence and sentence.startswith(str(tmp_path / name)) and sentence.endswith(": mend it")
     assert read_bytes(tmp_path / "large", most=5) == b"12345"
+    assert "more than 9 bytes" in said(read_text, "/proc/self/status", most=9)  # its size is 0
+    assert len(read_bytes("/proc/self/status")) > 9
+
+
+def test_what_is_refused_stays_not_open(tmp_path):
+    (tmp_path / "large").write_bytes(b"12345")
+    before = os.listdir("/proc/self/fd")
+    for path in (tmp_path, tmp_path / "large", "/dev/null"):
+        with pytest.raises(OSError):
+            read_bytes(path, most=4)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_text_is_utf_8_and_its_lines_end_where_lines_end(tmp_path):
@@ -64,7 +75,7 @@ def test_text_is_utf_8_and_its_lines_end_where_lines_end(tmp_path):
     ({"b": 1}, {"a": int}, "its content has no a"), ([], {"a": int}, "its content is not a dictionary"),
     ({"a": [1, "x"]}, {"a": [int]}, "a[1] is not a whole number"), ({"a": {"b": "c"}}, {str: {str: str}}, None),
     ({"a": None}, {"a": (None, str)}, None), ({"a": 3}, {"a": (None, str)}, "a is not text"),
-    ({"a": [{"b": [1, None, "x", True]}]}, object, None),
+    ({"a": [{"b": [1, None, "x", True]}]}, object, None), ({"a": "\ud800"}, {"a": str}, "a is not text"),
     ({"a": [float("inf")]}, object, "a[0] is not a finite number"),
 ])
 def test_shapes(value, shape, words):

@@ -312,8 +312,9 @@ def test_broken_videos_are_named_and_leave_nothing(videos, tmp_path):
         (videos / name).parent.mkdir(exist_ok=True)
         (videos / f"{name}.avi").write_bytes(data)
     done = extract(videos, tmp_path / "frames", check=1)
-    for name in ("none/empty", "none/garbage001", "Grow/header"):
-        assert f"failed: {videos / name}.avi: no" in done.stderr
+    reasons = {"none/empty": "is no AVI", "none/garbage001": "is no AVI", "Grow/header": "cannot be opened"}
+    for name, reason in reasons.items():
+        assert f"failed: {videos / name}.avi: {reason}" in done.stderr
     assert "done 4, already there 0, failed 3" in done.stdout
     assert_whole(tmp_path / "frames", (*THREE, "Grow/half"))
     assert not (tmp_path / "frames" / "none").exists()

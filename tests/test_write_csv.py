@@ -410,7 +410,7 @@ def test_ucf101_lists_that_cannot_be(texts, named, ucf, write):
     ("k400", {"train.csv": "label,youtube_id\n", "val.csv": HEADER}, "no column time_start"),
     ("k400", {"train.csv": f"{HEADER}a,b,soon,1,train\n", "val.csv": HEADER}, "row 2: time_start"),
     ("k400", {"train.csv": f"{HEADER},b,0,1,train\n", "val.csv": HEADER}, "row 2: label"),
-    ("ucf101", {"readme.txt": ""}, "classInd.txt does not exist")])
+    ("ucf101", {"readme.txt": ""}, "classInd.txt cannot be read (No such file")])
 def test_other_lists_that_cannot_be(dataset, texts, named, tmp_path, write):
     make_frames(tmp_path / "frames", {"wave/a": 1})
     make_files(tmp_path / "splits", texts)
@@ -431,11 +431,11 @@ def test_bad_flags(more, named, ucf, write):
 
 def test_list_that_is_not_utf8_and_damaged_manifest(ucf, write):
     (ucf / "frames" / common.MANIFEST).write_text("video,frames\nJump/v_Jump_g02_c01,many\n")
-    assert "manifest.csv is not a manifest" in write(*flags(ucf))[1]
+    assert "manifest.csv row 1: expected the columns video,source," in write(*flags(ucf))[1]
     (ucf / "frames" / common.MANIFEST).unlink()
     (ucf / "splits" / "testlist01.txt").write_bytes(b"Jump/\xe4.avi\n")
     code, output = write(*flags(ucf))
-    assert code == 1 and "testlist01.txt is not UTF-8" in output
+    assert code == 1 and "testlist01.txt row 1: not UTF-8" in output
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official lists are not at {OFFICIAL}")

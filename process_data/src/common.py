@@ -1,6 +1,7 @@
 """What the tools of process_data share: flags, listing videos, writing files, worker processes."""
 import argparse
 import csv
+import io
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,9 @@ from multiprocessing import connection, resource_tracker
 
 from core.errors import DataError, UsageError
 from core.files import whole_files
+from core.inputs import read_table
+from core.names import name_fault, quoted
+from dataset.lists import FRAMES, class_fault
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
@@ -68,48 +72,79 @@ def visible(folder):
 def class_folders(root):
     """Folders that hold videos: <root>/<class>, or <root>/{train,val,validate,test}/<class>."""
     for folder in visible(root):
-        if not folder.is_dir():
+        if not os.path.isdir(folder.path):  # false for a link that leads round in circles, where is_dir raises
             continue
-        inside = visible(folder.path) if folder.name in PARTS else []
-        if inside and all(entry.is_dir() for entry in inside):
-            yield from inside
+        try:
+            inside = [entry.path for entry in visible(folder.path)] if folder.name in PARTS else []
+        except OSError:  # find_videos says so
+            inside = []
+        if any(map(os.path.isdir, inside)) and not any(map(os.path.isfile, inside)):
+            yield from visible(folder.path)
         else:
             yield folder
 
 
 def find_videos(root):
-    """Videos in <root>/<class>/ -> ([Video] sorted by name, paths of the files that are no videos).
+    """Videos in <root>/<class>/ -> ([Video] sorted by name, paths of the files that are no videos, [(path, why)]).
 
-    Raises UsageError where `root`, the flag --videos, is no folder, and DataError where it holds no video, where two
-    files would get the same name, and where a name is not UTF-8, which the lists are.
+    The last are links that lead nowhere, folders that cannot be read, what is called as a video and is no file, and
+    names that no list can carry. Raises UsageError where `root`, the flag --videos, is no folder, and DataError where
+    it holds no video or where two files would get the same name.
     """
     if not os.path.isdir(root):
         raise UsageError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
-    found, others = {}, [entry.path for entry in visible(root) if not entry.is_dir()]
+    found, others, refused = {}, [], []
+
+    def set_aside(entry, called_as_video=False):
+        if called_as_video or not os.path.exists(entry.path):
+            refused.append((entry.path, lost_link(entry.path) or "is no regular file"))
+        else:
+            others.append(entry.path)
+
+    for entry in visible(root):
+        if not os.path.isdir(entry.path):
+            set_aside(entry)
     for folder in class_folders(root):
-        for entry in visible(folder.path):
+        try:
+            entries = visible(folder.path)
+        except OSError as error:
+            refused.append((folder.path, f"cannot be read ({error.strerror})"))
+            continue
+        if fault := class_fault(folder.name):
+            refused.append((folder.path, f"no list can carry its name, as {fault}: rename the folder"))
+            continue
+        for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() not in VIDEO_SUFFIXES or not entry.is_file():
-                others.append(entry.path)
+            called_as_video = suffix.lower() in VIDEO_SUFFIXES
+            if not called_as_video or not os.path.isfile(entry.path):
+                set_aside(entry, called_as_video and not os.path.isdir(entry.path))
                 continue
             name = f"{folder.name}/{stem}"
             if name in found:
                 raise DataError(f"{entry.path} and {found[name].path} would both become {name}: "
                                 "remove or rename one of them")
-            if not is_utf8(name):
-                raise DataError(f"the name of {entry.path!a} is not UTF-8: rename the file (and its row in the lists)")
-            found[name] = Video(name, entry.path, entry.stat().st_size)
-    if not found:
+            if fault := name_fault(stem):
+                refused.append((entry.path, f"no list can carry its name, as {fault}: rename the file"))
+            else:
+                found[name] = Video(name, entry.path, entry.stat().st_size)
+    if not found and not refused:
         raise DataError(f"--videos {root} holds no video in <class>/<video>{{{','.join(VIDEO_SUFFIXES)}}}")
-    return [found[name] for name in sorted(found)], others
+    return [found[name] for name in sorted(found)], others, refused
 
 
-def is_utf8(name):
+def lost_link(path):
+    """What is wrong with a link that leads nowhere -> text, None where the path is there."""
     try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:  # Python gives bytes that are not UTF-8 as lone surrogates
-        return False
-    return True
+        os.stat(path)
+        return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def shown(path):
+    """A path as a message shows it: as it is, or escaped where its line would not show what it is."""
+    text = str(path)
+    return text if text.isprintable() and text == text.strip() else repr(text)
 
 
 def write_files(texts):
@@ -120,21 +155,32 @@ def write_files(texts):
 
 
 def remove_tree(path):
-    """Remove a folder if it exists."""
-    if os.path.lexists(path):
+    """Remove a folder, or a link to one, if it exists."""
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.lexists(path):
         shutil.rmtree(path)
+
+
+def csv_text(rows):
+    """Rows of text and numbers as CSV that carries any text exactly."""
+    text = io.StringIO()
+    for row in map(list, rows):
+        # Python before 3.13 takes a carriage return for harmless
+        quoting = csv.QUOTE_ALL if any("\r" in str(field) for field in row) else csv.QUOTE_MINIMAL
+        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
+    return text.getvalue()
 
 
 def read_manifest(path):
     """{video: row} of a manifest; {} where there is no file."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        rows = {row["video"]: row for row in table} if tuple(table.fieldnames or ()) == COLUMNS else {None: {}}
-    if any(None in row.values() or not row.get("frames", "").isdigit() for row in rows.values()):
-        raise DataError(f"{path} is not a manifest as extract_frame.py writes it: remove it and run extract_frame.py "
-                        "again (it extracts nothing twice)")
+    hint = "remove it and run extract_frame.py again (it extracts nothing twice)"
+    rows = {row["video"]: row for row in read_table(path, COLUMNS, hint)}
+    for video, row in rows.items():
+        if not FRAMES.fullmatch(row["frames"]):
+            raise DataError(f"{path}: the frames of {quoted(video)} are {quoted(row['frames'])}, not a number: {hint}")
     return rows
 
 

@@ -12,11 +12,11 @@ than its header says is kept, with both numbers in the manifest.
 """
 import csv
 import errno
-import io
 import json
 import os
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +26,13 @@ import cv2
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import take_lock
+from core.inputs import read_json
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME
+from dataset.storage import BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
     GO_ON,
@@ -39,12 +41,14 @@ from process_data.src.common import (
     WorkerDied,
     available_cores,
     check_range,
+    csv_text,
     find_videos,
     first,
     plural,
     read_manifest,
     remove_tree,
     run_jobs,
+    shown,
     visible,
     write_files,
 )
@@ -52,10 +56,6 @@ from process_data.src.common import (
 SHORT_SIDE = {"k400": 150, "demo": 64}  # pixels; 240 for all other data sets
 RECORD = ".record.json"  # in each video's folder: its row of the manifest
 FEW = 0.9  # a video that has less than this share of the frames in its header is named at the end
-
-
-class BrokenVideo(Exception):
-    """The video gives no frames; the message says why."""
 
 
 def scaled_size(width, height, short_side):
@@ -69,31 +69,27 @@ def decode(path, folder, short_side, quality):
 
     Raises BrokenVideo, or OSError where a frame cannot be written.
     """
-    # absolute, as FFmpeg takes a name like a:b for a protocol; one thread, as there are many workers
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
-    # CV_IMAGES takes name1.avi for the first of a series of pictures
-    if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
-        raise BrokenVideo("no decoder can open it")
-    header, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     count, size, method = 0, None, None
-    while True:
-        there, frame = capture.read()
-        if not there:
-            break
-        if size is None:
-            height, width = frame.shape[:2]
-            size = scaled_size(width, height, short_side)
-            method = cv2.INTER_AREA if short_side < min(width, height) else cv2.INTER_CUBIC
-        if frame.shape[1::-1] != size:
-            frame = cv2.resize(frame, size, interpolation=method)
-        encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if not encoded:
-            raise BrokenVideo(f"frame {count + 1} cannot be encoded as JPEG")
-        count += 1
-        with open(os.path.join(folder, FRAME_NAME.format(count)), "wb") as file:
-            file.write(data)
+    with open_video(path) as capture:
+        header, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        while True:
+            there, frame = capture.read()
+            if not there:
+                break
+            if size is None:
+                height, width = frame.shape[:2]
+                size = scaled_size(width, height, short_side)
+                method = cv2.INTER_AREA if short_side < min(width, height) else cv2.INTER_CUBIC
+            if frame.shape[1::-1] != size:
+                frame = cv2.resize(frame, size, interpolation=method)
+            encoded, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            if not encoded:
+                raise BrokenVideo(path, f"has a frame {count + 1} that cannot be encoded as JPEG")
+            count += 1
+            with open(os.path.join(folder, FRAME_NAME.format(count)), "wb") as file:
+                file.write(data)
     if count == 0:
-        raise BrokenVideo("no frame can be decoded")
+        raise BrokenVideo(path, "holds no frame that can be decoded")
     return {"frames": count, "header_frames": max(0, int(header)), "fps": round(fps, 3), "width": size[0],
             "height": size[1]}
 
@@ -108,7 +104,8 @@ def extract(video, frames, short_side, quality):
         for leftover in (partial_folder, old):
             remove_tree(leftover)
         os.makedirs(partial_folder)
-        row = {"video": video.name, "source": video.path, **decode(video.path, partial_folder, short_side, quality),
+        source = video.path.encode("utf-8", "backslashreplace").decode()  # a folder above it may not be UTF-8
+        row = {"video": video.name, "source": source, **decode(video.path, partial_folder, short_side, quality),
                "short_side": short_side, "quality": quality, "source_bytes": video.size, "opencv": cv2.__version__}
         with open(os.path.join(partial_folder, RECORD), "w", encoding="utf-8") as file:
             json.dump(row, file)
@@ -118,7 +115,7 @@ def extract(video, frames, short_side, quality):
         remove_tree(old)
         return row, None
     except BrokenVideo as error:
-        return None, str(error)
+        return None, error.reason
     except (OSError, cv2.error) as error:
         return None, f"{type(error).__name__}: {error}"
     finally:
@@ -126,46 +123,52 @@ def extract(video, frames, short_side, quality):
 
 
 def write_manifest(path, rows):
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows[name] for name in sorted(rows))
-    write_files({path: text.getvalue()})
+    write_files({path: csv_text([COLUMNS, *([rows[name][column] for column in COLUMNS] for name in sorted(rows))])})
 
 
 def find_extracted(root):
-    """-> ({video: row} of all complete folders under `root`, names of folders that this script did not write).
+    """-> ({video: row} of all complete folders under `root`, {video: why its folder is not to be touched}).
 
     The manifest is written at the end of a run; folders that a killed run left have a record of their own, which is
     read. Its hidden folders are removed.
     """
-    rows, foreign = {}, set()
+    rows, foreign = {}, {}
     known = read_manifest(root / MANIFEST)
     for class_folder in visible(root):
-        if not class_folder.is_dir():
+        if not os.path.isdir(class_folder.path):
             continue
         with os.scandir(class_folder.path) as entries:
             leftovers = [entry.path for entry in entries if entry.name.startswith(".")
-                         and entry.name.endswith("partial") and entry.is_dir()]
+                         and entry.name.endswith("partial") and os.path.isdir(entry.path)]
         for path in leftovers:
             remove_tree(path)
         for folder in visible(class_folder.path):
             name = f"{class_folder.name}/{folder.name}"
-            row = known.get(name) or read_record(folder.path)
-            if row is None:
-                foreign.add(name)
-            elif frames_are_there(folder.path, row):
-                rows[name] = row
+            try:
+                row = known.get(name) or read_record(folder.path, name)
+                if frames_are_there(folder.path, row):
+                    rows[name] = row
+            except DataError as error:
+                foreign[name] = str(error)
+            except OSError as error:
+                foreign[name] = f"{folder.path} cannot be read ({error.strerror})"
     return rows, foreign
 
 
-def read_record(folder):
-    """The row that a folder has in its own record, as read_manifest gives it; None without a record."""
-    try:
-        row = json.loads(Path(folder, RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    return {column: str(row[column]) for column in COLUMNS} if set(COLUMNS) <= set(row) else None
+def read_record(folder, name):
+    """The row that the folder of video `name` has in its own record, as read_manifest gives it.
+
+    Raises DataError where there is no record, or a damaged one.
+    """
+    path = os.path.join(folder, RECORD)
+    if not os.path.lexists(path):
+        raise DataError(f"{folder} is there and not of this script: remove it to extract the video")
+    hint = f"remove {folder} to extract the video again"
+    row = read_json(path, dict.fromkeys(COLUMNS, (str, float)) | {"frames": int}, hint)
+    row = {column: str(row[column]) for column in COLUMNS} | {"video": name}
+    if max(map(len, row.values())) > csv.field_size_limit():
+        raise DataError(f"{path} is damaged (too long for {MANIFEST}): {hint}")
+    return row
 
 
 def frames_are_there(folder, row):
@@ -217,7 +220,7 @@ def remove_traces(final):
 
 
 def extract_all(todo, rows, args):
-    """Extract the videos in `todo` and add their rows to `rows` -> [(video, why it failed)].
+    """Extract the videos in `todo` and add their rows to `rows` -> [(path, why it failed)].
 
     However it ends (by Ctrl-C too), no partial folder is left and the manifest has all complete ones.
     """
@@ -232,16 +235,18 @@ def extract_all(todo, rows, args):
             if not died:
                 pending.discard(video.name)
             if row is None:
-                failed.append((video, reason))
+                failed.append((video.path, reason))
             else:
                 rows[video.name] = row
     finally:
         jobs.close()
         for name in pending:  # a worker may have finished its video and been stopped before it could say so
             final = args.frames / name
-            if (row := read_record(final)) and frames_are_there(final, row):
-                rows[name] = row
-            elif not final.exists():
+            with suppress(DataError):
+                row = read_record(final, name)
+                if frames_are_there(final, row):
+                    rows[name] = row
+            if not final.exists():
                 rows.pop(name, None)
         for video in todo:
             if video.name in pending or video.name not in rows:
@@ -259,23 +264,23 @@ def report(todo, rows, failed):
     if short:
         print(f"note: {plural(len(short), 'video')} gave fewer frames than the header says (see {MANIFEST})"
               + (f", {len(few)} of them less than {FEW:.0%}: {first(few)}" if few else ""))
-    for video, reason in failed:
-        print(f"failed: {video.path}: {reason}", file=sys.stderr)
+    for path, reason in failed:
+        print(f"failed: {shown(path)}: {reason}", file=sys.stderr)
     return sum(row["frames"] for row in new)
 
 
 def main(argv):
     args, start = parse(argv), time.perf_counter()
-    videos, others = find_videos(args.videos)
+    videos, others, refused = find_videos(args.videos)
     if others:
-        print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: {first(others, 3)}")
+        print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: "
+              f"{first(map(shown, others), 3)}")
     lock = take_lock(args.frames, "--frames")
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)
     present = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]
-    refused = [(video, f"{args.frames / video.name} is there and not of this script: remove it to extract the video")
-               for video in videos if video.name in foreign]
-    skipped = {video.name for video in present} | foreign
+    refused += [(video.path, foreign[video.name]) for video in videos if video.name in foreign]
+    skipped = {video.name for video in present} | set(foreign)
     todo = [video for video in videos if video.name not in skipped]
     failed = extract_all(todo, rows, args) + refused
     frames = report(todo, rows, failed)

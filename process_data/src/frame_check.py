@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import DataError
-from dataset.reader import FRAME_NAME, decode_jpeg
+from core.inputs import read_bytes
+from dataset.reader import FRAME_NAME, MOST_BYTES, decode_jpeg
 from dataset.storage import PACKED_SUFFIX, Packed
 from process_data.src.common import first
 
@@ -61,10 +62,7 @@ def open_folder(root, video):
         raise Unusable(NO_FOLDER, error.strerror) from error
 
     def read(number):
-        path = folder / FRAME_NAME.format(number)
-        if path.is_fifo():  # reading would wait for a writer
-            return b"", UNDECODABLE
-        return path.read_bytes(), None
+        return read_bytes(folder / FRAME_NAME.format(number), MOST_BYTES), None
 
     yield numbers, read
 

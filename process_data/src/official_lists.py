@@ -13,18 +13,20 @@ A reader is a function `read(folder, frames) -> (classes, splits)`:
 It raises DataError, naming file and row, where the lists are not in the format. It need not look for videos that have
 no frames, that are listed twice or that are in both train and test: write_csv.py does that for all formats.
 """
-import csv
-import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from core import inputs
 from core.errors import DataError
-from dataset.lists import FOLDER, read_class_index
+from core.names import name_fault, quoted
+from dataset.lists import class_fault, read_class_index
 from process_data.src.common import VIDEO_SUFFIXES, first
 
 Names = tuple[str, ...]
+MEND = "mend it, or take the list as it was published"
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ class Split:
 Reader = Callable[[Path, Path], tuple[list[str], list[Split]]]
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file; newlines of all systems become \n. Raises DataError where it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
-
-
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """Lines as (row from 1, line without white space at its ends), empty ones left out."""
-    return [(row, line.strip()) for row, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    return [(row, line.strip()) for row, line in enumerate(inputs.read_lines(path, MEND), 1) if line.strip()]
+
+
+def video_name(path: Path, row: int, class_name: str, video: str) -> str:
+    """`class/video`. Raises DataError, naming the row of the list, where one of them cannot be a folder's name."""
+    for name, fault in ((class_name, class_fault(class_name)), (video, name_fault(video))):
+        if fault:
+            raise DataError(f"{path} row {row}: {quoted(name)} cannot be a folder's name ({fault}): mend the row")
+    return f"{class_name}/{video}"
 
 
 def without_suffix(name: str) -> str:
@@ -86,7 +88,7 @@ def read_given_lists(folder: Path, _frames: Path) -> tuple[list[str], list[Split
     pairs = find_list_pairs(folder)
     rows = {path: read_given_list(path) for _, *paths in pairs for path in paths}
     index_path = folder / "classInd.txt"
-    if index_path.exists():
+    if os.path.lexists(index_path):
         index = read_class_index(index_path)
         labels = {name: (label + 1, "classInd.txt") for name, label in index.items()}
     else:
@@ -122,14 +124,16 @@ def read_given_list(path: Path) -> list[GivenRow]:
     """Rows `class/file.mp4` or `class/file.mp4 3`. Raises DataError at any other."""
     rows = []
     for number, line in read_lines(path):
-        labelled = re.fullmatch(r"(.+\.\w{1,5})\s+(\d+)", line)  # without a suffix, "serve 3" is a video's name
+        labelled = re.fullmatch(r"(.+\.\w{1,5})\s+([0-9]{1,9})", line)  # without a suffix, "serve 3" is a video's name
         video, label = labelled.groups() if labelled else (line, None)
         class_name, _, file = video.partition("/")
-        if not FOLDER.fullmatch(class_name) or not FOLDER.fullmatch(file):
-            raise DataError(f"{path} row {number}: expected 'class/file.mp4' or 'class/file.mp4 1', got {line!r}")
-        names = (without_suffix(video),)
-        if names == (video,) and (stem := re.sub(r"\.\w{1,5}$", "", video)) != video:
-            names = (video, stem)  # .wmv or the like, of frames that another tool extracted, or a dot in the name
+        if class_name in ("", ".", "..") or not file or "/" in file:
+            raise DataError(f"{path} row {number}: expected 'class/file.mp4' or 'class/file.mp4 1', got "
+                            f"{quoted(line)}: mend the row")
+        names = (video_name(path, number, class_name, without_suffix(file)),)
+        if names == (video,) and (stem := re.sub(r"\.\w{1,5}$", "", file)) not in ("", file):
+            # .wmv or the like, of frames that another tool extracted, or a dot in the name
+            names = (video, f"{class_name}/{stem}")
         rows.append(GivenRow(number, class_name, names, None if label is None else int(label)))
     return rows
 
@@ -149,17 +153,18 @@ def read_ucf101_list(path: Path, index: dict[str, int], unknown: list[str]) -> l
     """`Class/v.avi` or `Class/v.avi 1` rows; a video of a class that is not in `index` goes to `unknown`."""
     names = []
     for row, line in read_lines(path):
-        video, label = re.fullmatch(r"(.+?)(?:\s+(\d+))?", line).groups()
-        class_name, slash, _ = video.rpartition("/")
+        video, label = re.fullmatch(r"(.+?)(?:\s+([0-9]{1,9}))?", line, re.DOTALL).groups()
+        class_name, slash, file = video.rpartition("/")
         if not slash:
-            raise DataError(f"{path} row {row}: expected 'Class/video.avi 1', got {line!r}")
+            raise DataError(f"{path} row {row}: expected 'Class/video.avi 1', got {quoted(line)}: mend the row")
+        name = video_name(path, row, class_name, without_suffix(file))
         if class_name not in index:
-            unknown.append(without_suffix(video))
+            unknown.append(name)
         elif label is not None and int(label) != index[class_name] + 1:
             raise DataError(f"{path} row {row}: label {label}, but classInd.txt says {index[class_name] + 1} "
                             f"for {class_name}")
         else:
-            names.append((without_suffix(video),))
+            names.append((name,))
     return names
 
 
@@ -186,8 +191,8 @@ def read_hmdb51(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
             for row, line in read_lines(path):
                 match = re.fullmatch(r"(.+\S)\s+([012])", line)
                 if not match:
-                    raise DataError(f"{path} row {row}: expected 'video.avi 0|1|2', got {line!r}")
-                parts[match[2]].append((f"{name}/{without_suffix(match[1])}",))
+                    raise DataError(f"{path} row {row}: expected 'video.avi 0|1|2', got {quoted(line)}: mend the row")
+                parts[match[2]].append((video_name(path, row, name, without_suffix(match[1])),))
         splits.append(Split(number, parts["1"], parts["2"]))
     return classes, splits
 
@@ -216,19 +221,22 @@ def read_k400(folder: Path, frames: Path) -> tuple[list[str], list[Split]]:
 def read_k400_rows(path: Path) -> Iterator[tuple[str, Names]]:
     """Yields (label, names that the video may have)."""
     needed = ("label", "youtube_id", "time_start", "time_end")
-    table = csv.DictReader(io.StringIO(read_text(path)))
-    lacking = [column for column in needed if column not in (table.fieldnames or ())]
+    rows = inputs.csv_rows(inputs.read_text(path, MEND), path, MEND)
+    head = next(rows, (1, []))[1]
+    lacking = [column for column in needed if column not in head]
     if lacking:
         raise DataError(f"{path}: no column {first(lacking)}; expected a header {','.join(needed)},split")
-    for row in table:
-        label, video = row["label"], row["youtube_id"]
+    for number, fields in rows:
+        label, video, *times = (dict(zip(head, fields, strict=False)).get(column, "") for column in needed)
         if not label or not video:
-            raise DataError(f"{path} row {table.line_num}: label and youtube_id must not be empty")
+            raise DataError(f"{path} row {number}: label and youtube_id must not be empty: mend the row")
         try:
-            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-        except (TypeError, ValueError):
-            raise DataError(f"{path} row {table.line_num}: time_start and time_end must be seconds") from None
-        yield label, (f"{video}_{start:06d}_{end:06d}", video)
+            start, end = map(int, map(float, times))
+        except (ValueError, OverflowError):
+            raise DataError(f"{path} row {number}: time_start and time_end must be seconds: mend the row") from None
+        segment = f"{video}_{start:06d}_{end:06d}"
+        video_name(path, number, label, segment)
+        yield label, (segment, video)
 
 
 # name of a data set in dataset/local_dataset.py, or of a format for --layout -> reader

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import TEMPORARY, take_lock, whole_file
+from core.inputs import read_bytes
 from dataset.lists import local_dataset
-from dataset.reader import FRAME_NAME
+from dataset.reader import FRAME_NAME, MOST_BYTES
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (
     GO_ON,
@@ -64,7 +65,7 @@ def pack(name, frames, out, quick):
                 frame = FRAME_NAME.format(number)
                 entry = zipfile.ZipInfo(frame)  # dated 1980, so that the same frames make the same file
                 entry.external_attr = 0o644 << 16
-                file.writestr(entry, (frames / name / frame).read_bytes())
+                file.writestr(entry, read_bytes(frames / name / frame, MOST_BYTES))
         return check.frames, None
     except (OSError, zipfile.LargeZipFile) as error:
         return None, error if getattr(error, "errno", None) in FULL else f"{type(error).__name__}: {error}"
@@ -148,8 +149,8 @@ def parse(argv):
 
 def main(argv):
     args, start = parse(argv), time.perf_counter()
-    names, manifest = all_names(find_folders(args.frames)), read_manifest(args.frames / MANIFEST)
-    lock = take_lock(args.out, "--out")
+    (folders, nameless), manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
+    names, lock = all_names(folders), take_lock(args.out, "--out")
     check_same_settings(manifest, args)
     remove_leftovers(args.out)
     todo = [name for name in names if not is_packed(name, args.frames, args.out, manifest)]
@@ -161,12 +162,15 @@ def main(argv):
                                          if (args.out / (name + PACKED_SUFFIX)).exists()})
     for name, reason in failed:
         print(f"failed: {args.frames / name}: {reason}", file=sys.stderr)
+    for name in nameless:
+        print(f"failed: no list can carry the name {name}: rename the folder", file=sys.stderr)
     if failed:
         print("to mend them: remove their folders and run extract_frame.py, then this again")
-    print(f"packed {len(done)}, already there {len(names) - len(todo)}, failed {len(failed)}; {sum(done.values())} "
-          f"frames in {time.perf_counter() - start:.1f} s; packed videos and {MANIFEST} in {args.out}")
+    print(f"packed {len(done)}, already there {len(names) - len(todo)}, failed {len(failed) + len(nameless)}; "
+          f"{sum(done.values())} frames in {time.perf_counter() - start:.1f} s; packed videos and {MANIFEST} in "
+          f"{args.out}")
     lock.close()
-    return 1 if failed and not args.allow_failures else 0
+    return 1 if (failed or nameless) and not args.allow_failures else 0
 
 
 if __name__ == "__main__":

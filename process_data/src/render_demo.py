@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import UsageError
 from core.exits import run
+from core.inputs import read_json
 from dataset.local_dataset import DATA
+from dataset.storage import BrokenVideo, open_video
 from process_data.src.common import (
     GO_ON,
     Parser,
@@ -86,16 +89,16 @@ def render_clip(seed, class_name, group, clip, frames, height, width):
 
 def is_whole(path, frames, height, width):
     """Whether the video decodes to all its frames."""
-    if not os.path.exists(path):
-        return False
-    capture, count = cv2.VideoCapture(str(path)), 0
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return count == frames
-        if frame.shape[:2] != (height, width):
-            return False
-        count += 1
+    count = 0
+    with suppress(BrokenVideo), open_video(path) as capture:
+        while True:
+            there, frame = capture.read()
+            if not there:
+                return count == frames
+            if frame.shape[:2] != (height, width):
+                return False
+            count += 1
+    return False
 
 
 def video_name(class_name, group, clip):
@@ -144,9 +147,9 @@ def split_lists(groups, clips, test_groups):
 def check_settings(root, settings):
     """Raises UsageError where the folder holds videos rendered otherwise: two sorts in one folder are no data set."""
     path = root / SETTINGS
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    before = json.loads(path.read_text())
+    before = read_json(path, {str: object}, "remove it, and the videos beside it")
     for flag, value in settings.items():
         if before.get(flag) != value:
             raise UsageError(f"--{flag} {value}: the videos in {root} were rendered with --{flag} {before.get(flag)}; "

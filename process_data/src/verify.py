@@ -21,8 +21,6 @@ are no fault if they are in no list.
 
 The exit code is 0 where nothing is wrong, 1 where something is, 2 for a wrong flag.
 """
-import csv
-import io
 import os
 import sys
 import time
@@ -37,7 +35,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import DataError, UsageError
 from core.exits import run
-from dataset.lists import local_dataset, open_text, read_class_index, read_list, row_error, video_groups
+from core.inputs import csv_rows, read_text
+from core.names import cell
+from dataset.lists import MEND, WRITE, local_dataset, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
@@ -45,6 +45,7 @@ from process_data.src.common import (
     WorkerDied,
     available_cores,
     check_range,
+    csv_text,
     first,
     plural,
     run_jobs,
@@ -125,16 +126,13 @@ def read_rows(path, index, frames):
     """Read a list that read_list refuses, row by row -> ({video: frames} of good rows, [Finding] of the others)."""
     counts, seen, findings = {}, {}, []
     try:
-        with open_text(path, "list") as file:
-            for row, fields in enumerate(csv.reader(file, strict=True), 1):
-                if not any(field.strip() for field in fields):
-                    continue
-                if error := row_error(fields, index, frames):
-                    findings.append(Finding(BAD_ROW, f"{path.name} row {row}", error, path.name))
-                else:
-                    counts.setdefault(fields[0], int(fields[1]))
-                    seen.setdefault(fields[0], []).append(row)
-    except (DataError, csv.Error) as error:
+        for row, fields in csv_rows(read_text(path, WRITE), path, MEND):
+            if error := row_error(fields, index, frames):
+                findings.append(Finding(BAD_ROW, f"{path.name} row {row}", error, path.name))
+            else:
+                counts.setdefault(fields[0], int(fields[1]))
+                seen.setdefault(fields[0], []).append(row)
+    except DataError as error:
         findings.append(Finding(BAD_LIST, path.name, str(error), path.name))
     findings += [Finding(TWICE, video, f"rows {first(rows)}", path.name) for video, rows in seen.items() if rows[1:]]
     return counts, findings
@@ -222,11 +220,7 @@ def all_leaks(numbers, lists, old, checks, rule):
 
 
 def report_text(findings):
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(field.name for field in fields(Finding))
-    table.writerows(map(astuple, findings))
-    return text.getvalue()
+    return csv_text([[field.name for field in fields(Finding)], *(map(cell, astuple(one)) for one in findings)])
 
 
 def exclusion_text(bad, out):
@@ -272,10 +266,10 @@ def print_findings(findings):
             print(f"{fault}: {len(found)}: {first(found, 3)}")
 
 
-def note_unlisted(folders, checks, lists, old, bad):
+def note_unlisted(names, checks, lists, old, bad):
     """Print how many videos are in no list, and which are still excluded although they have no fault any more."""
     listed = set().union(*lists.values())
-    if unlisted := len(set(all_names(folders)).difference(checks)):
+    if unlisted := len(set(names).difference(checks)):
         print(f"note: {plural(unlisted, 'video')} in no list that was checked, not looked at")
     if whole := sorted(old.get(ALL_LISTS, set()) - listed - bad):
         print(f"note: {plural(len(whole), 'video')} left out earlier and without a fault now: {first(whole, 3)}; "
@@ -286,16 +280,16 @@ def main(argv):
     args, start = parse(argv), time.perf_counter()
     index = read_class_index(args.lists / "ClassInd.txt")
     lists, findings = read_lists(args, index)
-    folders = find_folders(args.frames, args.storage)
+    folders, nameless = find_folders(args.frames, args.storage)
     exclusions = args.out / EXCLUSIONS
-    old = read_exclusions([exclusions]) if exclusions.exists() else {}
+    old = read_exclusions([exclusions]) if os.path.lexists(exclusions) else {}
     names = set().union(*lists.values(), *old.values())
     checks = examine_all(sorted(names), args)
     found, bad = frame_findings(checks, lists)
     leaked, out = all_leaks(args.split, lists, old, checks, args.rule)
     findings = sorted(findings + found + leaked, key=lambda finding: (FAULTS.index(finding.fault), *astuple(finding)))
     write_files({args.out / REPORT: report_text(findings), exclusions: exclusion_text(bad, out)})
-    note_unlisted(folders, checks, lists, old, bad)
+    note_unlisted([*all_names(folders), *nameless], checks, lists, old, bad)
     print_findings(findings)
     print(f"{plural(len(checks), 'video')}, {plural(sum(check.frames for check in checks.values()), 'frame')}"
           f"{' (not decoded)' if args.quick else ''}, {plural(len(lists), 'list')} checked in "

@@ -12,8 +12,6 @@ Each video's frames are counted, and videos without all their frames are an erro
 --exclude leaves out the videos of an exclusion list, such as verify.py writes: one `class/video` a line for a video
 in no list, `train_split01.csv: class/video` for one that only that list goes without; `#` starts a comment line.
 """
-import csv
-import io
 import itertools
 import os
 import re
@@ -26,7 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import DataError, UsageError
 from core.exits import run
-from dataset.lists import VideoList, hold_out, local_dataset
+from core.inputs import read_lines
+from core.names import name_fault, quoted
+from dataset.lists import VideoList, class_fault, hold_out, local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import PACKED_SUFFIX
 from process_data.src.common import (
@@ -34,23 +34,25 @@ from process_data.src.common import (
     MANIFEST,
     Parser,
     check_range,
+    csv_text,
     first,
-    is_utf8,
     plural,
     read_manifest,
+    shown,
     visible,
     write_files,
 )
 from process_data.src.frame_check import PREFIX, SUFFIX
-from process_data.src.official_lists import READERS, Split, read_lines
+from process_data.src.official_lists import READERS, Split
 
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
 EXCLUDED, ALL_LISTS = "left out by --exclude", ""
 UNKNOWN, NO_VIDEO = "of a class that is not in classInd.txt", "classes without any video"
+NO_NAME = "on disk whose name no list can carry"
 
 
 def find_folders(root, storage="frames"):
-    """{class: set of its videos}, which are folders of frames, or packed files."""
+    """Folders of frames, or packed files -> ({class: set of its videos}, [name of what no list can carry, and why])."""
     tool = {"frames": "extract_frame.py", "packed": "pack.py"}[storage]
     if not root.is_dir():
         raise UsageError(f"--frames {root} is not a folder: run process_data/src/{tool} first")
@@ -67,10 +69,14 @@ def find_folders(root, storage="frames"):
         suffix = PACKED_SUFFIX if storage == "packed" else ""
         what = "file" if storage == "packed" else "folder"
         raise DataError(f"--frames {root} holds no <class>/<video>{suffix} {what}: run process_data/src/{tool}")
-    for name in (f"{class_name}/{video}" for class_name, videos in folders.items() for video in videos):
-        if not is_utf8(name):
-            raise DataError(f"the name of {name!a} in --frames {root} is not UTF-8: rename the folder")
-    return folders
+    faults = {name: fault for name in folders if (fault := class_fault(name))}
+    nameless = [f"{name!r} ({fault})" for name, fault in faults.items()]
+    folders = {name: videos for name, videos in folders.items() if name not in faults}
+    for class_name, videos in folders.items():
+        faults = {video: fault for video in sorted(videos) if (fault := name_fault(video))}
+        nameless += [f"{f'{class_name}/{video}'!r} ({fault})" for video, fault in faults.items()]
+        videos.difference_update(faults)
+    return folders, nameless
 
 
 def count_frames(frames, names, manifest):
@@ -130,15 +136,16 @@ def read_exclusions(paths):
     """Exclusion lists -> {file name of a list, or ALL_LISTS: set of class/video}."""
     excluded = {}
     for path in paths:
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UsageError(f"--exclude {path} does not exist: process_data/src/verify.py writes one")
-        for row, line in read_lines(path):
-            found = re.fullmatch(r"(?:((?:train|test)_split\d{2,}\.csv): )?([^/]+/[^/]+)", line)
-            if found:
+        for row, line in enumerate(read_lines(path, "remove it, and let verify.py write it again"), 1):
+            # a video's name may end in white space, a class's may not begin with it
+            found = re.fullmatch(r"\s*(?:((?:train|test)_split[0-9]{2,}\.csv): )?(([^/]+)/([^/]+))", line)
+            if found and not class_fault(found[3]) and not name_fault(found[4]):
                 excluded.setdefault(found[1] or ALL_LISTS, set()).add(found[2])
-            elif not line.startswith("#"):
+            elif line.strip() and not line.lstrip().startswith("#"):
                 raise DataError(f"{path} row {row}: expected 'class/video' or 'train_split01.csv: class/video', "
-                                f"got {line!r}")
+                                f"got {quoted(line)}: mend the row")
     return excluded
 
 
@@ -154,7 +161,7 @@ def check_exclusions(args, splits, folders):
     strange = [name if at == ALL_LISTS else f"{at}: {name}" for at, names in sorted(args.excluded.items())
                for name in sorted(names - known.get(at, set()))]
     if strange:
-        says = f"{plural(len(strange), 'line')} of no video, or of none in that list: {first(strange)}"
+        says = f"{plural(len(strange), 'line')} of no video, or of none in that list: {first(map(shown, strange))}"
         if args.layout != "folder":
             raise DataError(f"--exclude {first(args.exclude)} holds {says}; mend or remove them")
         print(f"note: --exclude {first(args.exclude)} holds {says}")
@@ -198,9 +205,9 @@ def list_name(part, number):
     return f"{part}_split{number:02d}.csv"
 
 
-def check_split(split, classes, counts, wrong):
+def check_split(split, classes, counts, wrong, nameless):
     """What is wrong with a split: {kind of problem: [video or class]}, of the kinds that occur."""
-    problems = {UNKNOWN: split.unknown, MISSING: [], EMPTY: [], DAMAGED: [], NO_VIDEO: []}
+    problems = {NO_NAME: nameless, UNKNOWN: split.unknown, MISSING: [], EMPTY: [], DAMAGED: [], NO_VIDEO: []}
     for name in itertools.chain(split.train, split.test):
         if name in wrong:
             problems[wrong[name][0]].append(wrong[name][1])
@@ -220,9 +227,7 @@ def report(split, problems):
 
 
 def to_csv(names, counts):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((name, counts[name]) for name in names if name in counts)
-    return text.getvalue()
+    return csv_text((name, counts[name]) for name in names if name in counts)
 
 
 def parse(argv):
@@ -263,12 +268,12 @@ def parse(argv):
     return args
 
 
-def make_texts(args, splits, dropped, classes, counts, wrong):
+def make_texts(args, splits, dropped, classes, counts, wrong, nameless):
     """Print the problems -> ({path: text to write, None for a file to remove}, whether there are problems)."""
     texts = {args.out / "ClassInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1))}
     bad = False
     for split in splits:
-        problems = check_split(split, classes, counts, wrong)
+        problems = check_split(split, classes, counts, wrong, nameless)
         report(split, problems)
         bad = bad or bool(problems)
         lines = [f"{kind}: {item}\n" for kind, items in {EXCLUDED: dropped[split.number], **problems}.items()
@@ -281,11 +286,11 @@ def make_texts(args, splits, dropped, classes, counts, wrong):
 
 def main(argv):
     args = parse(argv)
-    folders, manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
+    (folders, nameless), manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
     classes, splits, dropped = read_splits(args, folders)
     listed = set().union(*(split.train + split.test for split in splits))
     counts, wrong = count_frames(args.frames, sorted(listed.intersection(all_names(folders))), manifest)
-    texts, bad = make_texts(args, splits, dropped, classes, counts, wrong)
+    texts, bad = make_texts(args, splits, dropped, classes, counts, wrong, nameless)
     empty = [path.name for path, text in texts.items() if text == ""]
     if empty or bad and not args.allow_missing:
         way = f"{first(empty)} would be empty: " if empty else "give --allow_missing to leave the videos above out, or "
@@ -295,14 +300,15 @@ def main(argv):
     for path, text in texts.items():
         if text is None:
             path.unlink(missing_ok=True)
-    summarise(splits, dropped, classes, texts, args)
+    summarise(splits, dropped, classes, texts, len(nameless), args)
     return 0
 
 
-def summarise(splits, dropped, classes, texts, args):
+def summarise(splits, dropped, classes, texts, nameless, args):
     for split in splits:
         rows = [texts[args.out / list_name(part, split.number)].count("\n") for part in ("train", "test")]
-        excluded, missing = len(dropped[split.number]), len(split.train + split.test + split.unknown) - sum(rows)
+        excluded = len(dropped[split.number])
+        missing = len(split.train + split.test + split.unknown) - sum(rows) + nameless
         print(f"split {split.number}: {rows[0]} train and {rows[1]} test videos"
               + (f", {excluded} {EXCLUDED}" if excluded else "") + (f", {missing} left out" if missing else "")
               + (f" (missing_split{split.number:02d}.txt)" if excluded or missing else ""))
