@@ -280,9 +280,11 @@ def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], traini
     """What a pass of the whole backbone takes -> {"what": what was timed, "when": date, "seconds": {precision: s}}.
 
     kept: {precision to time: names of its layers that stay in float32}. Memory is what a pass needs, and a copy of the
-    backbone. On a CPU two clips are passed: enough to see, and where low precision is emulated it is very slow.
+    backbone. On a CPU two clips are passed: enough to see, and where low precision is emulated it is very slow. In
+    training there are two at least, as one may be too few for batch norm without those of the other processes.
     """
     clips = min(shape[0], 2) if device.type == "cpu" else shape[0]
+    clips = max(clips, 2) if training else clips
     stage = "training" if training else "evaluation"
     what = (f"{stage} of {type(backbone).__name__} ({backbone.feature_dim} features) on "
             + " x ".join(map(str, (clips, *shape[1:])))

@@ -18,6 +18,7 @@ from engine import precision
 from engine.monitor import FiniteWatch
 from engine.precision import disagreement, layers_with_inputs, set_precision
 from models import build_backbone
+from models.batchnorm import sync_batchnorm
 from models.weights.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
@@ -261,7 +262,7 @@ def test_memory_that_is_enough_for_low_precision_alone_is_enough(monkeypatch):
     assert chosen == "bf16" and "takes 1 s in it and more than memory or kernels allow in fp32 (timed" in sentence
     full = True
     with pytest.raises(torch.OutOfMemoryError):
-        set_precision([build_backbone("r3d", 0.0625)], "auto", [(1, *SHAPE[1:])], CPU)
+        set_precision([build_backbone("r3d", 0.0625)], "auto", [(*SHAPE[:3], 24, 24)], CPU)
 
 
 def test_tf32_that_is_wrong_is_refused_and_not_chosen(monkeypatch):
@@ -287,6 +288,13 @@ def test_auto_checks_what_it_would_choose_and_nothing_else(monkeypatch, seconds,
     assert found == checked
 
 
+def test_auto_times_a_clip_whose_feature_map_has_one_value():
+    """As a process of several may have, with --bn sync."""
+    backbone = sync_batchnorm(build_backbone("c3d", 0.0625))
+    _, (sentence, *_) = set_precision([backbone], "auto", [(1, 3, 16, 16, 16)], CPU)
+    assert "on 2 x 3 x 16 x 16 x 16" in sentence
+
+
 def test_a_network_whose_layers_have_no_kernel_in_low_precision_stays_in_float32(monkeypatch):
     backbone = build_backbone("r3d", 0.0625)
     backbone.stage5.conv2.__class__ = WrongConv
@@ -308,7 +316,7 @@ def test_auto_times_what_will_run_and_keeps_it_by_what_was_timed(monkeypatch, ca
 
     first, times = choose()
     assert times == 8 and choose() == (first, 0)
-    smaller = (1, *SHAPE[1:])
+    smaller = (*SHAPE[:3], 24, 24)
     for changed in ({"wrong": True}, {"net": "c3d"}, {"width": 0.125}, {"shapes": [smaller]}, {"training": False}):
         assert choose(**changed)[1] == 8 and choose(**changed)[1] == 0, changed
     assert choose(shapes=[SHAPE, smaller]) == (first, 0)  # the first is what is timed
