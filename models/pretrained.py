@@ -17,7 +17,7 @@ import torch
 from core.errors import CheckpointError
 from core.exits import run
 from core.inputs import fault
-from core.names import printable
+from core.names import shown
 
 from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
@@ -60,7 +60,7 @@ def matched_text(result: Match) -> str:
 def by_part(names: Iterable[str]) -> str:
     """Names counted by their first part, e.g. "encoder_q. 154, queue 1"."""
     parts = Counter(name.partition(".")[0] + ("." if "." in name else "") for name in names)
-    return ", ".join(f"{printable(part)} {count}" for part, count in parts.items())
+    return listed([f"{part} {count}" for part, count in parts.items()], 100)
 
 
 def entry(value: object) -> str:
@@ -69,13 +69,12 @@ def entry(value: object) -> str:
         value = ", ".join(f"{key}={x}" for key, x in value.items())
     elif isinstance(value, (dict, torch.Tensor)):
         value = type(value).__name__
-    text = printable(value)
-    return text if len(text) <= 1000 else text[:1000] + "..."
+    return shown(value, 1000)
 
 
 def print_names(title: str, names: Iterable[str]) -> None:
     for name in names:
-        print(f"    {title:<12} {printable(name)}")
+        print(f"    {title:<12} {shown(name, 1000)}")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -86,7 +85,7 @@ def inspect(args: argparse.Namespace) -> None:
     print(f"{args.file}: {kind(checkpoint, found[best][1])}")
     for name, value in checkpoint.items():
         if name != "state_dict" and not (isinstance(value, dict) and not value):
-            print(f"  {printable(name):<12} {entry(value)}")
+            print(f"  {shown(name):<12} {entry(value)}")
     print(f"  {'tensors':<12} {len(plain)}, {sum(value.numel() for value in plain):,} numbers, " + ", ".join(
         f"{count} {str(dtype).removeprefix('torch.')}" for dtype, count in Counter(v.dtype for v in plain).items()))
     if len(plain) < len(state):
@@ -98,7 +97,7 @@ def inspect(args: argparse.Namespace) -> None:
         if not (args.all or net == best and result.family != "unknown"):
             continue
         print(f"    {'names':<12} {OWNERS[result.family]}"
-              + (f" under {printable(result.prefix)}" if result.prefix else ""))
+              + (f" under {shown(result.prefix)}" if result.prefix else ""))
         for title, names in {"matched": list(result.pairs), **result.problems}.items():
             if names:
                 print_names(title, names if args.all else [listed(names, 4)])
@@ -137,7 +136,7 @@ def convert(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.file)
     net, width, result = chosen_network(args, checkpoint)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
-          + (f" under {printable(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
+          + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
     print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])
     for title, names in {**result.problems, "left aside": result.aside, "note": result.notes}.items():
         print_names(title, names)

@@ -1,13 +1,15 @@
 """Damaged checkpoints, byte by byte and entry by entry, given to everything that reads a checkpoint."""
 import contextlib
 import functools
+import importlib
 import io
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from fuzz import SENTENCES, broken, cases, in_sentence
+from fuzz import SENTENCES, bounded, broken, cases, damaged, in_sentence
 from helpers import SMALL, exit_code
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,10 @@ from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from engine.optim import sgd
 from engine.resume import find_resume
 from engine.session import RunSettings, Session
-from models import build_classifier, build_pretrainer
+from models import build_backbone, build_classifier, build_pretrainer, pretrained
 from models.dualvar import Embedded
 from models.weights.checkpoint import read_checkpoint
+from models.weights.loading import load_backbone
 
 RUN = [*SMALL, "--net", "r3d", "--width", "0.015625", "--batch_size", "4", "--epochs", "1", "--save_steps", "2"]
 TINY = ["--dim", "4", "--series_dim", "4", "--eval_every", "0"]
@@ -190,3 +193,112 @@ def test_fuzz_training_checkpoints(runs, resumed, stage, data, override):
         for part in ("state_dict", "optimizer"):
             tensors = found[part] if part == "state_dict" else found[part]["state"]
             assert equal(tensors, state[part] if part == "state_dict" else state[part]["state"])
+
+
+# --- checkpoints of weights ------------------------------------------------------------------------------------
+
+def saved(content, **options):
+    file = io.BytesIO()
+    torch.save(content, file, **options)
+    return file.getvalue()
+
+
+def pickle_damaged(draw, content):
+    """A checkpoint whose description of its tensors is damaged, and has the checksum that goes with it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved(content))) as whole, zipfile.ZipFile(file, "w") as archive:
+        for name in whole.namelist():
+            data = whole.read(name)
+            archive.writestr(name, draw(damaged(data)) if name.endswith("data.pkl") else data)
+    return file.getvalue()
+
+
+FILE = {"state_dict": build_backbone("r3d", 0.015625).state_dict(), "config": {"net": "r3d", "width": 0.015625}}
+KINDS = {"zip": lambda draw: draw(damaged(saved(FILE))), "pickle": lambda draw: pickle_damaged(draw, FILE),
+         "legacy": lambda draw: draw(damaged(saved(FILE, _use_new_zipfile_serialization=False)))}
+
+
+def take(path):
+    """Read a checkpoint, and load its backbone -> the network, or what reading or loading raises."""
+    backbone = build_backbone("r3d", 0.015625)
+    weights = {name: value.clone() for name, value in backbone.state_dict().items()}
+    try:
+        load_backbone(backbone, read_checkpoint(path), path)
+    except CheckpointError as error:
+        assert str(path) in str(error) and equal(weights, backbone.state_dict())
+        raise
+    assert all(value.isfinite().all() for value in backbone.state_dict().values())
+    return backbone.state_dict()
+
+
+def look(path):
+    """What `inspect` and `convert` do with a file."""
+    out = path.with_name("out.tar")
+    out.unlink(missing_ok=True)
+    for arguments in (["inspect", str(path)], ["convert", str(path), str(out)]):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            found = in_sentence(pretrained.main, arguments)
+        text = printed.getvalue()
+        assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
+        assert out.exists() == (not isinstance(found, SENTENCES) and arguments[0] == "convert")
+    if out.exists():
+        assert all(value.isfinite().all() for value in read_checkpoint(out)["state_dict"].values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@cases()
+@given(st.data())
+def test_fuzz_bytes(tmp_path_factory, kind, data):
+    content = KINDS[kind](data.draw)
+    path = tmp_path_factory.getbasetemp() / "fuzz.tar"
+    path.write_bytes(content)
+    found = in_sentence(take, path)
+    if kind == "zip" and not isinstance(found, SENTENCES):
+        assert equal(FILE["state_dict"], found)  # what was damaged is not read
+    if data.draw(st.integers(0, 3)) == 0:
+        look(path)
+    assert path.read_bytes() == content
+
+
+@cases()
+@given(st.data())
+def test_fuzz_weights(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.tar"
+    torch.save(broken(data.draw, FILE), path)
+    content = path.read_bytes()
+    in_sentence(take, path)
+    if data.draw(st.integers(0, 3)) == 0:
+        look(path)
+    assert path.read_bytes() == content
+
+
+COMMANDS = {  # with a stage's checkpoint as PATH
+    "simclr": [["train.py", *STAGES["simclr"][1], "--name", "again", "--resume", "PATH"],
+               ["retrieval.py", *SMALL, "--clips", "2", "--name", "again", "--pretrain", "PATH"]],
+    "moco": [["train.py", *STAGES["moco"][1], "--name", "again", "--resume", "PATH", "--override"]],
+    "ft": [["finetune.py", *STAGES["ft"][1], "--name", "again", "--resume", "PATH"],
+           ["finetune.py", *RUN[:-2], "--name", "again", "--pretrain", "PATH"],
+           ["test.py", *SMALL, "--clips", "2", "--name", "again", "--checkpoint", "PATH"]],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, number", [(stage, n) for stage in STAGES for n in range(len(COMMANDS[stage]))])
+@cases(20)
+@given(st.data())
+def test_fuzz_commands(root, runs, tmp_path_factory, stage, number, data):
+    where = tmp_path_factory.mktemp("command")
+    path = where / "x.tar"
+    torch.save(broken(data.draw, runs[stage]), path)
+    content = path.read_bytes()
+    script, *flags = [str(path) if flag == "PATH" else flag for flag in COMMANDS[stage][number]]
+    out, err = io.StringIO(), io.StringIO()
+    with bounded(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), \
+            contextlib.redirect_stderr(err):
+        patch.chdir(where)
+        code = exit_code(importlib.import_module(script.removesuffix(".py")), flags, patch)
+    error = err.getvalue()
+    assert code in (0, 1, 2) and "Traceback" not in error and len(error) < 10**4
+    assert code == 0 or error.splitlines()[-1].startswith("error: ")
+    assert path.read_bytes() == content
+    shutil.rmtree(where)

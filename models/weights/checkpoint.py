@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.files import whole_file
 from core.inputs import DEEPEST
-from core.names import printable
+from core.names import shown
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # of the weights, in the field's habits
@@ -95,7 +96,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         pass
     try:
         broken = damaged_member(path) if zipfile.is_zipfile(path) else None  # torch before 1.6 wrote no zip
-        content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says what it thinks of a foreign file
+            content = None if broken else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or foreign file makes the readers stumble over
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
@@ -104,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
             if found else "is damaged or no checkpoint")) from error
     if broken:
-        raise CheckpointError(f"checkpoint {path} is damaged: {printable(broken)[:200]} in it is not as it was written")
+        raise CheckpointError(f"checkpoint {path} is damaged: {shown(broken)} in it is not as it was written")
     if strange := unbounded(content):
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint: it holds {strange}")
     content = content if isinstance(content, dict) else {}

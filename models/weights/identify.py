@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from core.names import printable
+from core.names import shown
 
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone
@@ -90,7 +90,7 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
         if "clip_head" in parts:
             said = config.get("framework")
             framework = said if isinstance(said, str) and said else "moco" if "key_encoder" in parts else "simclr"
-            return f"a pretrainer of ours, {DISPLAYED.get(framework, printable(framework)[:80])}"
+            return f"a pretrainer of ours, {DISPLAYED.get(framework, shown(framework))}"
         return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
     if result.family == "release":
         if "series_proj_head_q" in parts:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
-from core.names import printable
+from core.names import shown
 
 from ..backbones.base import Backbone
 from .names import is_head, locate, name_tables
@@ -18,7 +18,7 @@ COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no 
 
 def listed(names: Sequence[str], count: int) -> str:
     """The first names, as text for a message."""
-    return ", ".join(map(printable, names[:count])) + (", ..." if len(names) > count else "")
+    return ", ".join(map(shown, names[:count])) + (", ..." if len(names) > count else "")
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
