@@ -147,25 +147,25 @@ def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
     No other file is opened, whatever this one says.
     """
     try:
-        with open_file(path, most=2**62) as file:
-            start = file.read(189)
+        file = open_file(path, most=2**62)
     except OSError as error:
         raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
-    if not CONTAINER.match(start):
-        raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
-    # absolute, as FFmpeg takes a name like a:b for a protocol
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
-    try:
-        # CV_IMAGES takes name1.avi for the first of a series of pictures
-        if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
-            raise BrokenVideo(path, "cannot be opened by any decoder")
-        size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
-        if math.prod(size) > MOST_PIXELS:
-            raise BrokenVideo(path, f"has a header that says {size[0]} x {size[1]} pixels")
-        yield capture
-    finally:
-        capture.release()
+    with file:
+        if not CONTAINER.match(start := file.read(189)):
+            raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
+        # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols or series of pictures
+        name = f"/proc/self/fd/{file.fileno()}"
+        capture = cv2.VideoCapture(name, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
+        try:
+            if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
+                raise BrokenVideo(path, "cannot be opened by any decoder")
+            size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+            if math.prod(size) > MOST_PIXELS:
+                raise BrokenVideo(path, f"has a header that says {size[0]} x {size[1]} pixels")
+            yield capture
+        finally:
+            capture.release()
 
 
 class VideoFiles:

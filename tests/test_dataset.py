@@ -19,7 +19,7 @@ from dataset.crops import FixedCrops, RandomCrop, resize_for
 from dataset.lists import VideoList, hold_out, read_class_index, read_list, video_groups
 from dataset.loader import EvalBatches, TrainBatches, make_loader
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
-from dataset.reader import FRAME_NAME, FrameReader, decode_jpeg, read_bytes, read_frame
+from dataset.reader import FRAME_NAME, MOST_BYTES, FrameReader, decode_jpeg, read_bytes, read_frame
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
 
 
@@ -138,6 +138,14 @@ def test_bad_frames_name_the_file(tmp_path):
             read_frame(path)
     path.unlink()
     with pytest.raises(DataError, match="image_00001.jpg.*No such file"):
+        read_frame(path)
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"image_00001.jpg cannot be read \(not a regular file\)"):
+        read_frame(path)
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(DataError, match=r"image_00001.jpg cannot be read \(67108865 bytes, more than"):
         read_frame(path)
 
 

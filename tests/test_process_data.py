@@ -481,3 +481,122 @@ def test_files_that_a_full_disk_stops_are_named_and_none_of_them_written(tmp_pat
     with pytest.raises(OSError) as error, whole_file(tmp_path / "c") as temporary:
         temporary.write_text("new")
     assert error.value.filename == str(tmp_path / "c") and tree(tmp_path) == {"a": b"old"}
+
+
+# names, links and texts that are no videos
+
+@pytest.fixture
+def extract_here(videos, tmp_path, monkeypatch, capsys):
+    """Extract `videos` in this process -> (exit code, standard output, standard error)."""
+    monkeypatch.setattr(extract_frame, "run_jobs", lambda work, jobs, _: (x for x in [(j, work(j)) for j in jobs]))
+
+    def call(*flags, source=videos):
+        code = exit_code(extract_frame, ["--dataset", "folder", "--videos", source, "--frames", tmp_path / "frames",
+                                         "--short_side", 32, *flags], monkeypatch)
+        return code, *capsys.readouterr()
+    return call
+
+
+def test_names_that_no_list_can_carry_are_named_and_the_others_extracted(videos, tmp_path, extract_here):
+    for name in ("LeapRight/a\rb", "LeapRight/tab\t", "two\nlines/v", "end /v", os.fsdecode(b"LeapRight/\xff")):
+        (videos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(videos / f"{THREE[0]}.avi", videos / f"{name}.avi")
+    code, out, err = extract_here()
+    assert code == 1 and "done 3, already there 0, failed 5" in out
+    for shown, reason in {r"LeapRight/a\rb.avi'": r"'\r'", r"LeapRight/tab\t.avi'": r"'\t'", r"two\nlines'": r"'\n'",
+                          "end '": "white space at an end", r"LeapRight/\udcff.avi'": "not UTF-8"}.items():
+        line = next(line for line in err.splitlines() if shown in line)
+        assert line.startswith("failed: '") and "no list can carry its name" in line and reason in line
+    assert_whole(tmp_path / "frames", THREE)
+    assert set(manifest(tmp_path / "frames")) == set(THREE)
+    code, out, _ = extract_here("--allow_failures")
+    assert code == 0 and "done 0, already there 3, failed 5" in out
+
+
+def test_what_is_called_as_a_video_and_is_no_file_is_named_and_the_others_extracted(videos, tmp_path, extract_here,
+                                                                                    monkeypatch):
+    for name in ("LeapRight/loop.mp4", "round"):
+        (videos / name).symlink_to(os.path.basename(name))
+    (videos / "LeapRight/gone.mp4").symlink_to("nowhere.mp4")
+    (videos / "LeapRight/zero.mp4").symlink_to("/dev/zero")
+    os.mkfifo(videos / "LeapRight/pipe.mp4")
+    (videos / "LeapRight/folder.mp4").mkdir()
+    (videos / "locked").mkdir()
+    scandir = os.scandir
+
+    def locked(path):  # as root, who runs many tests, may read everything
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(common.os, "scandir", locked)
+    code, out, err = extract_here()
+    assert code == 1 and "done 3, already there 0, failed 6" in out and "1 file in" in out and "folder.mp4" in out
+    for name, reason in {"LeapRight/loop.mp4": "cannot be read (Too many levels of symbolic links)",
+                         "round": "cannot be read (Too many levels", "LeapRight/zero.mp4": "is no regular file",
+                         "LeapRight/gone.mp4": "cannot be read (No such file or directory)",
+                         "LeapRight/pipe.mp4": "is no regular file", "locked": "cannot be read (Permission"}.items():
+        assert f"failed: {videos / name}: {reason}" in err
+    assert_whole(tmp_path / "frames", THREE)
+
+
+def test_folders_above_may_be_called_anything(videos, tmp_path, extract_here):
+    odd = videos.rename(tmp_path / os.fsdecode(b'a\r"\xff\n,'))
+    assert extract_here(source=odd)[0] == 0
+    assert [row["source"] for row in common.read_manifest(tmp_path / "frames/manifest.csv").values()] == [
+        os.path.join(tmp_path, 'a\r"\\udcff\n,', f"{name}.avi") for name in THREE]
+    assert "done 0, already there 3, failed 0" in extract_here(source=odd)[1]
+
+
+COLUMNS = ",".join(common.COLUMNS)
+
+
+@pytest.mark.parametrize("content, says", [
+    (f"{COLUMNS}\na/v,x,²,2,25,4,4,4,80,9,5\n".encode(), "the frames of 'a/v' are '²', not a number"),
+    (f"{COLUMNS}\na/v,x,2\n".encode(), "row 2: 3 fields, not 11"),
+    (f"{COLUMNS}\n{'x' * 131073},x,2,2,25,4,4,4,80,9,5\n".encode(), "row 2: not a row of CSV (field larger than"),
+    (f"{COLUMNS}\na/v,x,2,2,25,4,4,4,80,9,5\n".encode("utf-16"), "row 1: not UTF-8"),
+    (f"{COLUMNS}\na/\u00e9,x,2,2,25,4,4,4,80,9,5\n".encode("latin1"), "row 2: not UTF-8"),
+    (b"", "row 1: expected the columns video,source,")])
+def test_damaged_manifests_are_named(content, says, videos, tmp_path, extract_here):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/manifest.csv").write_bytes(content)
+    code, _, err = extract_here()
+    assert code == 1 and err.startswith(f"error: {tmp_path}/frames/manifest.csv") and says in err
+    assert err.endswith("remove it and run extract_frame.py again (it extracts nothing twice)\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content, says", [
+    (b"[" * 100000, "too deep"), (b"{}", "its content has no video"), (b"\xff\xfe", "not UTF-8"), (b"[]", "dictionary"),
+    (None, "Too many levels of symbolic links")])
+def test_folders_with_a_damaged_record_are_left_alone_and_named(content, says, videos, tmp_path, extract_here):
+    assert extract_here()[0] == 0
+    (tmp_path / "frames/manifest.csv").unlink()
+    record = tmp_path / "frames" / THREE[0] / ".record.json"
+    record.unlink()
+    record.symlink_to(record) if content is None else record.write_bytes(content)
+    code, out, err = extract_here()
+    assert code == 1 and "done 0, already there 2, failed 1" in out and err.count("\n") == 1
+    assert err.startswith(f"failed: {videos / THREE[0]}.avi: {record} ") and says in err
+    assert err.endswith(f"remove {record.parent} to extract the video again\n")
+
+
+PLAYLISTS = {"ffconcat": "ffconcat version 1.0\nfile {}\n", "hls": "#EXTM3U\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
+             "sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n", "xml": "<MPD><BaseURL>{}</BaseURL></MPD>"}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_texts_that_name_other_files_are_no_videos(kind, videos, tmp_path, extract_here):
+    (videos / "LeapRight/other.mp4").write_text(PLAYLISTS[kind].format(f"v_{THREE[0].partition('_')[2]}.avi"))
+    code, out, err = extract_here()
+    assert code == 1 and "done 3, already there 0, failed 1" in out
+    assert f"LeapRight/other.mp4: is no AVI, MP4, MOV, MKV or WebM: it begins with b'{PLAYLISTS[kind][:3]}" in err
+    assert_whole(tmp_path / "frames", THREE)
+
+
+def test_settings_of_a_rendering_that_are_damaged(tmp_path, monkeypatch, capsys):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/.render_demo.json").write_text("[" * 5000)
+    assert exit_code(render_demo, ["--videos", tmp_path / "videos", "--splits", tmp_path / "s"], monkeypatch) == 1
+    assert ".render_demo.json is damaged (not JSON: too deep): remove it, and the videos" in capsys.readouterr().err

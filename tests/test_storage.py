@@ -25,6 +25,7 @@ from helpers import (
     succeed,
 )
 
+import dataset.storage
 from core.errors import DataError
 from core.files import take_lock
 from dataset.clips import VideoClips
@@ -268,6 +269,7 @@ def test_frames_of_two_sizes_are_not_mixed(root, tool):
 DAMAGE = {
     "missing": (lambda path: path.unlink(), r"packed video \S+ cannot be read \(No such file or directory\)"),
     "folder": (lambda path: path.unlink() or path.mkdir(), r"cannot be read \(Is a directory\)"),
+    "device": (lambda path: path.unlink() or path.symlink_to("/dev/zero"), r"cannot be read \(not a regular file\)"),
     "empty": (lambda path: path.write_bytes(b""), r"is not whole, or not as pack.py writes it \(0 bytes\)"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is not whole"),
     "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is not whole"),
@@ -388,6 +390,49 @@ def test_bad_videos_are_named(tmp_path):
                         "Run/it1": "it1.avi is no AVI"}.items():
         with pytest.raises(DataError, match=says + ".*: mend it$"):
             frames_of(reader, video, np.array([2, 5]))
+
+
+def with_reference(data, path):
+    """An MP4 whose samples are, as it says, in the file at `path`. data: an MP4 that has them and then its index."""
+    old = b"\0\0\0\x0curl \0\0\0\1"
+    name = os.fsencode(path) + b"\0"
+    new = (12 + len(name)).to_bytes(4, "big") + b"url \0\0\0\0" + name
+    assert data.count(old) == 1 and data.index(b"mdat") < data.index(b"moov")
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = data.index(box) - 4
+        size = int.from_bytes(data[at:at + 4], "big") + len(new) - len(old)
+        data = data[:at] + size.to_bytes(4, "big") + data[at + 4:]
+    samples, index = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    return data[:samples] + bytes(index - samples) + data[index:].replace(old, new)
+
+
+def test_no_other_file_is_read_for_a_video(tmp_path, monkeypatch):
+    """Playlists are refused by their first bytes, and by FFmpeg; MP4's references are not followed."""
+    write_movie(tmp_path / "Run/film.avi", 3)
+    writer = cv2.VideoWriter(str(tmp_path / "Run/whole.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (40, 30))
+    for i in range(3):
+        writer.write(np.full((30, 40, 3), 60 + 60 * i, np.uint8))
+    writer.release()
+    data = (tmp_path / "Run/whole.mp4").read_bytes()
+    (tmp_path / "Run/reference.mp4").write_bytes(with_reference(data, tmp_path / "Run/whole.mp4"))
+    (tmp_path / "Run/concat.mp4").write_text("ffconcat version 1.0\nfile film.avi\n")
+    (tmp_path / "Run/device.mp4").symlink_to("/dev/zero")
+    reader = FrameReader(tmp_path, (30, 40), "", VideoFiles)
+    assert frames_of(reader, "Run/whole", np.array([1])).mean() == pytest.approx(120, abs=4)
+    for video, says in {"Run/reference": "cannot be (opened|decoded)", "Run/concat": "concat.mp4 is no AVI",
+                        "Run/device": r"device.mp4 cannot be read \(not a regular file\)"}.items():
+        with pytest.raises(DataError, match=says):
+            frames_of(reader, video, np.array([1]))
+    monkeypatch.setattr(dataset.storage, "CONTAINER", re.compile(b""))
+    with pytest.raises(DataError, match="by any decoder"):
+        frames_of(reader, "Run/concat", np.array([1]))
+
+
+def test_a_header_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    write_movie(tmp_path / "Run/film.avi", 3)
+    monkeypatch.setattr(dataset.storage, "MOST_PIXELS", 40 * 30 - 1)
+    with pytest.raises(DataError, match="film.avi has a header that says 40 x 30 pixels"):
+        frames_of(FrameReader(tmp_path, (12, 16), "", VideoFiles), "Run/film", np.array([1]))
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not in ../shared/data")

@@ -338,6 +338,32 @@ def test_exclusions_of_splits_not_checked_are_kept(data, check):
     assert data.excluded() == [f"train_split02.csv: {RUN}"]
 
 
+def test_names_reach_every_file_as_they_are(data, check, tool):
+    """White space at an end, =, quotes and commas; in the report, which people open, nothing is computed."""
+    odd = ["=1+1/@x ", "=1+1/#y", '=1+1/a, "b"']
+    for video in odd:
+        shutil.copytree(data.frames / RUN, data.frames / video)
+        data.frame(video).unlink()
+    shutil.copytree(data.frames / OTHER, data.frames / "=1+1/z")
+    shutil.copytree(data.frames / TEST, data.frames / "=1+1/test")
+    (data.lists / "ClassInd.txt").write_text("1 Run\n2 air drumming\n3 =1+1\n")
+    quoted = ['"{}",9'.format(video.replace('"', '""')) for video in [*odd, "=1+1/z"]]
+    data.edit("train", lambda rows: rows + quoted)
+    data.edit("test", lambda rows: [*rows, "=1+1/test,9"])
+    assert check()[0] == 1
+    assert set(data.findings()) == {(verify.GAPS, f"'{video}") for video in odd}
+    assert data.excluded() == sorted(odd)
+    splits = data.lists / "splits"
+    splits.mkdir()
+    for part in ("train", "test"):
+        rows = csv.reader((data.lists / f"{part}_split01.csv").open(newline=""))
+        (splits / f"{part}list01.txt").write_text("".join(f"{row[0]}.avi\n" for row in rows))
+    code, output = tool(write_csv, "--layout", "lists", "--frames", data.frames, "--splits", splits, "--out",
+                        data.lists, "--exclude", data.lists / verify.EXCLUSIONS)
+    assert code == 0 and "3 left out by --exclude" in output, output
+    assert check()[0] == 0
+
+
 def test_hmdb51_sources_are_apart_within_a_class(data, check, monkeypatch):
     names = {"train": ["wave/Film_wave_f_nm_np1_fr_med_0", "wave/Other_wave_f_nm_np1_fr_med_0",
                        "clap/Show_clap_f_nm_np1_fr_med_0"],

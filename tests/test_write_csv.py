@@ -438,6 +438,42 @@ def test_list_that_is_not_utf8_and_damaged_manifest(ucf, write):
     assert code == 1 and "testlist01.txt row 1: not UTF-8" in output
 
 
+def test_folders_whose_name_no_list_can_carry_are_named(tmp_path, write):
+    make_frames(tmp_path / "frames", {f"wave/{name}": 2 for name in ("a", "b", "c", "x\ry", "tab\t")}
+                | {f"two\nlines/{i}": 2 for i in range(9)})
+    base = ["--dataset", "folder", "--frames", tmp_path / "frames", "--out", tmp_path / "out"]
+    code, output = write(*base)
+    assert code == 1 and not (tmp_path / "out").exists()
+    assert "split 1: 3 videos on disk whose name no list can carry: " in output
+    for name in (r"'two\nlines'", r"'wave/x\ry'", r"'wave/tab\t'"):
+        assert f"{name} (it holds the control character " in output
+    code, output = write(*base, "--allow_missing")
+    assert code == 0 and "split 1: 2 train and 1 test videos, 3 left out (missing_split01.txt)" in output
+    assert (tmp_path / "out/missing_split01.txt").read_text().count("\n") == 3
+    assert (tmp_path / "out/ClassInd.txt").read_text() == "1 wave\n"
+
+
+@pytest.mark.parametrize("dataset, texts", [
+    ("folder", {"trainlist01.txt": "wave/a\x85b\n", "testlist01.txt": "wave/a\n"}),
+    ("ucf101", {"classInd.txt": "1 wave\n", "trainlist01.txt": "wave/a\rb.avi 1\n", "testlist01.txt": "wave/a\n"}),
+    ("hmdb51", {"wave_test_split1.txt": "a\tb.avi 1\n"}),
+    ("k400", {"train.csv": f"{HEADER}wave,a/b,0,9,train\n", "val.csv": HEADER}),
+    ("k400", {"train.csv": f"{HEADER}wave ,a,0,9,train\n", "val.csv": HEADER})])
+def test_names_in_official_lists_that_no_list_can_carry(dataset, texts, tmp_path, write):
+    make_frames(tmp_path / "frames", {"wave/a": 1})
+    make_files(tmp_path / "splits", texts)
+    code, output = write(*flags(tmp_path, dataset))
+    assert code == 1 and "cannot be a folder's name (it " in output and output.count("\n") == 1 and " row " in output
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", "1e400"])
+def test_kinetics_times_that_are_no_seconds(time, tmp_path, write):
+    make_frames(tmp_path / "frames", {"wave/a": 1})
+    make_files(tmp_path / "splits", {"train.csv": f"{HEADER}wave,a,{time},9,train\n", "val.csv": HEADER})
+    code, output = write(*flags(tmp_path, "k400"))
+    assert code == 1 and "train.csv row 2: time_start and time_end must be seconds" in output
+
+
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"the official lists are not at {OFFICIAL}")
 @pytest.mark.parametrize("dataset, sizes", [
     ("ucf101", {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}), ("hmdb51", {1: (3563, 1523)})])
