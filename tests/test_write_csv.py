@@ -490,7 +490,7 @@ def test_official_lists_in_full(dataset, sizes, tmp_path, write, monkeypatch):
     folders = {name: set() for name in classes}
     for class_name, video in (name.split("/") for name in videos):
         folders[class_name].add(video)
-    monkeypatch.setattr(write_csv, "find_folders", lambda frames: folders)
+    monkeypatch.setattr(write_csv, "find_folders", lambda frames: (folders, []))
     monkeypatch.setattr(write_csv, "count_frames", lambda frames, names, manifest: (dict.fromkeys(names, 7), {}))
     code, output = write(*base)
     assert code == 0, output
