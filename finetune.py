@@ -28,6 +28,7 @@ from engine.flags import (
     add_net_flags,
     add_optimisation_flags,
     add_run_flags,
+    check_network,
     check_training_flags,
     complete_data_flags,
     frozen,
@@ -102,6 +103,7 @@ def build(args, num_classes):
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
     parts = args.accumulate * (1 if args.bn == "sync" else world_size())
     check_shapes(net, args.seq_len, args.img_dim, args.batch_size // parts if args.train_what == "ft" else None)
+    check_network(args, lambda: build_classifier(**config))
     model = build_classifier(**config)
     if checkpoint:
         load_pretrained(model.backbone, checkpoint, args.pretrain)

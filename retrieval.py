@@ -7,6 +7,7 @@ averaged over them; the features of each list centred by its own mean and L2-nor
 R@k: one of the k nearest training videos has the query's class.
 Writes <log_dir>/<prefix>/retrieval/<name>/results.json.
 """
+from functools import partial
 from pathlib import Path
 
 import utils
@@ -26,6 +27,8 @@ from engine.flags import (
     add_net_flags,
     add_precision_flag,
     add_run_flags,
+    check_memory,
+    check_network,
     complete_data_flags,
     frozen,
     new_parser,
@@ -35,6 +38,8 @@ from engine.folders import check_folder, weights_name
 from engine.log import plain_types, versions
 from engine.precision import check_precision, default_precision
 from engine.setup import open_backbone, seed_everything, start
+from models import build_backbone
+from models.backbones import BACKBONES
 from models.classifier import pooled
 
 __all__ = ["flags", "main", "topk_accuracy"]
@@ -60,6 +65,8 @@ def flags():
 
 def check(args):
     positive(args, "clips")
+    check_memory(3 * args.clips * args.seq_len * args.img_dim**2 * getattr(args, "crops", 1),
+                 f"--clips {args.clips}: the clips of a video")
     check_precision(args.precision, args.device)
     if (args.pretrain is None) == (args.load_features is None):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
@@ -118,6 +125,8 @@ def main(argv):
     elif args.pretrain == "thumbnail":
         backbone = Thumbnail()
     else:
+        for net in [args.net] if args.net else BACKBONES:
+            check_network(args, partial(build_backbone, net, args.width))
         backbone = open_backbone(args.pretrain, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim,
                                  dry_run=args.dry_run)
     source = args.pretrain or args.load_features

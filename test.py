@@ -31,6 +31,8 @@ from engine.flags import (
     add_net_flags,
     add_precision_flag,
     add_run_flags,
+    check_memory,
+    check_network,
     complete_data_flags,
     frozen,
     new_parser,
@@ -40,7 +42,7 @@ from engine.folders import check_folder, weights_name
 from engine.log import plain_types, versions
 from engine.precision import check_precision, default_precision
 from engine.setup import check_shapes, network_of, open_weights, start
-from models import build_classifier
+from models import build_backbone, build_classifier
 from models.classifier import topk
 from models.weights.loading import load_classifier
 
@@ -71,6 +73,8 @@ def flags():
 
 def check(args, splits):
     positive(args, "clips")
+    check_memory(3 * args.clips * args.seq_len * args.img_dim**2 * getattr(args, "crops", 1),
+                 f"--clips {args.clips}: the clips of a video")
     check_precision(args.precision, args.device)
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
@@ -94,7 +98,10 @@ def load(args, split, num_classes):
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     try:
+        check_network(args, lambda: build_backbone(net, width))
         model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
+    except UsageError:
+        raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path}: its config is not of this program ({shown(error)})") from error
     if checkpoint:

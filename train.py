@@ -7,6 +7,7 @@
 Writes <log_dir>/<prefix>/pretrain/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, at the end
 model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
 """
+import math
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from analysis.variance import look_at_features
 from core.dist import rank, world_size
 from core.errors import UsageError
 from core.exits import run
+from core.names import shown
 from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
@@ -28,6 +30,7 @@ from engine.flags import (
     add_optimisation_flags,
     add_run_flags,
     check_equal_shares,
+    check_network,
     check_segments,
     check_time_reverse,
     check_training_flags,
@@ -93,6 +96,7 @@ def check(args, videos):
     check_training_flags(args, videos)
     check_equal_shares(args)
     positive(args, "series_dim", "dim", "temperature", "theta", "bn_splits")
+    positive(args, "eval_videos", "n_series")
     not_negative(args, "eval_every", *(f"{name}_weight" for name in TERMS))
     if args.eval_videos < 2:
         raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
@@ -124,9 +128,12 @@ def framework_options(args, framework):
 
 def clamp_flag(text):
     try:
-        return text if text == "default" else None if text == "none" else float(text)
+        clamp = None if text in ("default", "none") else float(text)
+        if clamp is not None and not math.isfinite(clamp):
+            raise ValueError
+        return text if text == "default" else clamp
     except ValueError as error:
-        raise UsageError(f"--sr_clamp {text}: expected a number, none or default") from error
+        raise UsageError(f"--sr_clamp {shown(text)}: expected a number, none or default") from error
 
 
 def build(args):
@@ -138,7 +145,10 @@ def build(args):
     if FRAMEWORKS[args.framework].shuffles_keys:
         config["shuffle_keys"] = args.bn == "shuffle"
     try:
+        check_network(args, lambda: build_pretrainer(**config))
         return build_pretrainer(**config), config
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"--mode, --n_series: {error}") from error
 
@@ -199,7 +209,7 @@ def main(argv):
     optimizer = sgd(model, args.lr, args.momentum, args.wd)
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     collapse = CollapseWatch()
-    watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, args.eval_videos).astype(int)))
+    watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, min(args.eval_videos, len(videos))).astype(int)))
     segments = args.eval_every > 0 and takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
     if args.eval_every and not segments:
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "

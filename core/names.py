@@ -1,8 +1,9 @@
 """What a class, a video or a run may be called, and how its name stands in what others show."""
 import html
 import re
+from pathlib import Path
 
-LONGEST_NAME = 255  # bytes of a file's name, on Linux
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes of a file's name and of a path, on Linux
 # ASCII's and Latin 1's control characters, and the two by which Unicode ends lines: a list's row would end there
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 FORMULA = re.compile(r"[=+\-@\t\r]")  # with which a cell of a spreadsheet begins that is computed
@@ -26,6 +27,24 @@ def name_fault(name: str) -> str | None:
     if length > LONGEST_NAME:
         return f"it has {length} bytes, more than the {LONGEST_NAME} of a file's name"
     return None
+
+
+def path_fault(path: str) -> str | None:
+    """Why no file could be at `path`, by the names in it -> text, or None."""
+    if not path:
+        return "it is empty"
+    faults = [fault for part in Path(path).parts if part not in ("/", "//", "..") and (fault := name_fault(part))]
+    if not faults and len(path.encode()) > LONGEST_PATH:
+        return f"it has more than {LONGEST_PATH} bytes"
+    return faults[0] if faults else None
+
+
+def inside_fault(path: str) -> str | None:
+    """Why `path`, of a folder below another, leads to none there -> text, or None."""
+    parts = Path(path).parts
+    if path and not parts:
+        return "it stands for a folder"
+    return "it leads to another folder" if Path(path).is_absolute() or ".." in parts else path_fault(path)
 
 
 def quoted(text: str) -> str:

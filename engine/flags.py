@@ -1,12 +1,16 @@
 """Flags that the entry scripts share, in groups, and their checks; after `frozen`, flags do not change any more."""
 import argparse
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from core.dist import world_size
 from core.errors import UsageError
+from core.names import path_fault, quoted, shown
 from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
@@ -17,8 +21,20 @@ from .precision import PRECISIONS, check_precision
 
 def new_parser(script: str, doc: str) -> argparse.ArgumentParser:
     """A parser whose help says every default; doc: of the script, its first line is the description."""
-    return argparse.ArgumentParser(script, description=doc.strip().splitlines()[0], allow_abbrev=False,
-                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return Parser(script, description=doc.strip().splitlines()[0], allow_abbrev=False,
+                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses text, be it a path or a name, that no file's name, line of a log or picture could hold."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        found = super().parse_args(args, namespace)
+        for action in self._actions:
+            text = getattr(found, action.dest, None)
+            if isinstance(text, str) and (wrong := path_fault(text)):
+                raise UsageError(f"{action.option_strings[0]} {quoted(text)}: {wrong}, give another")
+        return found
 
 
 class FrozenFlags(argparse.Namespace):
@@ -105,7 +121,7 @@ def add_precision_flag(parser: argparse.ArgumentParser, default: str = "") -> ar
 
 
 def process_count(text: str) -> int:
-    if int(text) < 1:
+    if not 1 <= int(text) <= MOST_PROCESSES:
         raise ValueError
     return int(text)
 
@@ -136,20 +152,70 @@ def add_run_flags(parser: argparse.ArgumentParser, training: bool = True) -> Non
 
 # --- checks --------------------------------------------------------------------------------------------------
 
-LARGEST = torch.finfo(torch.float32).max
+LARGEST, LARGEST_WHOLE = torch.finfo(torch.float32).max, 2**31 - 1
+MOST_PROCESSES, MOST_WORKERS = 2**16, 2**10
+MOST_WIDTH = 1000
+LONGEST_TIMEOUT = 2_000_000  # seconds; the system's own clocks for waiting end a little above
+
+# beyond what is usual, by flag: such networks are measured before they are built
+LARGE = {"--width": 4, "--dim": 4096, "--series_dim": 4096, "--n_series": 4096, "--moco-k": 2**20}
+
+
+def bound(value: float) -> tuple[float, str]:
+    """Up to where a flag's number may go, and that as text."""
+    return (LARGEST, "a float32") if isinstance(value, float) else (LARGEST_WHOLE, "below 2**31")
 
 
 def positive(args: argparse.Namespace, *names: str) -> None:
     for name in names:
-        if not 0 < getattr(args, name) < LARGEST:
-            kind = " and a float32" if isinstance(getattr(args, name), float) else ""
-            raise UsageError(f"--{name} must be above 0{kind}, got {getattr(args, name)}")
+        value = getattr(args, name)
+        most, text = bound(value)
+        if not 0 < value <= most:
+            raise UsageError(f"--{name} must be above 0 and {text}, got {shown(value)}")
 
 
 def not_negative(args: argparse.Namespace, *names: str) -> None:
     for name in names:
-        if not 0 <= getattr(args, name) < LARGEST:
-            raise UsageError(f"--{name} must be 0 or more and a float32, got {getattr(args, name)}")
+        value = getattr(args, name)
+        most, text = bound(value)
+        if not 0 <= value <= most:
+            raise UsageError(f"--{name} must be 0 or more and {text}, got {shown(value)}")
+
+
+def at_most(args: argparse.Namespace, name: str, most: float) -> None:
+    if getattr(args, name) > most:
+        raise UsageError(f"--{name} must be at most {most}, got {getattr(args, name)}")
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_memory(size: float, what: str) -> None:
+    """Raise UsageError where `what` takes more bytes than this machine has memory."""
+    if size > (there := machine_memory()):
+        raise UsageError(f"{what} would take {size / 1e9:.3g} GB, and this machine has {there / 1e9:.3g} GB of memory")
+
+
+def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
+    """Raise UsageError where the network of flags that ask for more than is usual has no room on this machine.
+
+    build: makes it; here it has shapes and no values, and takes no memory.
+    """
+    given = {flag: getattr(args, flag.strip("-").replace("-", "_"), None) or 0 for flag in LARGE}
+    large = [f"{flag} {value}" for flag, value in given.items() if value > LARGE[flag]]
+    if not large:
+        return
+    said = f"the network of {', '.join(large)}"
+    try:
+        with torch.device("meta"):
+            state = build().state_dict()
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise UsageError(f"{said} has more weights than a computer can count") from error
+    check_memory(sum(x.numel() * x.element_size() for x in state.values()), said)
 
 
 def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
@@ -158,10 +224,17 @@ def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
     positive(args, "seq_len", "ds", "img_dim", "batch_size")
     if getattr(args, "width", None) is not None:
         positive(args, "width")
+        at_most(args, "width", MOST_WIDTH)
     not_negative(args, "workers", "seed", "loader_timeout")
+    at_most(args, "workers", MOST_WORKERS)
+    at_most(args, "loader_timeout", LONGEST_TIMEOUT)
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if min(args.resize) < args.img_dim:
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
+    frames = f"{args.seq_len} frames (--seq_len)"
+    check_memory(3 * 4 * args.seq_len * args.img_dim**2, f"a clip of {frames} of --img_dim {args.img_dim}")
+    check_memory(3 * args.seq_len * math.prod(args.resize),
+                 f"{frames} of {shown(args.resize[0])} x {shown(args.resize[1])} pixels (--resize)")
 
 
 def check_segments(args: argparse.Namespace) -> None:
@@ -179,6 +252,10 @@ def check_training_flags(args: argparse.Namespace, videos: int) -> None:
     """Ranges of the optimisation flags, and whether the list has a batch."""
     positive(args, "lr", "epochs", "save_freq", "print_freq", "gamma", "accumulate")
     not_negative(args, "momentum", "wd", "warmup", "save_steps", "keep", "skip_bad_samples")
+    if not all(0 <= epoch <= LARGEST_WHOLE for epoch in args.schedule):
+        raise UsageError(f"--schedule {shown(args.schedule)}: epochs are 0 or more and below 2**31")
+    if math.log(args.lr) + len(args.schedule) * math.log(args.gamma) > math.log(LARGEST):
+        raise UsageError(f"--gamma {args.gamma}: the learning rate would grow beyond a float32")
     if args.keep_epoch is not None and not 0 <= args.keep_epoch < args.epochs:
         raise UsageError(f"--keep_epoch {args.keep_epoch}: the epochs are 0 to {args.epochs - 1}")
     if args.compile and args.checkpointing:
@@ -186,6 +263,8 @@ def check_training_flags(args: argparse.Namespace, videos: int) -> None:
     check_precision(args.precision, args.device)
     if videos < args.batch_size:
         raise UsageError(f"--batch_size {args.batch_size} is larger than the training list, {videos} videos")
+    check_memory(3 * args.batch_size * args.seq_len * args.img_dim**2 / world_size(),
+                 f"--batch_size {args.batch_size}: a process's clips")
 
 
 def check_equal_shares(args: argparse.Namespace) -> None:

@@ -241,7 +241,7 @@ class Option:
     def check(self, value: float) -> None:
         """Raise ValueError, naming the flag, where `value` is not within its bounds."""
         low, high = self.within
-        if not low <= value <= high:
+        if not low <= value <= high or math.isinf(value):
             raise ValueError(f"{self.flag} {value} is not between {low:g} and {high:g}")
 
 

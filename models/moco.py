@@ -25,7 +25,8 @@ QUEUES = {"clip": "queue", "segment": "segment_queue"}  # buffer of each head
 
 
 class MoCo(Pretrainer):
-    options = (Option("queue_size", "--moco-k", 16384, "entries of the queue (K), divisible by the batch"),
+    options = (Option("queue_size", "--moco-k", 16384, "entries of the queue (K), divisible by the batch",
+                      (1, 2**31 - 1)),
                Option("momentum", "--moco-m", 0.999, "momentum of the key encoder", (0, 1)))
     shuffles_keys = True
 

@@ -48,7 +48,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--resume no.tar", 1, "no.tar does not exist"), ("--resume backbone.tar", 1, "it holds weights only"),
     ("--resume pretrainer.tar", 1, "is of another stage"), ("--resume cut.tar", 1, "cut.tar is damaged"),
     ("--log_dir backbone.tar", 2, "backbone.tar is no folder"), ("--log_dir /proc/none", 2, "/proc"),
-    ("--width 3000000", 1, "memory is not enough ("),
+    ("--width 3000000", 2, "--width must be at most 1000"),
     ("--epochs 100000000 --save_freq 1", 2, "free: make room"),
 ]] + [(f"finetune.py {case}", code, message) for case, code, message in [
     ("", 2, "--pretrain"), ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain .", 1, "is a folder"),

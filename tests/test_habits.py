@@ -13,7 +13,7 @@ ROOMS = {
     "core": "exits rooms process_data recovery fuzz_inputs inputs",
     "dataset": "fuzz_data augment augment_cuda dataset properties storage",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models pretrained",
-    "engine": "accumulate distributed evaluation faults gpu loop memory precision pretend_cuda recovery",
+    "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
     "analysis": "evidence pictures probe report retrieval variance",
     "process_data": "process_data storage verify write_csv",
     "asset": "assets",
