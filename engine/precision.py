@@ -5,6 +5,7 @@ depth 2 (torch 2.13, 2.15), cuDNN 9.8 to 9.10 at large shapes (pytorch/pytorch#1
 layers compute in it under autocast; batch norm's statistics, the pooled features, the heads and the losses are float32.
 """
 import copy
+import errno
 import fcntl
 import functools
 import hashlib
@@ -21,8 +22,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from core.errors import RunError, UsageError
+from core.errors import DataError, RunError, UsageError
 from core.files import whole_file
+from core.inputs import read_json
+from core.names import shown
 from models.backbones.base import Backbone
 from models.batchnorm import own_statistics
 
@@ -115,7 +118,7 @@ def wrong_layers(layers: Sequence[tuple[str, Layer, Shape, bool]], precision: st
         reason = cache.get(f"{precision} {signature(layer, shape, dense)}",
                            functools.partial(disagreement, layer, shape, dense, precision, device))
         if reason:
-            wrong[name] = reason
+            wrong[name] = shown(reason)
     return {name: reason for found in of_all_processes(wrong) for name, reason in found.items()}
 
 
@@ -354,8 +357,8 @@ def fastest(found: dict[str, Any]) -> tuple[str, str]:
     times = {name: f"{value:.3g} s" if value < math.inf else "more than memory or kernels allow"
              for name, value in seconds.items()}
     others = ", ".join(f"{text} in {name}" for name, text in times.items() if name != chosen)
-    return chosen, (f"precision: {chosen}; {found['what']} takes {times[chosen]} in it and {others} "
-                    f"(timed {found['when']})")
+    return chosen, (f"precision: {chosen}; {shown(found['what'], 300)} takes {times[chosen]} in it and {others} "
+                    f"(timed {shown(found['when'])})")
 
 
 # --- what was found before ----------------------------------------------------------------------------------------
@@ -374,23 +377,28 @@ def machine(device: torch.device) -> str:
 
 
 class Cache:
-    """Findings of this machine and these versions by name; a file that is no such cache counts as empty."""
+    """Findings of this machine and these versions by name; a file that is no such cache counts as empty.
+
+    `note`: a sentence where the file could not be used, or None.
+    """
 
     def __init__(self, device: torch.device):
-        self.path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualvar" / "precision.json"
+        # where no home is known, as of a user whom the system does not know, nothing is kept
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        self.path = Path(home) / "dualvar" / "precision.json"
         self.machine = machine(device)
         self.new: dict[str, str | None] = {}
+        self.note: str | None = None
         self.known = self._read().get(self.machine, {})
 
     def _read(self) -> dict[str, dict[str, str | None]]:
-        try:
-            content = json.loads(self.path.read_text())
-        except (OSError, ValueError, RecursionError):
+        if not os.path.lexists(self.path):
             return {}
-        whole = isinstance(content, dict) and all(
-            isinstance(found, dict) and all(value is None or isinstance(value, str) for value in found.values())
-            for found in content.values())
-        return content if whole else {}
+        try:
+            return read_json(self.path, {str: {str: (None, str)}}, "what it holds is found again")
+        except DataError as error:
+            self.note = f"note: {error}"
+            return {}
 
     def get(self, name: str, find: Callable[[], str | None],
             usable: Callable[[str | None], bool] = lambda _: True) -> Any:
@@ -400,17 +408,24 @@ class Cache:
         return self.known[name]
 
     def write(self) -> str | None:
-        """Add what is new to the file -> a sentence where that cannot be done: it will be found again next time."""
+        """Add what is new to the file -> a sentence where that cannot be done: it will be found again next time.
+
+        Otherwise `note`.
+        """
         if not self.new:
-            return None
+            return self.note
         try:
+            if not self.path.is_absolute():
+                raise FileNotFoundError(errno.ENOENT, "no home is known, or XDG_CACHE_HOME is relative",
+                                        str(self.path))
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path.with_name(".lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # other processes and runs write there too
-                content = self._read()
+                note, content = self.note, self._read()
+                self.note = note or self.note
                 content.setdefault(self.machine, {}).update(self.new)
                 with whole_file(self.path) as temporary:
                     temporary.write_text(json.dumps(content, indent=1) + "\n")
         except OSError as error:
-            return f"note: what was found about precision is not kept: {error.filename}: {error.strerror}"
-        return None
+            return f"note: what was found about precision is not kept: {error.filename or self.path}: {error.strerror}"
+        return self.note

@@ -17,11 +17,11 @@ import torch
 from core.errors import CheckpointError
 from core.exits import run
 from core.inputs import fault
-from core.names import shown
+from core.names import path_fault, quoted, shown
 
 from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
-from .weights.identify import best_net, comparisons, initial, kind, stated
+from .weights.identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
 from .weights.loading import load_released
 from .weights.match import Match, check_fit, is_plain, listed
 
@@ -165,8 +165,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.command == "inspect":
         return inspect(args)
-    if args.width is not None and not 0 < args.width < float("inf"):
-        parser.error(f"argument --width: must be above 0, got {args.width}")
+    if args.width is not None and not 0 < args.width <= MAX_WIDTH:
+        parser.error(f"argument --width: must be above 0 and at most {MAX_WIDTH}, got {args.width}")
+    for name in (str(args.out), args.prefix or "-"):
+        if wrong := path_fault(name):
+            parser.error(f"{quoted(name)}: {wrong}, give another")
     convert(args)
 
 

@@ -4,6 +4,8 @@ Low-precision kernels differ between processors, and some are wrong. So these te
 ones, and hold on any machine; one test alone looks at the kernels of the machine it runs on.
 """
 import copy
+import errno
+import functools
 import json
 import re
 
@@ -11,7 +13,10 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fuzz import bounded, cases, damaged
 from helpers import NARROW, SMALL, InProcess, make_dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import RunError, UsageError
 from engine import precision
@@ -360,7 +365,7 @@ def test_a_damaged_cache_counts_as_none(cache, content):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content if isinstance(content, bytes) else content.encode())
     found = precision.Cache(CPU)
-    assert found.get("a", lambda: "b") == "b" and found.write() is None
+    assert found.get("a", lambda: "b") == "b" and str(cache) in found.write()
     assert precision.Cache(CPU).get("a", None) == "b"
 
 
@@ -369,6 +374,52 @@ def test_a_cache_that_cannot_be_written_is_said_and_no_error(cache):
     found = precision.Cache(CPU)
     found.get("a", lambda: None)
     assert "is not kept" in found.write()
+
+
+@pytest.mark.parametrize("place", ["precision.json", ".lock"])
+def test_a_folder_in_the_place_of_the_cache_is_said_and_no_error(cache, place):
+    (cache.parent / place).mkdir(parents=True)
+    found = precision.Cache(CPU)
+    assert found.get("a", lambda: "b") == "b" and "is not kept" in found.write()
+
+
+def test_a_full_disk_is_said_and_no_error(cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(precision, "whole_file", full)
+    found = precision.Cache(CPU)
+    found.get("a", lambda: "b")
+    assert found.write() == f"note: what was found about precision is not kept: {cache}: No space left on device"
+
+
+def test_without_a_home_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(precision.os.path, "expanduser", lambda path: path)
+    found = precision.Cache(CPU)
+    found.get("a", lambda: "b")
+    assert "no home is known" in found.write() and not list(tmp_path.iterdir())
+
+
+@cases()
+@given(st.data())
+def test_fuzz_cache(tmp_path_factory, data):
+    """Whatever the file holds, a precision is chosen, and the next run finds the file whole."""
+    path = tmp_path_factory.getbasetemp() / "fuzz/dualvar/precision.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    timed = json.dumps({"what": "a pass", "when": "2026-01-01", "seconds": {"fp32": 1.0, "bf16": 0.5}})
+    path.write_bytes(data.draw(damaged(json.dumps({"here": {"auto": timed, "wrong": None}}).encode())))
+    with pytest.MonkeyPatch.context() as patch, bounded():
+        patch.setenv("XDG_CACHE_HOME", str(path.parent.parent))
+        patch.setattr(precision, "machine", lambda _: "here")
+        found = precision.Cache(CPU)
+        usable = functools.partial(precision.readable, precisions={"fp32", "bf16"})
+        chosen, sentence = precision.fastest(json.loads(found.get("auto", lambda: timed, usable)))
+        assert chosen in ("fp32", "bf16") and "\n" not in sentence
+        found.get("another", lambda: "x")
+        note = found.write()
+        assert note is None or "\n" not in note and str(path) in note
+        assert precision.Cache(CPU).note is None and precision.Cache(CPU).known["another"] == "x"
 
 
 def test_steps_that_fp16_skips_are_no_divergence_until_there_are_too_many():
