@@ -7,7 +7,6 @@ Class probabilities are averaged over ten clips, evenly spaced in time, and over
 <log_dir>/<prefix>/test/<name>/: results.json, and for each split in split<NN>/ predictions.npz (names, labels,
 probabilities), classes.csv, confusion.csv and confusion.png.
 """
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
 from core.exits import run
 from core.files import take_lock, whole_file, write_json
-from core.inputs import fault
+from core.inputs import fault, read_npz
 from core.names import shown
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
@@ -49,6 +48,9 @@ from models.weights.loading import load_classifier
 # arguments of a classifier, as its checkpoint keeps them
 CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,
           "train_what": str}
+
+PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "probabilities": ("f4", 2),
+               "protocol": ("U", 0)}
 
 
 def split_or_all(text):
@@ -128,16 +130,15 @@ def saved_predictions(folder, videos, split, protocol):
     path = Path(folder) / f"split{split:02d}" / "predictions.npz"
     if not path.is_file():
         raise DataError(f"--from_predictions: {path} does not exist")
+    saved = read_npz(path, PREDICTIONS, "test again")
+    names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            saved = dict(file)
-        names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
         protocol = protocol.from_json(str(saved["protocol"]))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise DataError(f"--from_predictions: {path} is damaged: test again") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
                                                   (classes, videos.classes)))
-    if not same or probabilities.shape != (len(videos), len(videos.classes)) or not np.isfinite(probabilities).all():
+    if not same or probabilities.shape != (len(videos), len(videos.classes)):
         raise DataError(f"--from_predictions: {path} is of another list than split {split} of this data set")
     return torch.from_numpy(probabilities), protocol
 

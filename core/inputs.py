@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ MOST = 256 * MIB  # of a file of text
 CHUNK = 2**16
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no file
 DEEPEST = 32  # lists and dictionaries within each other
+TEXT = re.compile(r"\{'descr': '([<>]U[0-9]{1,4})'")  # what begins the header of an array of text
 REMOVE = "remove it, and run what wrote it again"
 # what reading a damaged zip raises, encrypted or of a later version too
 BAD_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, ValueError, struct.error)
@@ -195,10 +197,11 @@ def read_table(path: str | Path, columns: Sequence[str], hint: str = REMOVE) -> 
 # --- arrays --------------------------------------------------------------------------------------------------
 
 def read_npy(path: str | Path, dtype: str, ndim: int, hint: str = REMOVE) -> "np.ndarray":
-    """The array of an .npy file. dtype: "f4", "i8", ..., of the machine's byte order; ndim: its dimensions.
+    """The array of an .npy file. dtype: "f4", "i8", ..., of the machine's byte order, or "U", text of any length; ndim:
+    its dimensions.
 
-    Raises DataError where it is another, cut short, or holds values that are not finite. Memory is taken for as many
-    bytes as the file has, whatever its header says.
+    Raises DataError where it is another, cut short, or holds values that are not finite or no text. Memory is taken for
+    as many bytes as the file has, whatever its header says.
     """
     try:
         with open_file(path, most=2**50) as file:
@@ -235,7 +238,8 @@ def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str
     length = int.from_bytes(start[8:10], "little")
     header = file.read(min(length, 4096)) if start[:8] == b"\x93NUMPY\x01\x00" else b""
     text = header.decode("latin1")
-    wanted = np.dtype(dtype)
+    length_of_text = TEXT.match(text) if dtype == "U" else None
+    wanted = np.dtype(length_of_text[1] if length_of_text else dtype)
     ahead, _, shape = text.partition("'shape': (")
     shape, closed, rest = shape.partition(")")
     numbers = [part.strip() for part in shape.split(",") if part.strip()]
@@ -252,6 +256,6 @@ def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str
         if not (count := file.readinto(memory[position:position + 2**30])):  # type: ignore[attr-defined]
             raise DataError(f"{name} is cut short: {hint}")
         position += count
-    if not np.isfinite(found).all():
-        raise DataError(f"{name} holds values that are not finite: {hint}")
+    if not (found.reshape(-1).view(np.uint32) <= sys.maxunicode if dtype == "U" else np.isfinite(found)).all():
+        raise DataError(f"{name} holds values that are {'no text' if dtype == 'U' else 'not finite'}: {hint}")
     return found

@@ -71,7 +71,8 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--checkpoint seven.tar --split all", 2, "{split}"), ("--checkpoint seven.tar --split x", 2, "--split"),
     ("--checkpoint two.tar --clips 0", 2, "--clips"), ("--checkpoint two.tar --crops 3", 2, "--crops"),
     ("--checkpoint strange.tar", 1, "strange.tar: its config is not of this program"),
-    ("--from_predictions broken", 1, "predictions.npz is damaged"), ("--checkpoint evil.tar", 1, "could run code"),
+    ("--from_predictions broken", 1, "predictions.npz is not an .npz file"),
+    ("--checkpoint evil.tar", 1, "could run code"),
 ]] + [(f"retrieval.py {case}", code, message) for case, code, message in [
     ("", 2, "give --pretrain"), ("--pretrain backbone.tar --load_features f", 2, "give --pretrain"),
     ("--load_features f --save_features g", 2, "nothing to write"), ("--load_features nowhere", 1, "nowhere"),

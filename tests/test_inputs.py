@@ -129,6 +129,17 @@ def test_arrays_are_what_was_saved(tmp_path, array):
         assert one.dtype == array.dtype and np.array_equal(one, array) and one.flags.writeable
 
 
+def test_text_in_archives_is_text(tmp_path):
+    names = np.array(["Run/v 1", "é\U0001f600", ""])
+    np.savez(tmp_path / "x.npz", names=names, one=json.dumps({"a": 1}))
+    found = read_npz(tmp_path / "x.npz", {"names": ("U", 1), "one": ("U", 0)})
+    assert found["names"].tolist() == names.tolist() and json.loads(str(found["one"])) == {"a": 1}
+    np.savez(tmp_path / "x.npz", names=np.array([0x110000], np.uint32).view("<U1"))
+    assert "names in" in said(read_npz, tmp_path / "x.npz", {"names": ("U", 1)})
+    np.savez(tmp_path / "x.npz", names=np.array([b"bytes"]))
+    assert "is not an array of 1 dimensions" in said(read_npz, tmp_path / "x.npz", {"names": ("U", 1)})
+
+
 def header(text):
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 

@@ -1,0 +1,95 @@
+"""What comes from outside is read by its doors alone: every other place that reads is listed here, with its reason."""
+import ast
+import re
+
+from test_rooms import REPOSITORY, rooms
+
+DOORS = ("core/inputs.py", "core/environment.py", "dataset/reader.py", "dataset/storage.py",
+         "models/weights/checkpoint.py")
+READS = re.compile(r"""json\.loads?|csv\.(reader|DictReader)|(np|numpy)\.(load|loadtxt|genfromtxt|fromfile|memmap)
+    |(pd|pandas)\.read_\w+|.*\.(read_text|read_bytes)|os\.(environ|getenv)|cv2\.(imread|imdecode|VideoCapture)
+    |Image\.open|torch\.load|pickle\.\w+|zipfile\.ZipFile|os\.open|io\.open|open""", re.VERBOSE)
+WRITING = re.compile(r"[rbt+]*[wax][rbt+]*")
+
+# What is read elsewhere: {place: why}. Benchmarks read what they wrote, or data that was verified; they are left out.
+OTHERS = {
+    "core/check_requirements.py: open": "the project's own requirements.txt, in any Python",
+    "core/files.py whole_files: open": "what was just written, to hand it to the disk",
+    "dataset/loader.py cpu_quota: read_text": "the system's account of itself in /sys",
+    "engine/precision.py machine: read_text": "the system's account of itself in /proc",
+    "engine/precision.py readable: json.loads": "the check itself, of values of which one may be infinite",
+    "engine/precision.py timings: json.loads": "what `readable` has let through, or what was just made",
+    "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",
+    "asset/draw.py draw_feat_dist: pd.read_csv": "the project's own figures, kept beside the code",
+    "asset/draw.py save: Image.open": "what was just written",
+    "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
+}
+# to go through a door
+TO_GO = {
+    "analysis/features.py read_features: read_text", "analysis/features.py read_features: np.load",
+    "analysis/page.py Page.picture: Image.open", "analysis/page.py smaller_encoding: Image.open",
+    "analysis/page.py smaller_encoding: read_bytes", "analysis/run_pictures.py read_table: pd.read_csv",
+    "core/files.py read_json: json.loads", "core/files.py read_json: read_text",
+    "engine/evaluation.py Protocol.from_json: json.loads", "engine/log.py RunLog.__init__: json.loads",
+    "engine/log.py RunLog.__init__: read_text", "engine/log.py log_rows: json.loads",
+    "engine/log.py log_rows: read_text",
+    "process_data/src/official_lists.py read_k400_rows: read_text",
+    "core/dist.py local_processes: os.environ", "core/exits.py record_error: os.environ",
+    "dataset/local_dataset.py: os.environ", "engine/precision.py Cache.__init__: os.environ",
+    "engine/setup.py start: os.environ", "process_data/src/extract_frame.py: os.environ",
+    "process_data/src/pack.py: os.environ", "process_data/src/verify.py: os.environ",
+}
+
+
+def readings(text):
+    """Where a file's text reads something from outside -> {" function: what it calls"}, without function at its top."""
+    found = set()
+
+    def visit(node, function):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            function = f"{function}.{node.name}" if function else node.name
+        whole = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if isinstance(node, (ast.Attribute, ast.Name)) and ast.unparse(node) in ("os.environ", "environ"):
+            whole = "os.environ"
+        if READS.fullmatch(whole) and not (whole == "open" and writes(node)):
+            method = whole.rpartition(".")[2]
+            found.add(f"{' ' * bool(function)}{function}: {method if method.startswith('read_') else whole}".replace(
+                ": read_csv", ": pd.read_csv"))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(text), "")
+    return found
+
+
+def writes(call):
+    """Whether a call of open() says that it writes."""
+    modes = [*call.args[1:2], *(key.value for key in call.keywords if key.arg == "mode")]
+    return any(isinstance(mode, ast.Constant) and WRITING.fullmatch(mode.value) for mode in modes)
+
+
+def test_what_is_read_from_outside_comes_through_a_door():
+    found = set()
+    for room, paths in rooms().items():
+        for path in paths if room != "benchmarks" else ():
+            name = path.relative_to(REPOSITORY).as_posix()
+            if name not in DOORS:
+                found |= {f"{name}{place}" for place in readings(path.read_text(encoding="utf-8"))}
+    listed = OTHERS.keys() | TO_GO
+    assert not found - listed, "read these through core/inputs.py, or say here why not"
+    assert not OTHERS.keys() - found, "these are gone from the code: take them out here"
+
+
+def test_every_way_to_read_is_found():
+    assert readings('''
+import json
+x = os.environ.get("X")
+def f(path):
+    with open(path) as file, open(path, "w"), open(path, mode="xb"), open(path, "rb+"):
+        return json.load(file), csv.reader(file), np.load(path), pd.read_csv(path), Path(path).read_bytes()
+class A:
+    def g(self, path):
+        return cv2.VideoCapture(path), Image.open(path), torch.load(path), pickle.loads(path), path.open_it(), np.save()
+''') == {": os.environ", " f: open", " f: json.load", " f: csv.reader", " f: np.load", " f: pd.read_csv",
+         " f: read_bytes", " A.g: cv2.VideoCapture", " A.g: Image.open", " A.g: torch.load", " A.g: pickle.loads"}
+    assert readings('open(path, "w")') == set() and readings("open(path, mode)") == {": open"}
