@@ -109,6 +109,7 @@ def load(args, split, num_classes):
     if checkpoint:
         load_classifier(model, checkpoint, path)
         utils.note_unfinished(checkpoint, path)
+        utils.note_other_clips(checkpoint, path, seq_len=args.seq_len, img_dim=args.img_dim)
     return model
 
 

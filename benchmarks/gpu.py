@@ -25,7 +25,7 @@ from benchmarks.common import TRAIN, choose, extract, heading, new_parser, write
 from benchmarks.gpu_checks import Settings
 from benchmarks.sections import Child, Findings, NotHere
 from benchmarks.step import NETS
-from core.errors import RunError
+from core.errors import RunError, UsageError
 from core.exits import run
 from dataset.local_dataset import REPOSITORY
 from engine.flags import positive
@@ -87,6 +87,8 @@ def prepare_data(args, folder):
     """Frames of videos and their lists, data set `benchmark` -> where they are from."""
     source = choose(args.videos, VIDEOS, folder / "videos")
     videos = extract(folder / "videos", folder / "frames", 128)
+    if len(videos) < 2 * gpu_checks.BATCH:
+        raise UsageError(f"--videos {source}: {len(videos)} videos, at least {2 * gpu_checks.BATCH} are needed")
     for part in ("train", "test"):
         write_lists(folder, videos, part)
     return source

@@ -108,6 +108,8 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way, device: s
                 if way.accumulate > 1:
                     module.forward = partial(  # type: ignore[method-assign]
                         part_by_part, module.forward, {}, give_gradients)
+            elif type(module) in (nn.BatchNorm1d, nn.BatchNorm3d):
+                module.forward = partial(normalised, module)  # type: ignore[method-assign, arg-type]
             elif isinstance(module, nn.MaxPool3d) and device != "cpu":  # what is fake is on the CPU, autocast with it
                 module.forward = torch.autocast("cpu", enabled=False)(module.forward)  # type: ignore[method-assign]
         give_gradients()  # of the step before
@@ -120,6 +122,13 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way, device: s
             step(model, views, way.accumulate)
         del kept, clips
         return storages.peak
+
+
+def normalised(layer: nn.BatchNorm1d | nn.BatchNorm3d, x: Tensor) -> Tensor:
+    """`layer(x)`, also where x has one value a channel: that is enough with those of other processes (--bn sync)."""
+    assert layer.momentum is not None
+    return torch.batch_norm(x, layer.weight, layer.bias, layer.running_mean, layer.running_var, layer.training,
+                            layer.momentum, layer.eps, False)
 
 
 def fake(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import InProcess, make_dataset
+from helpers import SMALL, InProcess, make_dataset
 from torch.profiler import ProfilerActivity, profile
 
 import core.dist
@@ -29,6 +29,7 @@ from train import pretraining_step
 BATCH = (32, 3, 8, 32, 32, 3)
 WIDTH = 0.125
 CPU = torch.device("cpu")
+S3D = ["--net", "s3d", "--width", "0.0625"]
 
 
 def allocated(function):
@@ -144,6 +145,13 @@ def test_a_dry_run_for_several_processes_needs_none(monkeypatch):
         found.append(peak(model, finetune.finetuning_step, (32, 1, *BATCH[2:]), Way()))
         assert world_size() == processes
     assert found[1] - found[0] == 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_a_dry_run_where_every_process_has_one_clip_with_one_value_a_channel(program):
+    """Which batch norm takes with those of the others (--bn sync), and on its own would not."""
+    code, out, error = program("train.py", *SMALL, "--seq_len", "8", "--img_dim", "32", *S3D, "--batch_size", "8",
+                               "--accumulate", "4", "--dry_run", "2")
+    assert code == 0 and re.search(r"memory +\d+ MiB a process in fp32", out), error
 
 
 @pytest.mark.parametrize("framework", ["simclr", "moco"])
