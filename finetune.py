@@ -6,6 +6,10 @@
 Writes <log_dir>/<prefix>/<ft or last>/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, log.txt, log.jsonl,
 flags.json and tensorboard/. The last epoch is the one to test; the test list is never looked at.
 """
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
+
 from contextlib import nullcontext
 from types import SimpleNamespace
 

@@ -7,6 +7,9 @@ averaged over them; the features of each list centred by its own mean and L2-nor
 R@k: one of the k nearest training videos has the query's class.
 Writes <log_dir>/<prefix>/retrieval/<name>/results.json.
 """
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 from functools import partial
 from pathlib import Path
 

@@ -7,6 +7,9 @@ Class probabilities are averaged over ten clips, evenly spaced in time, and over
 <log_dir>/<prefix>/test/<name>/: results.json, and for each split in split<NN>/ predictions.npz (names, labels,
 probabilities), classes.csv, confusion.csv and confusion.png.
 """
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 from pathlib import Path
 
 import numpy as np

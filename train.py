@@ -7,6 +7,9 @@
 Writes <log_dir>/<prefix>/pretrain/<name>/: model/epoch<N>.pth.tar, model/latest.pth.tar, at the end
 model/backbone.pth.tar, log.txt, log.jsonl, flags.json and tensorboard/.
 """
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 import math
 
 import numpy as np

@@ -6,6 +6,10 @@
 
 --out PATH is written as PATH.png, .pdf and .svg, or as the one kind that it ends in.
 """
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
+
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path

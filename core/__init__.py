@@ -1,1 +1,1 @@
-"""The ground floor: errors, files and the process group. Imports nothing of ours."""
+"""The ground floor: errors, files, the process group, how a process begins and ends. Imports nothing of ours."""

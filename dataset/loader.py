@@ -1,6 +1,7 @@
 """Batches: which samples each process gets, and the loader around them."""
 import ctypes
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from core.dist import local_processes
+from core.lifeline import die_with_parent
 
-PR_SET_PDEATHSIG = 1  # of prctl, in Linux
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
 
 PREFETCHED = 2  # batches that each worker has under way at most
@@ -120,7 +121,9 @@ def _prepare_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent and die_with_parent(signal.SIGKILL, parent.pid):
+        os._exit(1)
     keep_memory()
 
 
@@ -137,12 +140,6 @@ def return_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(ctypes.c_size_t(0))
-
-
-def die_with_parent(number: int) -> None:
-    """Ask the system to send this process signal `number` when its parent ends, even if it is killed; Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,

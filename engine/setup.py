@@ -1,6 +1,5 @@
 """Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
 import os
-import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from core.dist import join, plan_for, rank, world_size
 from core.errors import UsageError
-from dataset.loader import die_with_parent, keep_memory
+from dataset.loader import keep_memory
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
@@ -45,7 +44,6 @@ def start(device: str = "auto", loader_timeout: float = 0, plan: int | None = No
     if processes > 1 and plan and plan > 1:
         raise UsageError(f"--dry_run {plan} is one process that checks for {plan}: start it without torchrun")
     if processes > 1:
-        die_with_parent(signal.SIGTERM)  # torchrun's processes outlive it otherwise, and go on writing
         if kind == "cuda":
             join("nccl", loader_timeout, torch.device("cuda", local))
         else:

@@ -32,10 +32,14 @@ print_command() {
     printf '%s\n' "$line"
 }
 
+# with_parent PID COMMAND...: run it in this process; it is asked to stop when its parent PID ends, even by kill -9
+with_parent() { exec "$PYTHON" -m core.lifeline "$@"; }
+
 # run_python WORDS...: what is no stage
 run_python() {
+    local shell=$BASHPID
     print_command "$PYTHON" "$@"
-    if [ -z "$show" ]; then "$PYTHON" "$@"; fi
+    if [ -z "$show" ]; then (with_parent "$shell" "$PYTHON" "$@"); fi
 }
 
 # A signal asks the stage that runs to save itself and stop, and no other is begun. The launcher's exit code is 0 then;
@@ -48,7 +52,7 @@ stopped() { exit "${STOPPED_CODE:-0}"; }
 # launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several; a dry run is one process that checks
 # for all of them
 launch() {
-    local command=("$PYTHON") status
+    local command=("$PYTHON") status shell=$BASHPID
     if [ -n "$dry_run" ]; then
         set -- "$@" --dry_run $((GPUS * NNODES))
         if [ "$GPUS" -gt 1 ]; then command=(env LOCAL_WORLD_SIZE="$GPUS" "$PYTHON"); fi  # as torchrun will say
@@ -64,7 +68,7 @@ launch() {
     if [ -n "$show" ]; then return; fi
     # In the background: bash acts on a signal while it waits, not while it runs a command. Slurm sends USR1 to all
     # processes at once, which would kill torchrun; the stage ignores it until its training handles it.
-    (trap '' USR1; exec "${command[@]}") &
+    (trap '' USR1; with_parent "$shell" "${command[@]}") &
     stage_pid=$!
     if [ -n "$signalled" ]; then kill -TERM "$stage_pid" || true; fi
     while true; do

@@ -142,7 +142,6 @@ def joined(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     for name, value in (("RANK", 3), ("LOCAL_RANK", 1), ("WORLD_SIZE", 4), ("CUDA_VISIBLE_DEVICES", "2,3")):
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(setup, "die_with_parent", lambda number: None)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setattr(core.dist, "_patience", None)
     monkeypatch.setattr(core.dist, "_planned", 1)
