@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             text = getattr(found, action.dest, None)
             if isinstance(text, str) and (wrong := path_fault(text)):
-                raise UsageError(f"{action.option_strings[0]} {quoted(text)}: {wrong}, give another")
+                name = (action.option_strings or [action.dest])[0]
+                raise UsageError(f"{name} {quoted(text)}: {wrong}, give another")
         return found
 
 
