@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import utils
-from analysis.features import Thumbnail, read_features_of, write_features
+from analysis.features import AGAIN, Thumbnail, read_features_of, write_features
 from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
 from core.errors import DataError, UsageError
@@ -84,11 +84,7 @@ def load_features(folder, lists, protocol, dataset, split):
     features = {}
     for part, videos in lists.items():
         features[part], text = read_features_of(folder, part, videos, "--load_features", dataset, split)
-        try:
-            protocol = protocol.from_json(text)
-        except ValueError as error:
-            raise DataError(f"--load_features: {Path(folder) / 'protocol.json'} is damaged: write the features "
-                            "again") from error
+        protocol = protocol.from_json(text, f"--load_features: {Path(folder) / 'protocol.json'}", AGAIN)
     if len({values.shape[1] for values in features.values()}) > 1:
         raise DataError(f"--load_features: the two lists' features in {folder} differ in length")
     return features, protocol

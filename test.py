@@ -22,7 +22,7 @@ from core.errors import CheckpointError, DataError, UsageError
 from core.exits import run
 from core.files import take_lock, whole_file, write_json
 from core.inputs import fault, read_npz
-from core.names import shown
+from core.names import cell, shown
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
@@ -51,9 +51,9 @@ from models.weights.loading import load_classifier
 # arguments of a classifier, as its checkpoint keeps them
 CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,
           "train_what": str}
-
-PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "probabilities": ("f4", 2),
-               "protocol": ("U", 0)}
+TEST_AGAIN = "test again"
+PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "protocol": ("U", 0),
+               "probabilities": ("f4", 2)}  # of predictions.npz, as read_npz takes them
 
 
 def split_or_all(text):
@@ -134,12 +134,11 @@ def saved_predictions(folder, videos, split, protocol):
     path = Path(folder) / f"split{split:02d}" / "predictions.npz"
     if not path.is_file():
         raise DataError(f"--from_predictions: {path} does not exist")
-    saved = read_npz(path, PREDICTIONS, "test again")
-    names, labels, classes, probabilities = (saved[x] for x in ("names", "labels", "classes", "probabilities"))
     try:
-        protocol = protocol.from_json(str(saved["protocol"]))
-    except ValueError as error:
-        raise DataError(f"--from_predictions: {path} is damaged: test again") from error
+        names, labels, classes, text, probabilities = read_npz(path, PREDICTIONS, TEST_AGAIN).values()
+        protocol = protocol.from_json(str(text), str(path), TEST_AGAIN)
+    except DataError as error:
+        raise DataError(f"--from_predictions: {error}") from error
     same = all(np.array_equal(a, b) for a, b in ((names, videos.names), (labels, videos.labels),
                                                   (classes, videos.classes)))
     if not same or probabilities.shape != (len(videos), len(videos.classes)):
@@ -159,16 +158,19 @@ def report(folder, videos, probabilities, protocol):
     with whole_file(folder / "predictions.npz") as path, open(path, "wb") as file:
         np.savez(file, names=videos.names, labels=videos.labels, classes=videos.classes, protocol=protocol,
                  probabilities=probabilities.numpy())
-    table = pd.DataFrame({"class": videos.classes, "videos": count, "correct": confusion.diagonal(),
-                          "accuracy": per_class})
+    names = [cell(name) for name in videos.classes]
+    table = pd.DataFrame({"class": names, "videos": count, "correct": confusion.diagonal(), "accuracy": per_class})
     with whole_file(folder / "classes.csv") as path:
         table.to_csv(path, index=False)
     with whole_file(folder / "confusion.csv") as path:
-        pd.DataFrame(confusion, videos.classes, videos.classes).to_csv(path, index_label="true \\ predicted")
-    from analysis import figures  # matplotlib takes a second to import
-    figures.save(figures.confusion(confusion / np.maximum(count, 1)[:, None], videos.classes), folder / "confusion",
-                  ["png"])
+        pd.DataFrame(confusion, names, names).to_csv(path, index_label="true \\ predicted")
     return accuracy
+
+
+def draw(folder):
+    """Draw confusion.png of a split's folder."""
+    from analysis import figures, run_pictures  # matplotlib takes a second to import
+    figures.save(run_pictures.confusion(folder), folder / "confusion", ["png"])
 
 
 def main(argv):
@@ -217,6 +219,8 @@ def main(argv):
         "results": results, "classes": len(next(iter(lists.values())).classes),
         "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
+    for split in lists:  # at the end: no result is lost where a picture fails
+        draw(folder / f"split{split:02d}")
     lock.close()
 
 

@@ -15,12 +15,14 @@ import pandas as pd
 
 from core.errors import UsageError
 from core.exits import run
-from core.files import read_json, whole_file
+from core.files import write_text
+from core.inputs import read_json
 from engine.log import log_rows
 from models.dualvar import TERMS
 
 from .modes import mode_position, parse_cell, unknown_modes
-from .page import markdown
+from .page import csv_text, markdown
+from .runs import Run, read_probe
 
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
 
@@ -37,11 +39,12 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
     """What the stages measured of the result `name` -> {column: value}, without the stages that were not run."""
     found: dict[str, float] = {}
     if (path := log / "retrieval" / name / "results.json").exists():
-        found |= {k: v for k, v in read_json(path, "results")["results"].items() if k in ("R@1", "R@5", "R@10")}
-    if (path := log / "features" / name / "probe.json").exists():
-        found["linear probe"] = float(np.mean(read_json(path, "linear")["linear"]))
+        results = read_json(path, {"results": {str: float}})["results"]
+        found |= {k: v for k, v in results.items() if k in ("R@1", "R@5", "R@10")}
+    if linear := read_probe(log / "features" / name):
+        found["linear probe"] = float(np.mean(linear))
     if (path := log / "test" / name / "results.json").exists():
-        found["fine-tuned"] = list(read_json(path, "results")["results"].values())[-1]["top1"]
+        found["fine-tuned"] = list(Run(path, "test").facts["results"].values())[-1]["top1"]
     watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
     columns = monitor_columns() if watched else {}
     return found | {column: watched[-1][key] for key, column in columns.items() if key in watched[-1]}
@@ -95,10 +98,8 @@ def main(argv: Sequence[str]) -> None:
     for sentence in unknown:
         print(f"note: {sentence}")
     if args.out:
-        with whole_file(args.out) as path:
-            path.write_text(text)
-        with whole_file(args.out.with_suffix(".csv")) as path:
-            cells.drop(columns="name").to_csv(path, index=False)
+        write_text(args.out, text)
+        write_text(args.out.with_suffix(".csv"), csv_text(cells.drop(columns="name")))
 
 
 if __name__ == "__main__":

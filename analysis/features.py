@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import DataError
-from core.files import whole_file
+from core.files import write_npy, write_text
+from core.inputs import read_lines, read_npy, read_text
 from dataset.lists import VideoList
 
 PARTS = ("train", "test")
+AGAIN = "write the features again"
+LARGEST = 1e15  # of a feature: sums of squares stay finite in float32
 
 
 def write_features(folder: str | Path, lists: Mapping[str, VideoList], features: Mapping[str, Tensor],
@@ -34,12 +37,9 @@ def write_features(folder: str | Path, lists: Mapping[str, VideoList], features:
         else:
             (folder / f"{part}_clips.npy").unlink(missing_ok=True)
         for name, values in arrays.items():
-            with whole_file(folder / f"{part}_{name}.npy") as path, open(path, "wb") as file:
-                np.save(file, values)
-        with whole_file(folder / f"{part}_names.txt") as path:
-            path.write_text("".join(f"{name}\n" for name in videos.names), encoding="utf-8")
-    with whole_file(folder / "protocol.json") as path:
-        path.write_text(protocol)
+            write_npy(folder / f"{part}_{name}.npy", values)
+        write_text(folder / f"{part}_names.txt", "".join(f"{name}\n" for name in videos.names))
+    write_text(folder / "protocol.json", protocol)
 
 
 def read_features(folder: str | Path, part: str, flag: str,
@@ -56,17 +56,15 @@ def read_features(folder: str | Path, part: str, flag: str,
             raise DataError(f"{flag}: {path} does not exist: write it with retrieval.py --save_features {folder}"
                             + (" --per_clip" if path == values and kind == "clips" else ""))
     try:
-        found = (np.load(values, allow_pickle=False), np.load(labels, allow_pickle=False),
-                 np.array(names.read_text(encoding="utf-8").splitlines()), protocol.read_text(encoding="utf-8"))
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{flag}: a file of the {part} features in {folder} is damaged ({error}): write them "
-                        "again") from error
+        found = (read_npy(values, "f4", 3 if kind == "clips" else 2, AGAIN), read_npy(labels, "i8", 1, AGAIN),
+                 np.array(read_lines(names, AGAIN), dtype=str), read_text(protocol, AGAIN))
+    except DataError as error:
+        raise DataError(f"{flag}: {error}") from error
     array = found[0]
-    if array.dtype != np.float32 or not np.isfinite(array).all():
-        raise DataError(f"{flag}: {values} holds values that are no float32, or not finite: write the features again")
-    whole = len(array) == len(found[1]) == len(found[2]) and 0 not in array.shape
-    if array.ndim != (3 if kind == "clips" else 2) or not whole:
-        raise DataError(f"{flag}: the {part} files in {folder} do not belong together: write the features again")
+    if not len(array) == len(found[1]) == len(found[2]) or 0 in array.shape:
+        raise DataError(f"{flag}: the {part} files in {folder} do not belong together: {AGAIN}")
+    if max(array.max(), -array.min()) > LARGEST:
+        raise DataError(f"{flag}: {values} holds values beyond {LARGEST:g}, as no network gives them: {AGAIN}")
     return found
 
 

@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from core.errors import RunError
 from core.files import whole_file
+
+# names are text: a dollar in one begins no formula
+rcParams.update({"text.parse_math": False, "text.usetex": False})
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 MARKERS = "os^DvPX*<>hpd8"
@@ -26,14 +30,21 @@ KINDS = ("png", "pdf", "svg")
 
 
 def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
-    """Write `path` with the ending of each kind, at 150 dpi where it has pixels -> the paths."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for all kinds
+    """Write `path` with the ending of each kind, at 150 dpi where it has pixels -> the paths.
+
+    Raises RunError where matplotlib cannot draw it.
+    """
     paths = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
-    for target, kind in zip(paths, kinds, strict=True):
-        undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # the same bytes for the same data
-        with whole_file(target) as temporary, rc_context({"svg.hashsalt": "dualvar"}):
-            figure.savefig(temporary, format=kind, dpi=150, metadata=undated, bbox_inches="tight", pad_inches=0.05)
+    try:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for all kinds
+        for target, kind in zip(paths, kinds, strict=True):
+            undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # same bytes for the same data
+            with whole_file(target) as temporary, rc_context({"svg.hashsalt": "dualvar"}):
+                figure.savefig(temporary, format=kind, dpi=150, metadata=undated, bbox_inches="tight", pad_inches=0.05)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise RunError(f"{path}.{kinds[0]} cannot be drawn ({' '.join(str(error).split())[:200]}); the numbers in it "
+                       "are kept, draw it again with python -m analysis.pictures") from error
     return paths
 
 
@@ -152,16 +163,17 @@ def class_bars(classes: np.ndarray, runs: Mapping[str, np.ndarray]) -> Figure:
     thick = 0.8 / len(runs)
     figure = new_figure(7, 1.2 + len(classes) * (0.12 + 0.14 * len(runs)))
     axes = figure.subplots()
-    for i, (name, own) in enumerate(runs.items()):
+    for i, own in enumerate(runs.values()):
         places = np.arange(len(classes)) + thick * (len(runs) / 2 - 0.5 - i)
         axes.barh(places, np.nan_to_num(own[order]), thick, color=COLOURS[i % len(COLOURS)],
-                  hatch=("", "///", "...", "xxx")[i % 4], edgecolor="white", linewidth=0, label=name)
+                  hatch=("", "///", "...", "xxx")[i % 4], edgecolor="white", linewidth=0)
         if np.isfinite(own).any():
             axes.axvline(np.nanmean(own), color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % 4], linewidth=1)
     axes.set_yticks(range(len(classes)), np.array(names)[order], fontsize=8)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(classes) - 0.4), xlabel="accuracy (lines: mean over classes)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=min(len(runs), 3), frameon=False, fontsize=8)
+    figure.legend(axes.containers, list(runs), loc="outside upper center", ncols=min(len(runs), 3), frameon=False,
+                  fontsize=8)
     return figure
 
 
@@ -225,11 +237,11 @@ def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarr
         axes.tick_params(labelsize=7)
     maps.colorbar(picture, ax=list(grid), label="cosine", shrink=0.9)
     axes = lines.subplots()
-    for i, (title, similarity) in enumerate(panels):
+    for i, (_, similarity) in enumerate(panels):
         axes.plot(starts, similarity[0], color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)],
-                  marker=MARKERS[i % len(MARKERS)], markersize=3.5, label=title)
+                  marker=MARKERS[i % len(MARKERS)], markersize=3.5)
     axes.set(xlabel="frame at which the segment begins", ylabel="cosine to the first")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(axes.lines, [title for title, _ in panels], fontsize=8, frameon=False)
     return figure

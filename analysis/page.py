@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from core.files import whole_file
+from core import names
+from core.files import write_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 64rem;
@@ -42,7 +43,7 @@ def cell_text(value: Any) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """DataFrame -> a Markdown table."""
-    rows = [[cell_text(x).replace("|", "\\|") for x in row] for row in [table.columns, *table.to_numpy(dtype=object)]]
+    rows = [[names.markdown(cell_text(x)) for x in row] for row in [table.columns, *table.to_numpy(dtype=object)]]
     rows.insert(1, ["---" if text else "---:" for text in is_text(table)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
@@ -51,9 +52,16 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
          **{sign: "\\" + sign for sign in "&%$#_{}"}, "±": r"$\pm$", "×": r"$\times$", "–": "--"}
 
 
+def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
+    """DataFrame -> CSV, in which spreadsheets compute nothing."""
+    safe = table.rename(columns=names.cell).map(lambda x: names.cell(x) if isinstance(x, str) else x)
+    return safe.to_csv(index=False, float_format=float_format)
+
+
 def latex(table: pd.DataFrame) -> str:
     """DataFrame -> a tabular of LaTeX's booktabs."""
-    rows = [" & ".join("".join(LATEX.get(sign, sign) for sign in cell_text(x)) for x in row) + " \\\\\n"
+    rows = [" & ".join("".join(LATEX.get(sign, sign) for sign in " ".join(cell_text(x).split()))
+                       for x in row) + " \\\\\n"
             for row in [table.columns, *table.to_numpy(dtype=object)]]
     kinds = "".join("l" if text else "r" for text in is_text(table))
     head, body = rows[0], "".join(rows[1:])
@@ -100,10 +108,9 @@ class Page:
         head, body = row(table.columns, "th"), "".join(row(values, "td") for values in table.to_numpy(dtype=object))
         self.parts.append(f"<figure><div class=scroll><table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
                           f"<figcaption>{html.escape(caption)}</figcaption></figure>")
-        copies = {"md": markdown(table), "tex": latex(table), "csv": table.to_csv(index=False)}
+        copies = {"md": markdown(table), "tex": latex(table), "csv": csv_text(table)}
         for kind, text in copies.items():
-            with whole_file(self.folder / "tables" / f"{name}.{kind}") as path:
-                path.write_text(text, encoding="utf-8")
+            write_text(self.folder / "tables" / f"{name}.{kind}", text)
             self.folded({"md": "Markdown", "tex": "LaTeX", "csv": "CSV"}[kind], text, "copy")
 
     def picture(self, path: Path, caption: str, command: str) -> None:
@@ -124,8 +131,7 @@ class Page:
                    f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body>\n'
                    f"<h1>{title}</h1><nav>{links}</nav>\n{body}\n</body></html>\n")
         target = self.folder / "index.html"
-        with whole_file(target) as path:
-            path.write_text(content, encoding="utf-8")
+        write_text(target, content)
         return target
 
 

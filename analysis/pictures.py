@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from core.errors import UsageError
 from core.exits import run
-from core.files import whole_file
+from core.files import write_text
 from engine.flags import (
     add_data_flags,
     add_net_flags,
@@ -36,6 +36,7 @@ from engine.folders import check_folder, weights_name
 from engine.setup import start
 
 from . import feature_pictures, figures, run_pictures, video_pictures
+from .page import csv_text
 from .run_pictures import default_measures
 from .video_pictures import ClipSettings, TrainingSample, training_samples
 
@@ -189,8 +190,7 @@ def write(drawn: Drawn, target: Path, kinds: Sequence[str]) -> list[Path]:
     written = figures.save(drawn.figure, target, kinds)
     if drawn.table is not None:
         written.append(target.with_name(f"{target.name}.csv"))
-        with whole_file(written[-1]) as path:
-            drawn.table.to_csv(path, index=False, float_format="%.2f")
+        write_text(written[-1], csv_text(drawn.table, "%.2f"))
     return written
 
 

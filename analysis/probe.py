@@ -43,14 +43,15 @@ def flags() -> argparse.ArgumentParser:
 
 def read(folder: Path) -> dict[str, Part]:
     """Both parts of a folder that retrieval.py --save_features wrote, {"train", "test"}."""
+    read = {part: read_features(folder, part, "--features") for part in PARTS}
+    numbers = np.unique(np.concatenate([labels for _, labels, _, _ in read.values()]))
     found = {}
-    for part in PARTS:
-        values, labels, names, _ = read_features(folder, part, "--features")
-        numbers = np.arange(labels.max() + 1).astype(str)  # the names of the classes are not needed
+    for part, (values, labels, names, _) in read.items():
+        labels = np.searchsorted(numbers, labels)  # counted anew: the names of the classes are not needed
         if part == "train" and len(np.unique(labels)) < 2:
             raise DataError(f"--features: {folder}: all training videos are of one class, which leaves nothing to "
                             "learn: give features of two or more")
-        found[part] = values, VideoList(names, np.ones(len(names), int), labels, numbers)
+        found[part] = values, VideoList(names, np.ones(len(names), int), labels, numbers.astype(str))
     return found
 
 

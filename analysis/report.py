@@ -122,6 +122,8 @@ def main(argv: Sequence[str]) -> None:
     page.section("Not run")
     page.items(not_run(found, args.planned) + failed)
     write_flags(page, runs)
+    for sentence in failed:
+        print(f"note: {sentence}")
     print(f"report: {page.write()}")
 
 

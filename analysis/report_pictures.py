@@ -105,6 +105,10 @@ def draw_pictures(page: Page, wanted: Iterable[Picture]) -> list[str]:
         except (DataError, UsageError, CheckpointError, RunError, OSError) as error:
             failed.append(f"picture {name}: {explain(error) or error}")
             continue
+        except SystemExit:  # argparse has said what of
+            failed.append(f"picture {name}: a name or value of its runs is no flag of a command: "
+                          f"python -m analysis.pictures {shlex.join(argv)}")
+            continue
         page.picture(page.folder / "pictures" / f"{name}.png", caption,
                      "python -m analysis.pictures " + shlex.join(argv))
     return failed

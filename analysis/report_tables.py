@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from core.errors import DataError, UsageError
-from core.files import read_json
 from dataset.lists import open_list
 
 from . import paper
 from .run_pictures import without_seed
-from .runs import STAGES, Run, Runs, all_runs, training_behind
+from .runs import STAGES, Run, Runs, all_runs, read_probe, training_behind
 
 TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}
 
@@ -37,8 +36,7 @@ def retrieval_row(result: Run) -> dict:
     row = {"run": result.name, "what": "retrieval", "data set": result.dataset_and_split,
            "videos": result.facts["queries"], "chance": 1 / result.facts["classes"],
            **{k: v for k, v in result.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
-    if (folder := result.features()) and (folder / "probe.json").is_file():
-        linear = read_json(folder / "probe.json", "linear")["linear"]
+    if (folder := result.features()) and (linear := read_probe(folder)):
         row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
     return row
 
@@ -86,7 +84,7 @@ def comparison_table(found: Runs) -> tuple[pd.DataFrame, dict[str, Differences]]
         if (compared := compare(result, before)) is None:
             continue
         rows.append({"run": result.name, "measure": ", ".join(compared.measures),
-                     "ours": ", ".join("-" if own is None else f"{100 * own:.1f}" for own in compared.ours),
+                     "ours": ", ".join("–" if own is None else f"{100 * own:.1f}" for own in compared.ours),
                      "paper's": ", ".join(f"{value:.1f}" for value in compared.theirs), "on": compared.dataset})
         differ[result.stage].append(differences(result, trained, before, compared))
     common = {stage: [text for text in texts[0] if all(text in own for own in texts)]

@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from core.errors import DataError
+from core.inputs import csv_rows, read_text
+from core.names import text_of_cell
 from engine.log import log_rows
 from models.dualvar import TERMS
 
 from . import figures
 
+NUMBER = re.compile(r"([0-9]{1,15}(\.[0-9]{1,20})?(e-[0-9]{1,2})?)?")  # of videos, a share of them, or nothing
 SEED = re.compile(r"_seed\d+$")
 
 
@@ -31,11 +33,11 @@ def default_measures() -> list[str]:
 
 def confusion(folder: Path) -> Figure:
     """Confusion matrix of a test."""
-    table = read_table(split_folder(folder) / "confusion.csv")
-    if len(table) != len(table.columns):
-        raise DataError(f"--test: {folder}: confusion.csv is not square: test again")
-    counts = table.to_numpy()
-    return figures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), table.columns)
+    path = split_folder(folder) / "confusion.csv"
+    columns, names, counts = read_numbers(path)
+    if columns != names:
+        raise DataError(f"--test: {path} is damaged (its rows are not of the classes of its columns): test again")
+    return figures.confusion(counts / counts.sum(axis=1, keepdims=True).clip(1), names)
 
 
 def classes(tests: Mapping[str, Path]) -> Figure:
@@ -43,13 +45,17 @@ def classes(tests: Mapping[str, Path]) -> Figure:
 
     tests: {title: folder of a test, or of one of its splits}
     """
-    tables = {title: read_table(split_folder(folder) / "classes.csv", "accuracy")["accuracy"]
-              for title, folder in tests.items()}
-    first = next(iter(tables.values()))
-    for title, table in tables.items():
-        if not table.index.equals(first.index):
-            raise DataError(f"--test: {title} has other classes than {next(iter(tables))}")
-    return figures.class_bars(first.index.to_numpy(), {title: table.to_numpy() for title, table in tables.items()})
+    accuracies, of_first = {}, None
+    for title, folder in tests.items():
+        path = split_folder(folder) / "classes.csv"
+        columns, names, values = read_numbers(path)
+        own = values[:, columns.index("accuracy")] if "accuracy" in columns else None
+        if own is None or np.nanmax(own, initial=0) > 1:
+            raise DataError(f"--test: {path} is damaged (no shares of videos in a column accuracy): test again")
+        if names != (of_first := of_first or names):
+            raise DataError(f"--test: {title} has other classes than {next(iter(tests))}")
+        accuracies[title] = own
+    return figures.class_bars(np.array(of_first), accuracies)
 
 
 def curves(runs: Mapping[str, Path], measures: Sequence[str] | None = None) -> Figure:
@@ -69,17 +75,26 @@ def curves(runs: Mapping[str, Path], measures: Sequence[str] | None = None) -> F
         for title, rows in logs if any(measure in row for row in rows)] for measure in shown})
 
 
-def read_table(path: Path, *columns: str) -> pd.DataFrame:
-    """A CSV file of test.py -> DataFrame of numbers, its first column as index; DataError where it is damaged."""
+def read_numbers(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """A CSV file of test.py, its first column of names -> (its other columns (C,), names (N,), numbers (N, C) float64).
+
+    An empty field is nan. Raises DataError where it is damaged.
+    """
+    again = "test again"
     try:
-        table = pd.read_csv(path, index_col=0).astype(float)
-        if missing := [name for name in columns if name not in table]:
-            raise ValueError(f"no column {', '.join(missing)}")
-        if table.empty:
-            raise ValueError("no rows")
-    except (ValueError, TypeError) as error:
-        raise DataError(f"--test: {path} is damaged ({str(error).strip()}): test again") from error
-    return table
+        rows = list(csv_rows(read_text(path, again), path, again))
+        found = []
+        for number, fields in rows[1:]:
+            if len(fields) != len(rows[0][1]) or not all(NUMBER.fullmatch(field) for field in fields[1:]):
+                raise DataError(f"{path} row {number} is damaged (not a name and {len(rows[0][1]) - 1} numbers): "
+                                f"{again}")
+            found.append([float(field or "nan") for field in fields[1:]])
+        if not found or not found[0]:
+            raise DataError(f"{path} is damaged (no numbers): {again}")
+    except DataError as error:
+        raise DataError(f"--test: {error}") from error
+    return ([text_of_cell(field) for field in rows[0][1][1:]], [text_of_cell(fields[0]) for _, fields in rows[1:]],
+            np.array(found))
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -1,9 +1,13 @@
 """The runs and results in a folder <log_dir>/<prefix>, and which training is behind a result."""
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from core.files import read_json
+from core.errors import DataError
+from core.inputs import COUNT, read_json
+from dataset.storage import SOURCES
 from engine.folders import weights_name
 from engine.log import log_rows
 
@@ -11,15 +15,45 @@ from .modes import mode_position
 
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}  # those that train
 RESULTS = ("retrieval", "test")  # those that measure
+SPLIT = re.compile("split[0-9]{2}")
+
+
+# Shapes, as core.inputs.fault takes them, of what is used of a run: its flags, and the rest of its file
+WEIGHTS = (None, str)
+FLAGS = {"dataset": str, "split": ("all", COUNT), "storage": tuple(SOURCES), "seq_len": COUNT, "ds": COUNT,
+         "img_dim": COUNT, "resize": [COUNT], "seed": range(2**63), "net": (None, str), "width": (None, float),
+         str: object}
+TRAINED = {"epochs": COUNT, "lr": float}
+FLAGS_OF_STAGE: dict[str, dict[str, Any]] = {
+    "pretrain": {**TRAINED, "framework": str, "mode": str, "n_series": COUNT, "time_reverse": float},
+    "last": {**TRAINED, "train_what": str, "pretrain": WEIGHTS},
+    "ft": {**TRAINED, "train_what": str, "pretrain": WEIGHTS},
+    "retrieval": {"clips": COUNT, "pretrain": WEIGHTS, "save_features": WEIGHTS},
+    "test": {"clips": COUNT, "checkpoint": WEIGHTS}}
+FACTS = {"torch": str, "opencv": str, "python": str, "commit": str, "gpu": (None, str), "processes": COUNT}
+TESTED = {"top1": float, "top5": float, "mean_class": float, "videos": float}
+FACTS_OF_STAGE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(STAGES, {"videos": COUNT, "effective_batch": COUNT}),
+    "retrieval": {"results": {str: float}, "queries": COUNT, "classes": COUNT},
+    "test": {"results": {str: TESTED}, "classes": COUNT}}
 
 
 class Run:
-    """A folder that a stage wrote: name, stage, flags, the rest of its JSON file, and where it lies."""
+    """A folder that a stage wrote: name, stage, flags, the rest of its JSON file, and where it lies.
+
+    Raises DataError, naming file and field, where the file is damaged.
+    """
 
     def __init__(self, path: Path, stage: str):
         self.folder, self.name, self.stage = path.parent, path.parent.name, stage
-        self.facts = read_json(path, "flags", "torch", "opencv", "python", "commit", "gpu", "processes")
+        hint = f"move the folder {path.parent} away, or run the stage again"
+        self.facts = read_json(path, {**FACTS, **FACTS_OF_STAGE[stage], "flags": {**FLAGS, **FLAGS_OF_STAGE[stage]}},
+                               hint)
         self.flags = self.facts["flags"]
+        splits = set(self.facts["results"]) - {"mean"} if stage == "test" else {"split01"}
+        if len(self.flags["resize"]) != 2 or not splits or not all(map(SPLIT.fullmatch, splits)) or (
+                self.flags["split"] == "all" and stage != "test"):
+            raise DataError(f"{path} is damaged (no results of a split, or --resize of other than two numbers): {hint}")
 
     @functools.cached_property
     def rows(self) -> list[dict[str, float]]:
@@ -37,7 +71,7 @@ class Run:
     @property
     def first_split(self) -> int:
         """Number of the first split that a test was of."""
-        return int(min(name for name in self.facts["results"] if name.startswith("split"))[5:])
+        return int(min(set(self.facts["results"]) - {"mean"})[5:])
 
     def features(self) -> Path | None:
         """Folder of the features that a retrieval saved, also where all was moved; None where there is none."""
@@ -49,6 +83,18 @@ class Run:
         """Whether the features of single clips were saved too."""
         folder = self.features()
         return folder is not None and (folder / "train_clips.npy").is_file()
+
+
+def read_probe(folder: Path) -> list[float]:
+    """Top-1 of the linear probes of a folder of features, by seed; none where there is no probe.json."""
+    path = folder / "probe.json"
+    if not path.exists():
+        return []
+    hint = "remove it, and run analysis.probe again"
+    found = read_json(path, {"linear": [float]}, hint)["linear"]
+    if not found:
+        raise DataError(f"{path} is damaged (linear is empty): {hint}")
+    return found
 
 
 Runs = dict[str, list[Run]]  # by stage, those of STAGES and RESULTS

@@ -22,6 +22,7 @@ from analysis.figures import COLOURS
 from analysis.paper import FINETUNED, RETRIEVAL
 from asset import draw_overview
 from asset.draw_overview import DPI, GREY, INK, PALE
+from core.inputs import read_table
 
 ASSET = Path(__file__).resolve().parent
 WIDTH = 8
@@ -115,7 +116,8 @@ def draw_feat_dist(folder):
             "asset/evidence/, seed 0. Clips of one video that fall on one point have lost their differences.")
     figure = new_picture(6.75, "What is left of the differences within a video", note)
     for name, bottom in EVIDENCE.items():
-        table = pd.read_csv(ASSET / f"evidence/{name}/pictures/tsne_{name}.csv")
+        rows = read_table(ASSET / f"evidence/{name}/pictures/tsne_{name}.csv", ("panel", "video", "clip", "x", "y"))
+        table = pd.DataFrame(rows).astype({"x": float, "y": float})
         labels, classes = pd.factorize(table["video"].str.partition("/")[0], sort=True)
         for column, (mode, own) in enumerate(table.groupby("panel", sort=False)):
             axes = add_axes(figure, 0.14 + 2.62 * column, bottom, 2.5, 2.3)

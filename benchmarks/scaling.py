@@ -181,7 +181,7 @@ def draw(path, found):
             axis.yaxis.set_minor_locator(LogLocator(10, ()))
             axis.tick_params(axis="y", labelcolor=color)
         panel.set_xticks(values, [f"{value:,}" for value in values] if max(values) < 1000 else
-                         [f"$10^{int(np.log10(value))}$" for value in values])
+                         [f"10{'⁰¹²³⁴⁵⁶⁷⁸⁹'[int(np.log10(value))]}" for value in values])
         panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     panels.flat[-1].axis("off")
     panels.flat[-1].legend(handles=lines, loc="center", frameon=False)

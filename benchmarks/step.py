@@ -142,9 +142,7 @@ def profile(args):
 
 def curve(args):
     """Train the same tiny network in float32 and bf16, plot the losses -> lines of a report."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from analysis.figures import new_figure  # matplotlib takes a second to import
 
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +153,8 @@ def curve(args):
                        "--precision", precision)
             text = Path(folder, "dualvar", "pretrain", precision, "log.txt").read_text()
             losses[precision] = torch.tensor([float(x) for x in re.findall(r"^epoch .* total ([\d.]+)", text, re.M)])
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
     for (precision, values), style in zip(losses.items(), ("-", "--"), strict=True):
         axes.plot(values, style, label=precision)
     axes.set(xlabel="step", ylabel="loss, clip + TC + SR", title=f"r3d x 0.125, {args.dataset}, same clips and seed")

@@ -5,9 +5,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY = ".partial_"  # what the name of a file begins with until it is whole
 
@@ -41,7 +44,8 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
             os.replace(temporary, path)
     except OSError as error:
         named = dict(zip(map(str, temporaries), map(str, targets), strict=True)).get(error.filename)
-        raise OSError(error.errno, error.strerror, named or os.path.commonpath(targets)) from error
+        reason = error.strerror or str(error)  # numpy's, of an array that was not written whole, has no number
+        raise OSError(error.errno, reason, named or os.path.commonpath(targets)) from error
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
@@ -63,16 +67,19 @@ def take_lock(folder: str | Path, name: str) -> IO[str]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file. Of a path's bytes that are not UTF-8, their numbers are written."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A result's file, a dictionary with these keys at least. Raises DataError where it is not."""
-    try:
-        found = json.loads(path.read_text())
-        if missing := [key for key in keys if key not in found]:
-            raise ValueError(f"no {', '.join(missing)}")
-        return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}): remove it, and run its stage again") from error
+def write_npy(path: str | Path, values: "np.ndarray") -> None:
+    """What np.save writes; unlike its own OSError, this one says why."""
+    import numpy as np
+    values = np.ascontiguousarray(values)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)

@@ -15,6 +15,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ MOST = 256 * MIB  # of a file of text
 CHUNK = 2**16
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no file
 DEEPEST = 32  # lists and dictionaries within each other
-TEXT = re.compile(r"\{'descr': '([<>]U[0-9]{1,4})'")  # what begins the header of an array of text
+TEXT = re.compile(r"\{'descr': '([<>]U[1-9][0-9]{0,3})'")  # what begins the header of an array of text
 REMOVE = "remove it, and run what wrote it again"
 # what reading a damaged zip raises, encrypted or of a later version too
 BAD_ZIP = (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, ValueError, struct.error)
@@ -110,17 +111,18 @@ def parsed(text: str, shape: Any, where: str, hint: str = REMOVE) -> Any:
     return found
 
 
+COUNT = range(1, 2**31)  # a shape, of what there is at least one of
 KINDS: dict[Any, str] = {
-    float: "a finite number", int: "a whole number", str: "text", bool: "true or false", None: "null",
+    float: "a finite number", Real: "a number", int: "a whole number", str: "text", bool: "true or false", None: "null",
     dict: "a dictionary", list: "a list", object: "of a plain type"}
 
 
 def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> str | None:
     """What of a value is not of a shape, which is made of plain types -> text, or None.
 
-    shape: str, bool, None, int (of 64 bits) or float (any finite number); object, whatever plain value; (shape, ...)
-    for one of several; [shape] for a list; {str: shape} for a dictionary; {"key": shape, ...} for one with these keys
-    at least.
+    shape: str, bool, None, int (of 64 bits), a range, float (any finite number) or Real (any number); a text for
+    itself; object, whatever plain value; (shape, ...) for one of several; [shape] for a list; {"key": shape, ...} for a
+    dictionary with these keys at least, in which str stands for every other one.
     """
     said = printable(name[:80])
     if depth > DEEPEST:
@@ -132,18 +134,25 @@ def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> 
         shape = plain_shape(value)
     kind = type(shape) if isinstance(shape, (list, dict)) else shape
     if not is_of(value, kind):
-        return f"{said} is not {KINDS[kind]}"
+        return f"{said} is not {described(kind)}"
     if isinstance(shape, dict) and str in shape and not all(type(key) is str for key in value):
         return f"{said} has a key that is not text"
-    if isinstance(shape, dict) and str not in shape and (missing := [key for key in shape if key not in value]):
-        return f"{said} has no {', '.join(missing)}"
     parts: Iterable[tuple[str, Any, Any]] = ()
     if isinstance(shape, list):
         parts = ((f"{name}[{i}]", x, shape[0]) for i, x in enumerate(value))
     elif isinstance(shape, dict):
-        parts = ((key, x, shape[str]) for key, x in value.items()) if str in shape else (
-            (key, value[key], one) for key, one in shape.items())
+        if missing := [key for key in shape if key is not str and key not in value]:
+            return f"{said} has no {', '.join(missing)}"
+        parts = ((key, x, shape[key if key in shape else str]) for key, x in value.items()
+                 if key in shape or str in shape)
     return next((text for key, x, one in parts if (text := fault(x, one, key, depth + 1))), None)
+
+
+def described(kind: Any) -> str:
+    """What a value of a kind that `is_of` takes is called."""
+    if isinstance(kind, range):
+        return f"a whole number from {kind.start} to {kind.stop - 1}"
+    return kind if isinstance(kind, str) else KINDS[kind]
 
 
 def plain_shape(value: Any) -> Any:
@@ -155,13 +164,17 @@ def plain_shape(value: Any) -> Any:
 
 
 def is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; for float any finite number is, and None stands for itself."""
+    """Whether a value is of a type, as `fault` takes it."""
     if kind is float:
         return type(value) is int and abs(value) < 2**63 or type(value) is float and math.isfinite(value)
     if kind is str:
         return type(value) is str and not SURROGATE.search(value)
+    if isinstance(kind, range):
+        return type(value) is int and value in kind
     if kind is int:
         return type(value) is int and abs(value) < 2**63
+    if kind is Real or isinstance(kind, str):
+        return is_of(value, int) or type(value) is float if kind is Real else value == kind
     return value is None if kind is None else type(value) is kind
 
 
@@ -256,6 +269,11 @@ def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str
         if not (count := file.readinto(memory[position:position + 2**30])):  # type: ignore[attr-defined]
             raise DataError(f"{name} is cut short: {hint}")
         position += count
-    if not (found.reshape(-1).view(np.uint32) <= sys.maxunicode if dtype == "U" else np.isfinite(found)).all():
+    if dtype == "U":
+        codes = found.reshape(-1).view(np.uint32)
+        whole = (codes <= sys.maxunicode) & (codes >> 11 != 0xd800 >> 11)  # half a character is none
+    else:
+        whole = np.isfinite(found)
+    if not whole.all():
         raise DataError(f"{name} holds values that are {'no text' if dtype == 'U' else 'not finite'}: {hint}")
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes of a file's name and of a path, on Linux
 # ASCII's and Latin 1's control characters, and the two by which Unicode ends lines: a list's row would end there
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-FORMULA = re.compile(r"[=+\-@\t\r]")  # with which a cell of a spreadsheet begins that is computed
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # with which a cell of a spreadsheet begins that is computed; or once was
 
 
 def name_fault(name: str) -> str | None:
@@ -67,6 +67,11 @@ def shown(value: object, most: int = 120) -> str:
 def cell(text: str) -> str:
     """Text for a cell of a CSV file that spreadsheets open: a name such as =1+1 must not be computed."""
     return f"'{text}" if FORMULA.match(text) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that `cell` was given."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def markdown(text: str) -> str:

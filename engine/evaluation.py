@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from core.dist import rank, world_size
 from core.errors import DataError, RunError
+from core.inputs import COUNT, parsed
 from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.loader import EvalBatches, make_loader, return_memory
@@ -133,15 +134,17 @@ class Protocol:
     def to_json(self) -> str:
         return json.dumps(self.values())
 
-    def from_json(self, text: str) -> "Protocol":
-        """The protocol of a kept result, with the same fields as this one. ValueError where `text` is none.
+    def from_json(self, text: str, where: str, hint: str) -> "Protocol":
+        """The protocol of a kept result, with the same fields as this one.
 
-        Where it differs from this one, which the flags gave, that is printed.
+        Where it differs from this one, which the flags gave, that is printed. Raises DataError, naming `where`, where
+        `text` is none.
         """
-        kept, own = json.loads(text), self.values()
-        if not isinstance(kept, dict) or kept.keys() != own.keys() or not all(
-                type(x) is int for value in kept.values() for x in (value if type(value) is list else [value])):
-            raise ValueError("no protocol")
+        own = self.values()
+        kept = parsed(text, {name: [COUNT] if isinstance(value, list) else COUNT for name, value in own.items()}, where,
+                      hint)
+        if kept.keys() != own.keys() or len(kept["resize"]) != 2:
+            raise DataError(f"{where} is damaged (it has {', '.join(kept)}; a resize is two numbers): {hint}")
         changed = [name for name, value in kept.items() if own[name] != value]
         kept["resize"] = tuple(kept["resize"])
         if changed and rank() == 0:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.dist import rank, world_size
-from core.errors import DataError
-from core.files import whole_file, write_json
+from core.files import write_json, write_text
+from core.inputs import parsed, read_lines
 
 
 class RunLog:
@@ -37,9 +38,8 @@ class RunLog:
 
         self.text, self.json = self.folder / "log.txt", self.folder / "log.jsonl"
         if self.json.exists():
-            whole = [row for row in self.json.read_text().splitlines() if row.endswith("}")]
-            with whole_file(self.json) as temporary:
-                temporary.write_text("".join(row + "\n" for row in whole if json.loads(row)["epoch"] < epoch))
+            kept = rows_and_lines(self.folder) if epoch else []
+            write_text(self.json, "".join(f"{line}\n" for row, line in kept if row["epoch"] < epoch))
         write_json(self.folder / "flags.json", {"flags": flags, "command": sys.argv, **versions(), **facts})
         events = self.folder / "tensorboard"
         self.writer = SummaryWriter(events, purge_step=step if events.exists() else None)
@@ -49,7 +49,7 @@ class RunLog:
     def line(self, text: str) -> None:
         if self.main:
             tqdm.write(text)
-            with open(self.text, "a") as file:
+            with open(self.text, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -92,14 +92,25 @@ def versions() -> dict[str, Any]:
 
 
 def log_rows(folder: Path) -> list[dict[str, float]]:
-    """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out."""
+    """Rows of a run's log.jsonl, a dictionary an epoch; none where there is no file. A last row cut off is left out.
+
+    Raises DataError, naming the row, where one is damaged.
+    """
+    return [row for row, _ in rows_and_lines(folder)]
+
+
+def rows_and_lines(folder: Path) -> list[tuple[dict[str, float], str]]:
+    """As log_rows, each row with its line in the file."""
     path = folder / "log.jsonl"
-    try:
-        lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        return [{name: float(value) for name, value in row.items()} for row in rows if row["epoch"] >= 0]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}): take the damaged row out") from error
+    hint = "take the row out, or the file away: the run goes on without"
+    lines = read_lines(path, hint) if path.exists() else []
+    if lines and not lines[-1].endswith("}"):  # what a kill leaves behind
+        lines.pop()
+    found = []
+    for number, line in enumerate(lines, 1):
+        row = parsed(line, {"epoch": range(2**31), str: Real}, f"{path} row {number}", hint)
+        found.append(({name: float(value) for name, value in row.items()}, line))
+    return found
 
 
 def bar(iterable: Iterable, description: str, **options: Any) -> tqdm:

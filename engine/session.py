@@ -19,7 +19,7 @@ from models.weights.checkpoint import LATEST, write_latest
 from .agreement import Exchange, check_agreement
 from .clock import StepClock
 from .evaluation import FAILURES
-from .log import RunLog, bar, versions
+from .log import RunLog, bar, log_rows, versions
 from .monitor import FiniteWatch, Meter
 from .optim import restore_momentum
 from .replacement import Replacements
@@ -73,6 +73,8 @@ class Session:
         self.last_good = "there is no checkpoint yet"
         if rank() == 0:
             self.lock = take_lock(self.folder, "run folder")
+            if resume:
+                log_rows(self.folder)  # where it is damaged, nothing has been changed yet
             model_folder = self.folder / "model"
             for leftover in [*model_folder.glob(".partial_*"), model_folder / "next.pth.tar", self.folder / STOPPED]:
                 leftover.unlink(missing_ok=True)

@@ -76,9 +76,10 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
 ]] + [(f"retrieval.py {case}", code, message) for case, code, message in [
     ("", 2, "give --pretrain"), ("--pretrain backbone.tar --load_features f", 2, "give --pretrain"),
     ("--load_features f --save_features g", 2, "nothing to write"), ("--load_features nowhere", 1, "nowhere"),
-    ("--load_features features", 1, "is damaged"), ("--load_features empty", 1, "protocol.json is damaged"),
-    ("--load_features lengths", 1, "differ in length"), ("--load_features whole_numbers", 1, "no float32"),
-    ("--load_features latin", 1, "is damaged"),
+    ("--load_features features", 1, "features.npy is not an array"),
+    ("--load_features empty", 1, "protocol.json is damaged"),
+    ("--load_features lengths", 1, "differ in length"), ("--load_features whole_numbers", 1, "of float32"),
+    ("--load_features latin", 1, "row 13: not UTF-8"),
     ("--pretrain backbone.tar --save_features two.tar", 2, "is no folder"), ("--pretrain nan.tar", 1, "not finite"),
     ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain evil.tar", 1, "it could run code"),
     ("--pretrain backbone.tar --per_clip", 2, "--save_features DIR"),

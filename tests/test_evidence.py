@@ -82,7 +82,7 @@ def test_no_results_and_damaged_ones_are_errors(tmp_path):
     log.write_text(log.read_text() + '{"epoch": 3, "loss')  # cut off by a kill
     assert evidence.collect(tmp_path).loc[0, "within a video"] == 0.1
     log.write_text("{nonsense}\n" + log.read_text())
-    with pytest.raises(DataError, match="log.jsonl is damaged"):
+    with pytest.raises(DataError, match="log.jsonl row 1 is damaged"):
         evidence.main([str(tmp_path)])
     (tmp_path / "features/clip_demo_split1_seed0/probe.json").write_text("{")
     with pytest.raises(DataError, match="probe.json is damaged"):

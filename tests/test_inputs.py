@@ -4,12 +4,14 @@ import os
 import re
 import warnings
 import zipfile
+from numbers import Real
 
 import numpy as np
 import pytest
 
 from core.errors import DataError
 from core.inputs import (
+    COUNT,
     csv_rows,
     fault,
     parsed,
@@ -21,7 +23,7 @@ from core.inputs import (
     read_table,
     read_text,
 )
-from core.names import cell, markdown, name_fault
+from core.names import cell, markdown, name_fault, text_of_cell
 
 
 def said(function, *arguments, **options):
@@ -77,6 +79,11 @@ def test_text_is_utf_8_and_its_lines_end_where_lines_end(tmp_path):
     ({"a": None}, {"a": (None, str)}, None), ({"a": 3}, {"a": (None, str)}, "a is not text"),
     ({"a": [{"b": [1, None, "x", True]}]}, object, None), ({"a": "\ud800"}, {"a": str}, "a is not text"),
     ({"a": [float("inf")]}, object, "a[0] is not a finite number"),
+    ({"a": float("nan")}, {"a": Real}, None), ({"a": True}, {"a": Real}, "a is not a number"),
+    ({"a": 0}, {"a": COUNT}, "a is not a whole number from 1 to 2147483647"), ({"a": 1}, {"a": COUNT}, None),
+    ({"a": "b"}, {"a": ("c", "b")}, None), ({"a": "d"}, {"a": ("c", "b")}, "a is not b"),
+    ({"a": 1, "b": "x"}, {"a": int, str: str}, None), ({"a": 1, "b\n": 1}, {"a": int, str: str}, "'b\\n' is not text"),
+    ({"b": "x"}, {"a": int, str: str}, "its content has no a"),
 ])
 def test_shapes(value, shape, words):
     assert fault(value, shape) == words
@@ -119,11 +126,12 @@ def test_rows_are_numbered_as_an_editor_shows_them():
 
 # --- arrays --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("array", [np.arange(6, dtype="f4").reshape(2, 3), np.zeros((0, 3), "f4"), np.arange(4)])
+@pytest.mark.parametrize("array", [np.arange(6, dtype="f4").reshape(2, 3), np.zeros((0, 3), "f4"), np.arange(4),
+                                   np.array(["é $x$", "\U0001f600"]), np.array("{}")])
 def test_arrays_are_what_was_saved(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     np.savez(tmp_path / "x.npz", a=array, b=array)
-    kind = array.dtype.str, array.ndim
+    kind = "U" if array.dtype.kind == "U" else array.dtype.str, array.ndim
     found = [read_npy(tmp_path / "x.npy", *kind), *read_npz(tmp_path / "x.npz", {"a": kind, "b": kind}).values()]
     for one in found:
         assert one.dtype == array.dtype and np.array_equal(one, array) and one.flags.writeable
@@ -164,6 +172,16 @@ def test_arrays_that_are_none(tmp_path, data, words):
         assert words in said(read_npy, path, "<f4", 1)
 
 
+@pytest.mark.parametrize("code, words", [(0x110000, "no text"), (0xd800, "no text"), (0x10ffff, None)])
+def test_arrays_of_what_is_no_text(tmp_path, code, words):
+    text = header("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }") + code.to_bytes(4, "little")
+    (tmp_path / "x.npy").write_bytes(text)
+    if words is None:
+        assert read_npy(tmp_path / "x.npy", "U", 1).tolist() == [chr(code)]
+    else:
+        assert words in said(read_npy, tmp_path / "x.npy", "U", 1)
+
+
 def test_archives_that_are_none(tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"PK")
@@ -187,5 +205,7 @@ def test_names(name, words):
 
 
 def test_names_in_tables_are_text():
+    for name in ("=x", "'=x", "''@", "'x", "x", "-", ""):
+        assert text_of_cell(cell(name)) == name
     assert cell("=1+1") == "'=1+1" and cell("@x")[0] == "'" and cell("a=1") == "a=1"
     assert markdown("<b>|`$x$`\n[a](b)") == "&lt;b&gt;\\|\\`\\$x\\$\\` \\[a\\]\\(b\\)"

@@ -170,8 +170,8 @@ def test_results_of_modes_are_a_table_and_unknown_modes_are_named(runs, tmp_path
 def test_tables_are_escaped():
     table = pd.DataFrame({"a_b": ["50 % | <x>", "~"], "n": [0.12345, None], "k": [3, 4], "m": ["0.1 ± 0.2", ""]})
     assert page.markdown(table).splitlines() == [
-        "| a_b | n | k | m |", "| --- | ---: | ---: | ---: |", "| 50 % \\| <x> | 0.123 | 3 | 0.1 ± 0.2 |",
-        "| ~ |  | 4 |  |"]
+        "| a\\_b | n | k | m |", "| --- | ---: | ---: | ---: |", "| 50 % \\| &lt;x&gt; | 0.123 | 3 | 0.1 ± 0.2 |",
+        "| \\~ |  | 4 |  |"]
     text = page.latex(table)
     assert "{lrrr}" in text and r"50 \% | <x> & 0.123 & 3 & 0.1 $\pm$ 0.2 \\" in text and r"a\_b & n" in text
     assert r"\textasciitilde{}" in text
