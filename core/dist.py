@@ -7,6 +7,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from .environment import PROCESSES, whole_number_variable
+from .errors import UsageError
+
 # How much longer than for a batch of its own a process waits for the others: one whose loader hangs says so first, and
 # the first one may write checkpoints and pictures meanwhile, or another be slower over a whole list.
 PATIENCE = timedelta(minutes=30)
@@ -53,8 +56,24 @@ def cpu_group() -> dist.ProcessGroup:
 
 
 def local_processes() -> int:
-    """Processes of this run on this machine, by what torchrun sets."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Processes of this run on this machine, by what torchrun sets. Raises UsageError where that is no such number."""
+    return whole_number_variable("LOCAL_WORLD_SIZE", 1, 1, PROCESSES, "the number of this machine's processes")
+
+
+def announced() -> tuple[int, int]:
+    """(number of this process on its machine, number of all processes), by what torchrun sets.
+
+    Raises UsageError where these, or what several processes need to find each other, are not set as they must be.
+    """
+    processes = whole_number_variable("WORLD_SIZE", 1, 1, PROCESSES, "the number of processes of the run")
+    local = whole_number_variable("LOCAL_RANK", 0, 0, PROCESSES - 1, "the number of this process on its machine")
+    if processes > 1:
+        torchrun = f"(torchrun sets it, with WORLD_SIZE={processes}; unset that for one process alone)"
+        whole_number_variable("RANK", None, 0, processes - 1, f"the number of this process {torchrun}")
+        whole_number_variable("MASTER_PORT", None, 1, 65535, f"a port of the first machine {torchrun}")
+        if not os.environ.get("MASTER_ADDR"):
+            raise UsageError(f"MASTER_ADDR is not set in the environment: it is the first machine {torchrun}")
+    return local, processes
 
 
 def initialised() -> bool:

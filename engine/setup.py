@@ -1,5 +1,4 @@
 """Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.dist import join, plan_for, rank, world_size
+from core.dist import announced, join, plan_for, rank, world_size
 from core.errors import UsageError
 from dataset.loader import keep_memory
 from models import build_backbone
@@ -28,12 +27,12 @@ def start(device: str = "auto", loader_timeout: float = 0, plan: int | None = No
 
     device: auto (cuda where there is one), cpu or cuda; loader_timeout: as of --loader_timeout, which is shorter than
     the time for which processes wait for each other; plan: processes that a dry run in one process is to check for.
-    Raises UsageError where there is no such device.
+    Raises UsageError where there is no such device, and as `announced`.
     """
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here")
-    local, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local, processes = announced()
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise UsageError(f"process {local} of this machine has no GPU: it has {torch.cuda.device_count()}; "

@@ -140,7 +140,8 @@ def joined(monkeypatch):
     monkeypatch.setattr(dist, "new_group", lambda **options: calls.update(group=options) or dist.ProcessGroup(0, 1))
     for name, value in (("is_available", True), ("device_count", 2), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    for name, value in (("RANK", 3), ("LOCAL_RANK", 1), ("WORLD_SIZE", 4), ("CUDA_VISIBLE_DEVICES", "2,3")):
+    for name, value in (("RANK", 3), ("LOCAL_RANK", 1), ("WORLD_SIZE", 4), ("CUDA_VISIBLE_DEVICES", "2,3"),
+                        ("MASTER_ADDR", "first"), ("MASTER_PORT", 29500)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setattr(core.dist, "_patience", None)
@@ -175,6 +176,21 @@ def test_a_dry_run_for_many_is_one_process(joined, monkeypatch):
     assert core.dist.world_size() == 8 and not joined
     setup.start("cpu", 600)
     assert core.dist.world_size() == 1
+
+
+@pytest.mark.parametrize("variable,value,says", [
+    ("WORLD_SIZE", "abc", "'abc' in the environment is not a whole number from 1 to"), ("WORLD_SIZE", "0", "from 1 to"),
+    ("LOCAL_RANK", "x", "from 0 to"), ("LOCAL_RANK", "-1", "from 0 to"), ("LOCAL_WORLD_SIZE", "0", "from 1 to"),
+    ("LOCAL_WORLD_SIZE", "abc", "machine's processes"), ("RANK", None, "is not set"), ("RANK", "4", "from 0 to 3"),
+    ("RANK", "", "is not set"), ("MASTER_PORT", None, "is not set"), ("MASTER_PORT", "0", "from 1 to 65535"),
+    ("MASTER_PORT", "1e4", "'1e4'"), ("MASTER_ADDR", None, "is not set"), ("WORLD_SIZE", "\u0663", "'\\u0663'")])
+def test_what_torchrun_sets_is_checked(joined, program, monkeypatch, variable, value, says):
+    monkeypatch.delenv(variable, raising=False)
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    code, out, err = program("train.py", "--device", "cpu")
+    assert (code, out) == (2, "") and not joined
+    assert err.startswith(f"error: {variable}") and says in err and err.count("\n") == 1
 
 
 # --- loader processes -----------------------------------------------------------------------------------------
