@@ -131,6 +131,9 @@ CONTAINER = re.compile(
     rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47", re.DOTALL)  # FLV, WMV, MPEG, its TS
 FFMPEG_OPTIONS = "format_whitelist;avi,mov,matroska,flv,asf,mpeg,mpegts|protocol_whitelist;file"
 
+# not OpenCV's reader of pictures, which takes a name with a number for the first of a series of files
+BACKENDS = (cv2.CAP_FFMPEG, cv2.CAP_GSTREAMER, cv2.CAP_OPENCV_MJPEG)
+
 
 class BrokenVideo(DataError):
     """`video <path> <reason>`; reason: why no frame of it can be decoded."""
@@ -154,11 +157,10 @@ def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
         if not CONTAINER.match(start := file.read(189)):
             raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
-        # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols or series of pictures
-        name = f"/proc/self/fd/{file.fileno()}"
-        capture = cv2.VideoCapture(name, cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
+        # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols
+        capture = _capture(f"/proc/self/fd/{file.fileno()}")
         try:
-            if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
+            if not capture.isOpened():
                 raise BrokenVideo(path, "cannot be opened by any decoder")
             size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
             if math.prod(size) > MOST_PIXELS:
@@ -166,6 +168,18 @@ def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
             yield capture
         finally:
             capture.release()
+
+
+def _capture(name: str) -> cv2.VideoCapture:
+    """That of the first of BACKENDS which can open the file, or one that is not open."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        capture = cv2.VideoCapture()
+        any(capture.open(name, backend, [cv2.CAP_PROP_N_THREADS, 1]) for backend in BACKENDS)
+        return capture
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 class VideoFiles:
@@ -186,8 +200,8 @@ class VideoFiles:
         if label not in self.classes:
             folders = [os.path.join(self.root, part, label) for part in ("", *PARTS)]
             try:
-                self.classes[label] = [(folder, "\n".join(os.listdir(folder))) for folder in folders
-                                       if os.path.isdir(folder)]
+                self.classes[label] = [(folder, "\n".join(name for name in os.listdir(folder) if "\n" not in name))
+                                       for folder in folders if os.path.isdir(folder)]
             except OSError as error:
                 raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
         return self.classes[label]

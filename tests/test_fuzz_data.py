@@ -228,7 +228,7 @@ def command(whole, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(module, "run_jobs", lambda work, jobs, _: (x for x in [(j, work(j)) for j in jobs]))
 
     def call(module, draw, files, *flags):
-        root = tmp_path / "root"
+        root = call.root = tmp_path / "root"
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(whole, root)
         victim = draw(st.sampled_from(sorted(path for pattern in files for path in root.glob(pattern))))
@@ -264,3 +264,6 @@ def test_fuzz_verify(command, data):
 def test_fuzz_extract_frame(command, data):
     command(extract_frame, data.draw, ("videos/*/*",), "--videos", "{root}/videos", "--frames", "{root}/out",
             "--short_side", "32")
+    for record in command.root.glob("out/*/*/.record.json"):
+        name = str(record.parent.relative_to(command.root / "out"))
+        assert extract_frame.frames_are_there(record.parent, extract_frame.read_record(record.parent, name))

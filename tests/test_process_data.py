@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from core.files import whole_file
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
+from dataset.storage import BrokenVideo
 from process_data.src import common, extract_frame, render_demo
 from process_data.src.extract_frame import scaled_size
 
@@ -593,6 +595,32 @@ def test_texts_that_name_other_files_are_no_videos(kind, videos, tmp_path, extra
     assert code == 1 and "done 3, already there 0, failed 1" in out
     assert f"LeapRight/other.mp4: is no AVI, MP4, MOV, MKV or WebM: it begins with b'{PLAYLISTS[kind][:3]}" in err
     assert_whole(tmp_path / "frames", THREE)
+
+
+class Capture:
+    """A video whose header is damaged."""
+
+    def __init__(self, header, size):
+        self.header, self.frames = header, [(True, np.zeros((*size, 3), np.uint8)), (False, None)]
+
+    def get(self, _):
+        return self.header
+
+    def read(self):
+        return self.frames.pop(0)
+
+
+@pytest.mark.parametrize("header", [float("nan"), float("inf"), -1.0, 2.0**63])
+def test_numbers_of_a_damaged_header_do_not_reach_the_record(header, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_frame, "open_video", lambda path: nullcontext(Capture(header, (24, 32))))
+    row = extract_frame.decode("x.avi", tmp_path, 32, 80)
+    assert (row["frames"], row["header_frames"], row["fps"]) == (1, 0, 0)
+
+
+def test_a_video_that_would_be_scaled_to_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_frame, "open_video", lambda path: nullcontext(Capture(25.0, (2, 8000))))
+    with pytest.raises(BrokenVideo, match="x.avi has 8000 x 2 pixels, scaled 960000 x 240: too many"):
+        extract_frame.decode("x.avi", tmp_path, 240, 80)
 
 
 def test_settings_of_a_rendering_that_are_damaged(tmp_path, monkeypatch, capsys):

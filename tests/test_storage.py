@@ -219,10 +219,16 @@ def test_what_is_not_whole_or_old_is_packed_anew(root, tool, harm):
 
 @pytest.mark.parametrize("change, says", [
     (lambda old: b"", "zero-byte frames"), (lambda old: old[:300], "truncated frames"),
-    (lambda old: b"\xff\xd8" + bytes(50) + b"\xff\xd9", "undecodable frames"), (None, "gaps in the numbering")])
+    (lambda old: b"\xff\xd8" + bytes(50) + b"\xff\xd9", "undecodable frames"), (None, "gaps in the numbering"),
+    ("image_00004.jpg", "undecodable frames"), ("nowhere", "undecodable frames"), ("/dev/zero", "undecodable frames")])
 def test_broken_frames_are_reported_and_not_packed(root, tool, change, says):
     frame = root / "ucf101/frames" / RUN / FRAME_NAME.format(4)
-    frame.write_bytes(change(frame.read_bytes())) if change else frame.unlink()
+    if callable(change):
+        frame.write_bytes(change(frame.read_bytes()))
+    else:
+        frame.unlink()
+        if change:
+            frame.symlink_to(change)
     shutil.rmtree(root / "ucf101/packed")
     code, out, err = tool(PACK)
     assert code == 1 and "packed 15, already there 0, failed 1" in out
@@ -369,6 +375,7 @@ def test_video_frames_come_in_their_order(tmp_path):
     write_movie(tmp_path / "Run/a film.of#1.AVI")
     write_movie(tmp_path / "Run/a film.avi", 3)
     write_movie(tmp_path / "val/Jump/k.avi")
+    write_movie(tmp_path / "val/Jump/other\nk.avi")
     reader = FrameReader(tmp_path, (12, 16), "", VideoFiles)
     frames = frames_of(reader, "Run/a film.of#1", np.array([[7, 0, 3], [3, 3, 8]]))
     assert frames.shape == (2, 3, 12, 16, 3)
@@ -420,12 +427,15 @@ def test_no_other_file_is_read_for_a_video(tmp_path, monkeypatch):
     (tmp_path / "Run/reference.mp4").write_bytes(with_reference(data, tmp_path / "Run/whole.mp4"))
     (tmp_path / "Run/concat.mp4").write_text("ffconcat version 1.0\nfile film.avi\n")
     (tmp_path / "Run/device.mp4").symlink_to("/dev/zero")
+    (tmp_path / "Run/1.avi").write_bytes((tmp_path / "Run/film.avi").read_bytes()[:500])
+    os.mkfifo(tmp_path / "Run/2.avi")  # OpenCV would wait for it, as the second of a series of pictures
     reader = FrameReader(tmp_path, (30, 40), "", VideoFiles)
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "enable_drefs;1|use_absolute_path;1")
     for video in ("Run/whole", "Run/reference"):
         assert frames_of(reader, video, np.array([1])).mean() == pytest.approx(120, abs=4)
     monkeypatch.delenv("OPENCV_FFMPEG_CAPTURE_OPTIONS")
     for video, says in {"Run/reference": "cannot be (opened|decoded)", "Run/concat": "concat.mp4 is no AVI",
+                        "Run/1": "1.avi cannot be opened",
                         "Run/device": r"device.mp4 cannot be read \(not a regular file\)"}.items():
         with pytest.raises(DataError, match=says):
             frames_of(reader, video, np.array([1]))

@@ -466,6 +466,12 @@ def test_names_in_official_lists_that_no_list_can_carry(dataset, texts, tmp_path
     assert code == 1 and "cannot be a folder's name (it " in output and output.count("\n") == 1 and " row " in output
 
 
+def test_a_video_called_dots_and_a_suffix_has_no_second_name(tmp_path):
+    make_files(tmp_path, {"trainlist01.txt": "wave/...wmv\n", "testlist01.txt": "wave/a.wmv\n"})
+    split, = READERS["lists"](tmp_path, tmp_path)[1]
+    assert (split.train, split.test) == ([("wave/...wmv",)], [("wave/a.wmv", "wave/a")])
+
+
 @pytest.mark.parametrize("time", ["nan", "inf", "1e400"])
 def test_kinetics_times_that_are_no_seconds(time, tmp_path, write):
     make_frames(tmp_path / "frames", {"wave/a": 1})

@@ -13,6 +13,7 @@ than its header says is kept, with both numbers in the manifest.
 import csv
 import errno
 import json
+import math
 import os
 import sys
 import time
@@ -31,7 +32,7 @@ from core.exits import run
 from core.files import take_lock
 from core.inputs import read_json
 from dataset.lists import local_dataset
-from dataset.reader import FRAME_NAME
+from dataset.reader import FRAME_NAME, MOST_PIXELS
 from dataset.storage import BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
@@ -71,7 +72,9 @@ def decode(path, folder, short_side, quality):
     """
     count, size, method = 0, None, None
     with open_video(path) as capture:
-        header, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        # a damaged header may give any number, or none
+        header, fps = (value if 0 <= (value := capture.get(kind)) < 1e9 else 0.0
+                       for kind in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         while True:
             there, frame = capture.read()
             if not there:
@@ -79,6 +82,8 @@ def decode(path, folder, short_side, quality):
             if size is None:
                 height, width = frame.shape[:2]
                 size = scaled_size(width, height, short_side)
+                if math.prod(size) > MOST_PIXELS:
+                    raise BrokenVideo(path, f"has {width} x {height} pixels, scaled {size[0]} x {size[1]}: too many")
                 method = cv2.INTER_AREA if short_side < min(width, height) else cv2.INTER_CUBIC
             if frame.shape[1::-1] != size:
                 frame = cv2.resize(frame, size, interpolation=method)
@@ -90,7 +95,7 @@ def decode(path, folder, short_side, quality):
                 file.write(data)
     if count == 0:
         raise BrokenVideo(path, "holds no frame that can be decoded")
-    return {"frames": count, "header_frames": max(0, int(header)), "fps": round(fps, 3), "width": size[0],
+    return {"frames": count, "header_frames": int(header), "fps": round(fps, 3), "width": size[0],
             "height": size[1]}
 
 

@@ -131,7 +131,7 @@ def read_given_list(path: Path) -> list[GivenRow]:
             raise DataError(f"{path} row {number}: expected 'class/file.mp4' or 'class/file.mp4 1', got "
                             f"{quoted(line)}: mend the row")
         names = (video_name(path, number, class_name, without_suffix(file)),)
-        if names == (video,) and (stem := re.sub(r"\.\w{1,5}$", "", file)) not in ("", file):
+        if names == (video,) and (stem := re.sub(r"\.\w{1,5}$", "", file)) != file and not name_fault(stem):
             # .wmv or the like, of frames that another tool extracted, or a dot in the name
             names = (video, f"{class_name}/{stem}")
         rows.append(GivenRow(number, class_name, names, None if label is None else int(label)))

@@ -80,14 +80,14 @@ def is_packed(name, frames, out, manifest):
             return False
         with Packed(path) as packed:
             return name not in manifest or len(packed.entries) == int(manifest[name]["frames"])
-    except (FileNotFoundError, DataError):
+    except (OSError, DataError):  # examine says what is wrong
         return False
 
 
 def remove_leftovers(out):
     """Remove the files that a killed run had begun."""
     for folder in visible(out):
-        for path in Path(folder.path).glob(f"{TEMPORARY}*{PACKED_SUFFIX}") if folder.is_dir() else ():
+        for path in Path(folder.path).glob(f"{TEMPORARY}*{PACKED_SUFFIX}") if os.path.isdir(folder.path) else ():
             path.unlink()
 
 
@@ -105,7 +105,8 @@ def check_same_settings(manifest, args):
 def check_room(todo, args):
     """Raises DataError where the videos in `todo` will not fit on the disk, estimated from the sizes of some."""
     probed = todo[::-(-len(todo) // PROBED)] if todo else []
-    sizes = [sum(entry.stat().st_size for entry in visible(args.frames / name)) for name in probed]
+    sizes = [sum(entry.stat().st_size for entry in visible(args.frames / name) if os.path.isfile(entry.path))
+             for name in probed]
     needed, free = sum(sizes) / max(len(sizes), 1) * len(todo), shutil.disk_usage(args.out).free
     if needed > free:
         raise DataError(f"--out {args.out}: {plural(len(todo), 'video')} will take about {needed / 1e9:.3g} GB and the "
