@@ -267,3 +267,42 @@ def test_an_undamaged_folder_passes(runs):
             code, out, error = call(f"analysis/{command}.py", *flags)
             assert code == 0, (command, out, error)
     assert Path(folder / "report/index.html").is_file()
+
+
+# --- what was found so ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("row, words", [
+    (b"\xff\xfe}", "row 2: not UTF-8"), (b'{"loss": 1}', "row 2 is damaged (its content has no epoch)"),
+    (b"{x}", "row 2 is damaged (not JSON"),
+    (b'{"epoch": ' + b"9" * 10000 + b"}", "row 2 is damaged (not JSON: Exceeds"),
+    (b'{"epoch": -1}', "epoch is not a whole number from 0"), (b'{"epoch": 1, "a": "x"}', "a is not a number"),
+    (b"[1]", "its content is not a dictionary"), (b'{"a":' * 2000 + b"1" + b"}" * 2000, "row 2 is damaged"),
+    (b'{"epoch": 1, "lo', "row 2 is damaged (not JSON")])
+def test_a_damaged_log_names_its_row(path, row, words):
+    path.write_bytes(LOG.replace(b'{"epoch": 1, "loss/clip": 1.5, "lr": 0.003, "top1": NaN}', row))
+    with pytest.raises(DataError) as found:
+        log_rows(path.parent)
+    assert words in str(found.value)
+    assert str(found.value).endswith("take the row out, or the file away: the run goes on without")
+    path.write_bytes(LOG + b'{"epoch": 3, "lo' + bytes(4096))  # what a power cut leaves
+    assert [row["epoch"] for row in log_rows(path.parent)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stage, change, words", [
+    ("test", {"results": {}}, "no results of a split"), ("test", {"results": {"x": None}}, "x is not a dictionary"),
+    ("test", {"classes": 0}, "classes is not a whole number from 1"), ("retrieval", {"queries": "4"}, "queries"),
+    ("retrieval", {"results": [1]}, "results is not a dictionary"), ("retrieval", {"gpu": 1}, "gpu is not text"),
+    ("pretrain", {"effective_batch": 0}, "effective_batch is not"), ("pretrain", {"flags": None}, "flags is not"),
+    ("pretrain", {"flags": {**FLAGS, "lr": "x"}}, "flags has no epochs, "), ("pretrain", {"commit": None}, "commit")])
+def test_a_field_that_is_used_is_checked_and_named(path, stage, change, words):
+    path.write_text(json.dumps({**FILES[stage], **change}))
+    with pytest.raises(DataError) as found:
+        Run(path, stage)
+    assert words in str(found.value) and str(path) in str(found.value)
+
+
+def test_summary_takes_a_name(runs):
+    for experiment in ("", "..", "a/b"):
+        code, _, error = runs[1]("analysis/summary.py", "log", experiment)
+        assert code == 2 and error.count("\n") == 1, error
+    assert runs[1]("analysis/summary.py", "log", "[**")[0] == 0

@@ -15,7 +15,7 @@ from analysis import pictures as commands
 from analysis.features import write_features
 from analysis.frames import evenly
 from analysis.nearest import nearest
-from core.errors import DataError
+from core.errors import DataError, RunError
 from dataset.augment import PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import RandomCrop, resize_for
@@ -213,7 +213,7 @@ def test_as_many_classes_as_data_sets_have(classes):
     (["tsne", "--features", "a", "--titles", "x", "y"], "--titles: 2 different ones for 1 panels"),
     (["tsne", "--features", "a", "a", "--titles", "x", "x"], "--titles: 1 different ones for 2 panels"),
     (["tsne", "--features", "a", "a"], "--titles: 1 different ones for 2 panels"),
-    (["tsne", "--features", "a", "--videos", "0"], "--videos must be above 0, got 0"),
+    (["tsne", "--features", "a", "--videos", "0"], "--videos must be above 0"),
     (["tsne", "--features", "a", "--seed", "-1"], "--seed must be 0 or more"),
     (["gallery", *DATA, "--features", "a", "--found", "1000"], "--found 1000: more than 50 are no picture"),
     (["gallery", *DATA, "--features", "lengths"], "lengths: the two lists' features differ in length"),
@@ -271,3 +271,31 @@ def test_features_without_clips_say_how_to_get_them(call, tmp_path):
     write_features(tmp_path / "a", lists, means, {}, "{}")
     with pytest.raises(DataError, match=r"train_clips.npy does not exist: .*--save_features a --per_clip"):
         commands.main(["tsne", "--features", "a"])
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "_x", "a_b^c \\ {", "é" * 20])
+def test_names_are_text(tmp_path, name):
+    names, points = np.array([name, "Run"]), np.random.default_rng(0).normal(size=(20, 2))
+    labels, frame = np.arange(20) % 2, np.zeros((20, 30, 3), np.uint8)
+    drawn = {
+        "scatter": figures.scatter([(name, points, labels)], names),
+        "sheet": figures.sheet([(name, [frame], ["#000"])]),
+        "gallery": figures.gallery([(frame, name, [(frame, name, 0.5)])]),
+        "confusion": figures.confusion(np.eye(2), names),
+        "bars": figures.class_bars(names, {name: np.array([0.5, 1.0])}),
+        "curves": figures.curves({name: [(name, np.arange(3), np.arange(3))]}),
+        "timeline": figures.timeline([(name, np.eye(3))], [frame], np.arange(3))}
+    for kind, figure in drawn.items():
+        figures.save(figure, tmp_path / kind, ["png"])
+    for kind in ("scatter", "bars", "curves"):
+        assert name in [text.get_text() for text in drawn[kind].legends[0].texts]
+    assert name in [text.get_text() for text in drawn["timeline"].subfigs[2].axes[0].get_legend().texts]
+
+
+def test_what_matplotlib_cannot_draw_is_a_sentence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("a reason\n^ of two lines")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", fail)
+    with pytest.raises(RunError, match=r"x.png cannot be drawn \(a reason \^ of two lines\); the numbers"):
+        figures.save(figures.new_figure(1, 1), tmp_path / "x", ["png"])

@@ -172,6 +172,8 @@ def test_tables_are_escaped():
     assert page.markdown(table).splitlines() == [
         "| a\\_b | n | k | m |", "| --- | ---: | ---: | ---: |", "| 50 % \\| &lt;x&gt; | 0.123 | 3 | 0.1 ± 0.2 |",
         "| \\~ |  | 4 |  |"]
+    assert page.csv_text(pd.DataFrame({"=a": ["@x", "'=y", "z"], "n": [-0.5, 1, 2]})) == (
+        "'=a,n\n'@x,-0.5\n''=y,1.0\nz,2.0\n")
     text = page.latex(table)
     assert "{lrrr}" in text and r"50 \% | <x> & 0.123 & 3 & 0.1 $\pm$ 0.2 \\" in text and r"a\_b & n" in text
     assert r"\textasciitilde{}" in text

@@ -1,13 +1,17 @@
 """Nearest neighbours in chunks against the whole matrix of similarities."""
+import resource
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import NARROW, SMALL, InProcess, make_dataset
 
-from analysis.features import read_features
+from analysis.features import read_features, write_features
 from analysis.nearest import nearest
 from core.errors import DataError
+from core.exits import explain
+from dataset.lists import VideoList
 from models.classifier import pooled
 from retrieval import Thumbnail, topk_accuracy
 
@@ -109,3 +113,29 @@ def test_features_of_each_clip_are_kept_and_their_mean_is_what_is_ranked(tmp_pat
     np.testing.assert_allclose(clips.mean(axis=1), means[0], rtol=1e-6)
     with pytest.raises(DataError, match=r"test_clips.npy does not exist: .* --per_clip"):
         read_features(tmp_path / "b", "test", "--features", "clips")
+
+
+def test_a_full_disk_says_so_and_leaves_no_features(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    videos = VideoList(np.array(["a/b"] * 400), np.ones(400, int), np.zeros(400, int), np.array(["a"]))
+    lists, limits = {"train": videos, "test": videos}, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, limits[1]))
+    try:
+        with pytest.raises(OSError) as found:
+            write_features(tmp_path / "f", lists, {part: torch.ones(400, 64) for part in lists}, {}, "{}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert explain(found.value) == f"{tmp_path}/f/train_features.npy: File too large"
+    assert list((tmp_path / "f").iterdir()) == []
+
+
+def test_names_keep_what_python_takes_for_the_end_of_a_line(tmp_path):
+    names = np.array(["a/b\u2028c", "a/d\x85", "a/e\x0bf", "a/=1"])
+    lists = {part: VideoList(names, np.ones(4, int), np.zeros(4, int), np.array(["a"])) for part in ("train", "test")}
+    write_features(tmp_path, lists, {part: torch.eye(4) for part in lists}, {}, "{}")
+    values, labels, found, _ = read_features(tmp_path, "test", "--features")
+    assert found.tolist() == names.tolist() and np.array_equal(values, np.eye(4)) and labels.tolist() == [0] * 4
+    np.testing.assert_array_equal(np.load(tmp_path / "test_features.npy"), values)
+    write_features(tmp_path, lists, {part: torch.eye(4) * 1e38 for part in lists}, {}, "{}")
+    with pytest.raises(DataError, match=r"test_features.npy holds values beyond 1e\+15"):
+        read_features(tmp_path, "test", "--features")

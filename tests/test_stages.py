@@ -1,6 +1,7 @@
 """The entry scripts as a user runs them: outputs, resuming, and what they say to wrong input."""
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from golden.formula import released_state_dict
 from helpers import NARROW, SMALL, InProcess, command, environment, succeed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from core.errors import RunError
+from models import build_classifier
 
 TRAIN = [*SMALL, *NARROW, "--batch_size", "4", "--print_freq", "1", "--name", "p"]
 
@@ -311,3 +315,17 @@ def test_wrong_data_gets_a_sentence(root, tmp_path):
     assert not list((tmp_path / "log").rglob("*.pth.tar*"))
     (mine / "ucf101/frames").rename(mine / "gone")
     refused("extract_frame.py")
+
+
+def test_a_test_s_results_are_kept_where_its_picture_fails(program, monkeypatch):
+    torch.save({"state_dict": build_classifier("r3d", 2, 0.0625).state_dict(), "config": {
+        "net": "r3d", "width": 0.0625, "num_classes": 2}}, "two.tar")
+
+    def fail(*_):
+        raise RunError("confusion.png cannot be drawn (a reason)")
+
+    monkeypatch.setattr("analysis.figures.save", fail)
+    code, out, error = program("test.py", *SMALL, "--checkpoint", "two.tar", "--clips", 1, "--name", "x")
+    assert code == 1 and error.endswith("error: confusion.png cannot be drawn (a reason)\n") and "written to" in out
+    assert {path.name for path in Path("log/dualvar/test/x").rglob("*.*")} >= {
+        "results.json", "predictions.npz", "classes.csv", "confusion.csv"}
