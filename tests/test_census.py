@@ -14,6 +14,12 @@ WRITING = re.compile(r"[rbt+]*[wax][rbt+]*")
 # What is read elsewhere: {place: why}. Benchmarks read what they wrote, or data that was verified; they are left out.
 OTHERS = {
     "core/check_requirements.py: open": "the project's own requirements.txt, in any Python",
+    "core/dist.py announced: os.environ": "whether a name is there, which torch itself reads",
+    "core/exits.py record_error: os.environ": "whether a name is there, which torch itself reads",
+    "engine/precision.py Cache.__init__: os.environ": "a folder, which core/inputs.py opens",
+    "analysis/page.py Page.picture: Image.open": "a picture that the page's own program has drawn",
+    "analysis/page.py smaller_encoding: Image.open": "a picture that the page's own program has drawn",
+    "analysis/page.py smaller_encoding: read_bytes": "a picture that the page's own program has drawn",
     "core/files.py whole_files: open": "what was just written, to hand it to the disk",
     "core/lifeline.py is_torchrun: read_bytes": "the system's account of another process in /proc",
     "core/lifeline.py end_with_torchrun: os.environ": "whether a name is there, before anything else is imported",
@@ -22,25 +28,11 @@ OTHERS = {
     "engine/precision.py readable: json.loads": "the check itself, of values of which one may be infinite",
     "engine/precision.py timings: json.loads": "what `readable` has let through, or what was just made",
     "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",
-    "asset/draw.py draw_feat_dist: pd.read_csv": "the project's own figures, kept beside the code",
     "asset/draw.py save: Image.open": "what was just written",
     "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
 }
 # to go through a door
-TO_GO = {
-    "analysis/features.py read_features: read_text", "analysis/features.py read_features: np.load",
-    "analysis/page.py Page.picture: Image.open", "analysis/page.py smaller_encoding: Image.open",
-    "analysis/page.py smaller_encoding: read_bytes", "analysis/run_pictures.py read_table: pd.read_csv",
-    "core/files.py read_json: json.loads", "core/files.py read_json: read_text",
-    "engine/evaluation.py Protocol.from_json: json.loads", "engine/log.py RunLog.__init__: json.loads",
-    "engine/log.py RunLog.__init__: read_text", "engine/log.py log_rows: json.loads",
-    "engine/log.py log_rows: read_text",
-    "process_data/src/official_lists.py read_k400_rows: read_text",
-    "core/dist.py local_processes: os.environ", "core/exits.py record_error: os.environ",
-    "dataset/local_dataset.py: os.environ", "engine/precision.py Cache.__init__: os.environ",
-    "engine/setup.py start: os.environ", "process_data/src/extract_frame.py: os.environ",
-    "process_data/src/pack.py: os.environ", "process_data/src/verify.py: os.environ",
-}
+TO_GO = {"dataset/local_dataset.py: os.environ"}
 
 
 def readings(text):
@@ -48,12 +40,14 @@ def readings(text):
     found = set()
 
     def visit(node, function):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.setdefault":
+            return  # sets, for others to read
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             function = f"{function}.{node.name}" if function else node.name
         whole = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
         if isinstance(node, (ast.Attribute, ast.Name)) and ast.unparse(node) in ("os.environ", "environ"):
             whole = "os.environ"
-        if READS.fullmatch(whole) and not (whole == "open" and writes(node)):
+        if READS.fullmatch(whole) and not whole.startswith("inputs.") and not (whole == "open" and writes(node)):
             method = whole.rpartition(".")[2]
             found.add(f"{' ' * bool(function)}{function}: {method if method.startswith('read_') else whole}".replace(
                 ": read_csv", ": pd.read_csv"))
@@ -94,4 +88,5 @@ class A:
         return cv2.VideoCapture(path), Image.open(path), torch.load(path), pickle.loads(path), path.open_it(), np.save()
 ''') == {": os.environ", " f: open", " f: json.load", " f: csv.reader", " f: np.load", " f: pd.read_csv",
          " f: read_bytes", " A.g: cv2.VideoCapture", " A.g: Image.open", " A.g: torch.load", " A.g: pickle.loads"}
-    assert readings('open(path, "w")') == set() and readings("open(path, mode)") == {": open"}
+    assert readings('open(path, "w"), inputs.read_text(path), os.environ.setdefault("A", "b")') == set()
+    assert readings("open(path, mode)") == {": open"}
