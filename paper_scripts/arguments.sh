@@ -34,6 +34,8 @@ case " $modes " in *" $mode "*) ;; *) wrong "$mode is not a mode; there are: $mo
 asked_epoch=${EVAL_EPOCH:-}
 recipe "$experiment"
 
+set -f  # a * in them is no pattern
+for name in PRETRAIN_FLAGS RETRIEVAL_FLAGS FINETUNE_FLAGS TEST_FLAGS RENDER_FLAGS; do flags_of "$name"; done
 # shellcheck disable=SC2086  # the *_FLAGS are lists of words
 for flag in "${FLAGS[@]}" ${PRETRAIN_FLAGS:-} ${RETRIEVAL_FLAGS:-} ${FINETUNE_FLAGS:-} ${TEST_FLAGS:-}; do
     case "$flag" in
@@ -63,4 +65,11 @@ if [ "$NNODES" -gt 1 ] && [ -z "${NODE_RANK:-}" ]; then
 fi
 NODE_RANK=${NODE_RANK:-0}
 whole_number NODE_RANK "$NODE_RANK" 0 $((NNODES - 1)) "this machine's number among NNODES=$NNODES"
+if [ "$NNODES" -gt 1 ] && [ -z "${MASTER_ADDR:-}" ]; then
+    wrong "NNODES=$NNODES needs MASTER_ADDR, the name or address of the first machine"
+fi
+one_word MASTER_ADDR "${MASTER_ADDR:-}" "the name or address of the first machine"
+path_of LOG_DIR "${LOG_DIR:-}" "the folder of the results"
+path_of PREFIX "${PREFIX:-}" "the folder of this experiment's results in LOG_DIR"
+path_of PRETRAINED "${PRETRAINED:-}" "the checkpoint to start from"
 whole_number MASTER_PORT "$MASTER_PORT" 1 65535 "a port of the first machine that the others can reach"

@@ -47,6 +47,7 @@ run_python() {
 stage_pid='' signalled=''
 trap 'signalled=1; if [ -n "$stage_pid" ]; then kill -TERM "$stage_pid" 2>/dev/null || true; fi' INT TERM USR1
 
+whole_number STOPPED_CODE "${STOPPED_CODE:-0}" 0 255 "the exit code of a launcher that was asked to stop"
 stopped() { exit "${STOPPED_CODE:-0}"; }
 
 # launch SCRIPT FLAGS...: a stage in one process, or with torchrun in several; a dry run is one process that checks
@@ -58,7 +59,7 @@ launch() {
         if [ "$GPUS" -gt 1 ]; then command=(env LOCAL_WORLD_SIZE="$GPUS" "$PYTHON"); fi  # as torchrun will say
     elif [ "$NNODES" -gt 1 ]; then
         command+=(-m torch.distributed.run --nnodes "$NNODES" --node_rank "$NODE_RANK" --nproc_per_node "$GPUS"
-                  --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "$MASTER_PORT")
+                  --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT")
     elif [ "$GPUS" -gt 1 ]; then
         command+=(-m torch.distributed.run --standalone --nproc_per_node "$GPUS")  # takes a free port
     fi

@@ -24,3 +24,24 @@ whole_number() {
         wrong "$1=$2 is not a whole number from $3 to $4: it is $5"
     fi
 }
+
+# one_word NAME VALUE MEANING: complain where VALUE, if it is not empty, would be taken for a flag or several words
+one_word() {
+    case "$2" in
+        -* | *[[:space:][:cntrl:]]*) wrong "$1=${2@Q} is not one word that begins without a dash: it is $3" ;;
+    esac
+}
+
+# path_of NAME VALUE MEANING: complain where VALUE, if it is not empty, would be taken for a flag or several lines
+path_of() {
+    case "$2" in -* | *[[:cntrl:]]*) wrong "$1=${2@Q} is not a path that begins without a dash: it is $3" ;; esac
+}
+
+# flags_of NAME: complain where this variable, if it is not empty, holds anything but flags with blanks between
+flags_of() {
+    case "${!1:-}" in
+        *[[:cntrl:]]*) wrong "$1=${!1@Q} has a control character: it holds flags of one kind of stage" ;;
+        "" | -*) ;;
+        *) wrong "$1=${!1@Q} does not begin with a dash: it holds flags of one kind of stage" ;;
+    esac
+}

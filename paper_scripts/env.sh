@@ -17,7 +17,8 @@ use_environment() {
         python=$CONDA_PREFIX/bin/python in_environment=True
     fi
     if [ -n "$python" ]; then
-        command -v "$python" >/dev/null || die "PYTHON=$python is no program"
+        "$python" -c '' >/dev/null 2>&1 ||
+            wrong "$python does not run as Python: PYTHON, or the active environment, names it"
         if "$python" core/check_requirements.py "$@" >/dev/null 2>&1; then PYTHON=$python; return; fi
     fi
     if [ -z "$python" ] || ! "$python" -c "$in_environment"; then

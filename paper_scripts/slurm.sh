@@ -21,7 +21,7 @@ done
 if [ $# -gt 0 ]; then shift; fi  # what is left are sbatch's
 [ ${#words[@]} -ge 2 ] || wrong "give a mode and an experiment: bash paper_scripts/slurm.sh <mode> <experiment>"
 # the launcher knows what is wrong with them, before anything is submitted
-env -u NNODES -u NODE_RANK -u MASTER_PORT bash "$here/launch.sh" "${words[@]}" --show >/dev/null || exit
+env -u NNODES -u NODE_RANK -u MASTER_ADDR -u MASTER_PORT bash "$here/launch.sh" "${words[@]}" --show >/dev/null || exit
 if [ -z "$show" ]; then
     command -v sbatch >/dev/null || die "there is no sbatch here: submit from a machine of the cluster, or start" \
         "without Slurm: bash paper_scripts/launch.sh ${words[*]:0:2}"

@@ -258,7 +258,8 @@ def recorded(recorder, command, **more):
 @pytest.mark.parametrize("script,more", [
     *((f"{mode}/simclr_r3d_clip_ucf101", {}) for mode in MODES), ("run/demo", {"RENDER_FLAGS": "--groups 3"}),
     ("pretrain/demo", {"GPUS": "2", "PREFIX": "it's new", "LOG_DIR": "/tmp/a log"}), ("test/demo", {"SPLIT": "all"}),
-    ("finetune/demo", {"PRETRAINED": "some where/weights $1.pth.tar", "NNODES": "3", "NODE_RANK": "1"}),
+    ("finetune/demo", {"PRETRAINED": "some where/weights $1.pth.tar", "NNODES": "3", "NODE_RANK": "1",
+                       "MASTER_ADDR": "first"}),
     ("pretrain/demo", {"DUALVAR_DATA": "my data"}), ("run/evidence", {"MODES": "clip tc", "SEEDS": "0 3"})])
 def test_shown_commands_are_those_that_run(recorder, script, more):
     """--show prints what a launch prints and starts nothing; a copy of it starts what the launch starts."""
@@ -279,7 +280,8 @@ def test_shown_commands_are_those_that_run(recorder, script, more):
 @pytest.mark.parametrize("script,stages", [("run/simclr_r3d_clip_ucf101", 8), ("run/demo", 8)])
 def test_run_tries_all_stages_before_the_first(recorder, script, stages):
     """In one process each, for as many as will be started on all machines; without flags of one's own, too."""
-    printed, started = recorded(recorder, [f"paper_scripts/{script}.sh"], GPUS="16", NNODES="2", NODE_RANK="1")
+    printed, started = recorded(recorder, [f"paper_scripts/{script}.sh"], GPUS="16", NNODES="2", NODE_RANK="1",
+                                MASTER_ADDR="first")
     assert printed.count("env LOCAL_WORLD_SIZE=16 ") == stages
     calls = [shlex.split(line) for line in started]
     tried = [call for call in calls if "--dry_run" in call]
@@ -332,6 +334,8 @@ def test_processes_and_machines():
     ("pretrain/demo", "GPUS", "0,1"), ("pretrain/demo", "GPUS", "0"), ("report/demo", "GPUS", "two"),
     ("pretrain/demo", "GPUS", "08"), ("pretrain/demo", "GPUS", "99999999999999999999"),
     ("pretrain/demo", "NNODES", "0"), ("pretrain/demo", "NODE_RANK", "1"), ("pretrain/demo", "NODE_RANK", "-1"),
+    ("pretrain/demo", "NNODES", "x"), ("pretrain/demo", "GPUS", "abc"), ("pretrain/demo", "GPUS", "1.5"),
+    ("pretrain/demo", "GPUS", "-1"), ("pretrain/demo", "STOPPED_CODE", "x"),
     ("pretrain/demo", "NNODES", "2"), ("run/demo", "MASTER_PORT", "70000"), ("run/demo", "MASTER_PORT", "http"),
     ("test/demo", "SPLIT", "1.5"), ("test/demo", "SPLIT", "0"), ("pretrain/demo", "SPLIT", "all"),
     ("retrieval/demo", "EVAL_EPOCH", "best"), ("retrieval/demo", "EVAL_EPOCH", "-1"), ("run/evidence", "SPLIT", "x"),
@@ -340,6 +344,37 @@ def test_numbers_of_the_environment_are_checked(script, name, value):
     done = show(REPOSITORY, script, **{name: value})
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith(f"error: {name}={value.split()[-1]} ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script,name,value,says", [
+    ("pretrain/demo", "MASTER_ADDR", "a b", "'a b' is not one word"), ("run/demo", "MASTER_ADDR", "--x", "one word"),
+    ("pretrain/demo", "PREFIX", "-x", "without a dash"), ("test/demo", "LOG_DIR", "/a\nb", "$'/a\\nb' is not a path"),
+    ("retrieval/demo", "PRETRAINED", "/a\tb", "is not a path"), ("run/demo", "PRETRAIN_FLAGS", "lr 1", "with a dash"),
+    ("run/demo", "RENDER_FLAGS", "*", "'*' does not begin"), ("run/demo", "TEST_FLAGS", "--ds\n4", "control character"),
+    ("run/evidence", "COMMON_FLAGS", "x", "with a dash"), ("run/evidence", "MODES", "clip, tc", "clip, is not a mode"),
+    ("run/evidence", "DATASET", "-d", "without a dash"), ("run/evidence", "LOG_DIR", "/a\rb", "not a path")])
+def test_words_of_the_environment_are_checked(script, name, value, says):
+    done = show(REPOSITORY, script, **{name: value})
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"error: {name}=") and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_lists_of_flags_are_words_not_patterns():
+    shown = show(REPOSITORY, "run/demo", PYTHON="python", PRETRAIN_FLAGS="--note *.md").stdout
+    assert [words for words in commands(shown) if words[1] == "train.py" and words[-2:] == ["--note", "*.md"]]
+
+
+def test_several_machines_need_the_first_ones_address():
+    done = show(REPOSITORY, NNODES="2", NODE_RANK="0")
+    assert done.returncode == 2 and done.stderr.startswith("error: NNODES=2 needs MASTER_ADDR")
+
+
+@pytest.mark.parametrize("python", ["/no/python", "/bin/false", "/etc/passwd", "/tmp"])
+def test_an_interpreter_that_is_none_is_named(recorder, python):
+    done = subprocess.run(["bash", "paper_scripts/pretrain/demo.sh"], cwd=recorder[0], env={**BARE, "PYTHON": python},
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {python} does not run as Python: PYTHON, or the active environment, names it\n"
 
 
 @pytest.mark.parametrize("arguments,words", [

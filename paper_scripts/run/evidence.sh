@@ -22,6 +22,15 @@ all_modes="clip clip-sr clip-sr-tc tc sr-tc" all_seeds="0 1 2"
 MODES=${MODES:-$all_modes} SEEDS=${SEEDS:-$all_seeds}
 whole_number SPLIT "$SPLIT" 1 99 "the number of a train/test split"
 whole_number EPOCHS "${EPOCHS:-60}" 1 99999 "the number of epochs of pretraining"
+set -f  # a * in lists of words is no pattern
+for name in PRETRAIN_FLAGS FINETUNE_FLAGS COMMON_FLAGS; do flags_of "$name"; done
+path_of LOG_DIR "$LOG" "the folder of the results"
+one_word DATASET "$DATASET" "the name of a data set in dataset/local_dataset.py"
+for mode in $MODES; do
+    if ! [[ $mode =~ ^[a-z0-9]+(-[a-z0-9]+)*$ ]]; then
+        wrong "MODES=$mode is not a mode: it is names of loss terms with dashes between, as in clip-sr-tc"
+    fi
+done
 for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
 # shellcheck source=env.sh
 if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
