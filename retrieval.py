@@ -18,7 +18,7 @@ from analysis.features import AGAIN, Thumbnail, read_features_of, write_features
 from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
 from core.errors import DataError, UsageError
-from core.exits import run
+from core.exits import crashes_go_to, run
 from core.files import take_lock, write_json
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
@@ -144,6 +144,7 @@ def main(argv):
         return
 
     lock = take_lock(folder, "run folder") if rank() == 0 else None
+    crashes_go_to(folder)
     clips, precision = {}, args.precision
     if not args.load_features:
         features, clips, precision = extract(args, backbone, lists, device)

@@ -19,7 +19,7 @@ import torch
 import utils
 from core.dist import rank
 from core.errors import CheckpointError, DataError, UsageError
-from core.exits import run
+from core.exits import crashes_go_to, run
 from core.files import take_lock, whole_file, write_json
 from core.inputs import fault, read_npz
 from core.names import cell, shown
@@ -200,6 +200,7 @@ def main(argv):
     if args.dry_run:
         return
     lock = take_lock(folder, "run folder") if rank() == 0 else None
+    crashes_go_to(folder)
     results, precision = {}, default_precision(args.precision, device)
     for split, videos in lists.items():
         if saved:

@@ -83,7 +83,7 @@ def over_seeds(values: pd.Series) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("python -m analysis.evidence", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.evidence", description=(__doc__ or "").partition("\n")[0],
                                      allow_abbrev=False)
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")

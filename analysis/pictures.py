@@ -54,14 +54,14 @@ class Drawn(NamedTuple):
 # --- flags ---------------------------------------------------------------------------------------------------
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("python -m analysis.pictures", description=__doc__.splitlines()[0],
+    top = argparse.ArgumentParser("python -m analysis.pictures", description=(__doc__ or "").partition("\n")[0],
                                   allow_abbrev=False)
     commands = top.add_subparsers(required=True, metavar="PICTURE")
 
     def command(function: Callable, draw: Callable[[argparse.Namespace], Drawn],
                 *more: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
         """Adds the command that is called as `function`, with the first line of its docstring as help."""
-        sentence = (function.__doc__ or "").strip().splitlines()[0]
+        sentence = (function.__doc__ or "").strip().partition("\n")[0]
         one = commands.add_parser(function.__name__, help=sentence, description=sentence, allow_abbrev=False,
                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         one.add_argument("--out", type=Path, default=Path(function.__name__),

@@ -29,7 +29,7 @@ Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m analysis.probe", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.probe", description=(__doc__ or "").partition("\n")[0],
                                      allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py, for its recordings")

@@ -25,7 +25,7 @@ from .runs import Run, Runs, all_runs, find_runs
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m analysis.report", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.report", description=(__doc__ or "").partition("\n")[0],
                                      allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
     parser.add_argument("--experiment", help="only what is called so, or so and _ and more")

@@ -45,7 +45,7 @@ def test_rows(log: Path, experiment: str) -> Iterator[Row]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("python -m analysis.summary", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser("python -m analysis.summary", description=(__doc__ or "").partition("\n")[0],
                                      allow_abbrev=False)
     parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
     parser.add_argument("experiment", help="name of the experiment")

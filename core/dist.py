@@ -1,5 +1,4 @@
 """This process among all processes of the run."""
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -7,7 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from .environment import PROCESSES, whole_number_variable
+from .environment import PROCESSES, text_variable, whole_number_variable
 from .errors import UsageError
 
 # How much longer than for a batch of its own a process waits for the others: one whose loader hangs says so first, and
@@ -71,7 +70,7 @@ def announced() -> tuple[int, int]:
         torchrun = f"(torchrun sets it, with WORLD_SIZE={processes}; unset that for one process alone)"
         whole_number_variable("RANK", None, 0, processes - 1, f"the number of this process {torchrun}")
         whole_number_variable("MASTER_PORT", None, 1, 65535, f"a port of the first machine {torchrun}")
-        if not os.environ.get("MASTER_ADDR"):
+        if not text_variable("MASTER_ADDR"):
             raise UsageError(f"MASTER_ADDR is not set in the environment: it is the first machine {torchrun}")
     return local, processes
 

@@ -1,10 +1,20 @@
-"""Variables of the environment that hold numbers."""
+"""Variables of the environment, each checked like a flag; empty ones count as not set."""
 import os
 import re
+from pathlib import Path
 
 from .errors import UsageError
 
 PROCESSES = 2**16  # more than any run has
+
+
+def text_variable(name: str) -> str | None:
+    """Value of a variable, None where it is not set."""
+    return os.environ.get(name) or None
+
+
+def folder_variable(name: str, default: Path) -> Path:
+    return Path(text_variable(name) or default)
 
 
 def whole_number_variable(name: str, default: int | None, low: int, high: int, meaning: str) -> int:

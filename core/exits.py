@@ -1,18 +1,29 @@
 """How a program ends: run(main) turns errors into one sentence and an exit code, and leaves no process behind.
 
-Exit codes: 0 done, or stopped by a signal after saving; 2 a wrong flag (UsageError); 130 Ctrl-C; 1 everything else.
+Exit codes: 0 done, or stopped by a signal after saving; 1 the input or the machine is at fault; 2 a wrong flag or
+variable of the environment (UsageError); 70 a fault of the program; 130 Ctrl-C.
 Importing this file does not import torch, which takes seconds: torch is asked only where the program has imported it.
 """
+import errno
 import multiprocessing
 import os
 import re
+import resource
+import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from .errors import CheckpointError, DataError, RunError, Stopped, UsageError
+
+FAULT = 70  # the exit code, as in BSD's sysexits.h
+CRASH = "crash.txt"
+DEBUG = "--debug"  # of all commands; `run` takes it out of the flags
+DEBUG_HELP = f"{DEBUG} prints the traceback of an error too."
 
 WORKER_KILLED = "a loader worker was killed ({}), by the system if memory ran out: try fewer --workers"
 ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
@@ -43,11 +54,14 @@ PROCESSES = [
 def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str = "") -> None:
     """Call a program's main(argv) and exit with the code that it returns, None being 0.
 
-    Wrong input ends in one sentence and exit code 2 (flags) or 1; an error of the program itself shows its traceback.
+    Wrong input ends in one sentence and exit code 2 (flags) or 1. So does an error of the program itself, in exit code
+    70; its traceback is in crash.txt, in the folder of `crashes_go_to`.
     stopped: what to say of the work done so far where Ctrl-C ends the program; memory: what to try where memory is not
     enough.
     """
-    code = None
+    code, debug = None, DEBUG in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != DEBUG]
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, and matplotlib ends at a name that it does not know
     try:
         code = main(sys.argv[1:])
     except Stopped:
@@ -57,10 +71,11 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
     except UsageError as error:
         fail(f"error: {error}", 2)
     except Exception as error:
+        if debug:
+            traceback.print_exc()
         sentence = explain(error, memory)
         if sentence is None:
-            record_error(error)
-            raise
+            fail(f"error: {crash(error)}", FAULT, error)
         fail(f"error: {sentence}", 1, error)
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's workers may end now without it being an error
@@ -71,6 +86,31 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
         sys.exit(code)
 
 
+_folder = Path()
+
+
+def crashes_go_to(folder: Path) -> None:
+    """Name the folder of what this process does, for crash.txt; the current one until then."""
+    global _folder
+    _folder = folder
+
+
+def crash(error: Exception) -> str:
+    """Write the traceback of a fault of the program to crash.txt, after those that are there -> a sentence about it."""
+    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+    details = "".join(traceback.format_exception(error))
+    text = (f"{time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}, Python {sys.version.split()[0]}\n"
+            f"{shlex.join([sys.executable, *sys.argv])}\n{details}\n")
+    try:
+        with open(_folder / CRASH, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        where = f"{(_folder / CRASH).absolute()} says where: please report it with that file and flags.json of the run"
+    except OSError as problem:
+        print(text, file=sys.stderr)
+        where = f"{_folder / CRASH} cannot be written ({problem.strerror}), so it stands above: please report it"
+    return f"{type(error).__name__}: {first}: this is a fault of the program, not of what it was given; {where}"
+
+
 def explain(error: Exception, memory: str = "") -> str | None:
     """One sentence about an error that the input or the machine caused; None for an error of the program.
 
@@ -78,6 +118,14 @@ def explain(error: Exception, memory: str = "") -> str | None:
     """
     message = str(error).strip()
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) or "Too many open files" in message:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many files are open: raise the limit (ulimit -n, which is {limit}), or use fewer --workers"
+    if isinstance(error, UnicodeEncodeError):
+        return (f"{error.object[:80]!a} cannot be written in {error.encoding}, this system's encoding of names: set "
+                "PYTHONUTF8=1, or a locale of UTF-8")
+    if isinstance(error, MemoryError):
+        return "memory is not enough" + (f": try {memory}" if memory else "")
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more"
     if isinstance(error, (ConnectionError, EOFError)) or nameless:  # the worker was handing over a batch
@@ -144,6 +192,7 @@ def record_error(error: Exception) -> None:
 
 def fail(sentence: str, code: int, error: Exception | None = None) -> NoReturn:
     """Print a sentence and exit; one of several processes does not wait for the others, which wait for it."""
+    sys.unraisablehook = lambda _: None  # what torch says while a loader that failed is taken apart
     sys.stdout.flush()
     print(sentence, file=sys.stderr, flush=True)
     if ANOTHER_PROCESS in sentence:

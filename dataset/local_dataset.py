@@ -12,14 +12,15 @@ Change DATA below (or set DUALVAR_DATA), give a single data set its own folder, 
 videos: `"mine": standard("mine")`. Every stage then takes `--dataset mine`. A data set whose official lists have a
 format of their own also needs a reader, in process_data/src/official_lists.py.
 """
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.environment import folder_variable
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("DUALVAR_DATA", REPOSITORY / "data"))
-LISTS = Path(os.environ.get("DUALVAR_LISTS", REPOSITORY / "process_data" / "data"))
+DATA = folder_variable("DUALVAR_DATA", REPOSITORY / "data")
+LISTS = folder_variable("DUALVAR_LISTS", REPOSITORY / "process_data" / "data")
 
 # Videos cut from one recording must stay on one side of a hold-out. The rule is a regular expression on
 # "class/video" whose `group` names the recording; a video that does not match is a group of its own.

@@ -10,6 +10,7 @@ from torch import nn
 
 from core.dist import world_size
 from core.errors import UsageError
+from core.exits import DEBUG_HELP
 from core.names import path_fault, quoted, shown
 from dataset.crops import resize_for
 from dataset.loader import default_workers
@@ -19,9 +20,10 @@ from models.backbones import BACKBONES
 from .precision import PRECISIONS, check_precision
 
 
-def new_parser(script: str, doc: str) -> argparse.ArgumentParser:
+def new_parser(script: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser whose help says every default; doc: of the script, its first line is the description."""
-    return Parser(script, description=doc.strip().splitlines()[0], allow_abbrev=False,
+    lines = (doc or script).strip().splitlines()  # PYTHONOPTIMIZE=2 takes docstrings away
+    return Parser(script, description=lines[0], epilog=DEBUG_HELP, allow_abbrev=False,
                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 

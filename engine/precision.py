@@ -22,6 +22,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from core.environment import text_variable
 from core.errors import DataError, RunError, UsageError
 from core.files import whole_file
 from core.inputs import read_json
@@ -384,7 +385,7 @@ class Cache:
 
     def __init__(self, device: torch.device):
         # where no home is known, as of a user whom the system does not know, nothing is kept
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        home = text_variable("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         self.path = Path(home) / "dualvar" / "precision.json"
         self.machine = machine(device)
         self.new: dict[str, str | None] = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core.dist import rank
 from core.errors import RunError, Stopped
+from core.exits import crashes_go_to
 from core.files import take_lock, whole_file
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
@@ -65,6 +66,7 @@ class Session:
         self.settings, self.model, self.optimizer, self.scaler = settings, model, optimizer, scaler
         self.batches, self.videos, self.device = batches, videos, device
         self.folder = settings.folder
+        crashes_go_to(self.folder)
         self.epoch = self.step = 0
         self.stopping = False
         self.since_log, self.epoch_means, self.clock = Meter(), Meter(), StepClock(device)

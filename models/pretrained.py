@@ -32,7 +32,7 @@ OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": 
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m models.pretrained", description=__doc__.partition("\n")[0],
+    parser = argparse.ArgumentParser("python -m models.pretrained", description=(__doc__ or "").partition("\n")[0],
                                      allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")

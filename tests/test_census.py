@@ -14,13 +14,12 @@ WRITING = re.compile(r"[rbt+]*[wax][rbt+]*")
 # What is read elsewhere: {place: why}. Benchmarks read what they wrote, or data that was verified; they are left out.
 OTHERS = {
     "core/check_requirements.py: open": "the project's own requirements.txt, in any Python",
-    "core/dist.py announced: os.environ": "whether a name is there, which torch itself reads",
     "core/exits.py record_error: os.environ": "whether a name is there, which torch itself reads",
-    "engine/precision.py Cache.__init__: os.environ": "a folder, which core/inputs.py opens",
     "analysis/page.py Page.picture: Image.open": "a picture that the page's own program has drawn",
     "analysis/page.py smaller_encoding: Image.open": "a picture that the page's own program has drawn",
     "analysis/page.py smaller_encoding: read_bytes": "a picture that the page's own program has drawn",
     "core/files.py whole_files: open": "what was just written, to hand it to the disk",
+    "core/exits.py run: os.environ": "set for matplotlib, not read",
     "core/lifeline.py is_torchrun: read_bytes": "the system's account of another process in /proc",
     "core/lifeline.py end_with_torchrun: os.environ": "whether a name is there, before anything else is imported",
     "dataset/loader.py cpu_quota: read_text": "the system's account of itself in /sys",
@@ -32,7 +31,7 @@ OTHERS = {
     "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
 }
 # to go through a door
-TO_GO = {"dataset/local_dataset.py: os.environ"}
+TO_GO: set[str] = set()
 
 
 def readings(text):

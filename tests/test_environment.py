@@ -1,0 +1,115 @@
+"""What the environment says, and what is left to say when nobody foresaw an error."""
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers import NARROW, REPOSITORY, SMALL, command, environment, make_dataset
+
+PROBE = "from core.exits import run; run(lambda argv: {})"  # a program that does what stands in the braces
+
+
+@pytest.mark.parametrize("name, value", [("WORLD_SIZE", "2"), ("WORLD_SIZE", "x"), ("LOCAL_WORLD_SIZE", "0")])
+def test_a_run_says_what_of_its_environment_is_wrong(tmp_path, name, value):
+    env = environment(make_dataset(tmp_path / "data"), **{name: value})
+    done = command("train.py", *SMALL, *NARROW, "--batch_size", "4", cwd=tmp_path, env=env)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "log").exists()
+
+
+# --- what nobody foresaw ---------------------------------------------------------------------------------------
+
+def run_code(code, folder, *flags, **more):
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **more}
+    return subprocess.run([sys.executable, "-c", code, *flags], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_a_fault_is_a_sentence_and_a_file(tmp_path):
+    for number in (1, 2):  # an earlier one is kept
+        done = run_code(PROBE.format("{}['x']"), tmp_path, "--flag")
+        assert done.returncode == 70 and done.stdout == "" and done.stderr == (
+            "error: KeyError: 'x': this is a fault of the program, not of what it was given; "
+            f"{tmp_path}/crash.txt says where: please report it with that file and flags.json of the run\n")
+        text = (tmp_path / "crash.txt").read_text()
+        assert text.count("Traceback") == text.count("--flag") == number
+    done = run_code(PROBE.format("1 / (len(argv) - 1)"), tmp_path, "--debug", "one")
+    assert done.returncode == 70 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr.splitlines()[-1]
+
+
+def test_a_fault_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "crash.txt").mkdir()
+    done = run_code(PROBE.format("{}['x']"), tmp_path)
+    assert done.returncode == 70 and "Traceback" in done.stderr and "Is a directory" in done.stderr.splitlines()[-1]
+
+
+BROKEN = """
+import runpy, sys
+import {module} as broken
+def fault(*arguments, **options): raise KeyError("planted")
+broken.{name} = fault
+runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+def broken(folder, program, module, name):
+    """Write a program with a fault planted in one of its functions -> its path."""
+    path = folder / "broken.py"
+    path.write_text(BROKEN.format(program=program, module=module, name=name))
+    return str(path)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.slow
+def test_a_fault_amid_training_stands_in_the_run_s_folder(tmp_path, processes):
+    env = environment(make_dataset(tmp_path / "data"))
+    program = broken(tmp_path, "train", "engine.session", "Session.record")
+    done = command(program, *SMALL, *NARROW, "--batch_size", "4", "--name", "x", cwd=tmp_path, env=env,
+                   processes=processes)
+    assert done.returncode == 70 and "KeyError: 'planted': this is a fault" in done.stderr
+    text = (tmp_path / "log/dualvar/pretrain/x/crash.txt").read_text()
+    assert 1 <= text.count("Traceback") <= processes and "planted" in text
+    if processes == 1:
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program, module, name, flags", [
+    ("process_data.src.verify", "process_data.src.common", "run_jobs", ["--dataset", "ucf101"]),
+    ("analysis.report", "analysis.runs", "find_runs", ["log"])])
+def test_a_fault_in_a_tool(tmp_path, program, module, name, flags):
+    env = environment(make_dataset(tmp_path / "data"))
+    (tmp_path / "log").mkdir()
+    done = command(broken(tmp_path, program, module, name), *flags, cwd=tmp_path, env=env)
+    assert done.returncode == 70 and "Traceback" not in done.stderr, done.stderr
+    assert "KeyError: 'planted'" in (tmp_path / "crash.txt").read_text()
+
+
+# --- odd surroundings ------------------------------------------------------------------------------------------
+
+def test_a_backend_that_matplotlib_does_not_know(tmp_path):
+    done = run_code(PROBE.format("print(__import__('matplotlib.pyplot').get_backend())"), tmp_path,
+                    MPLBACKEND="nonsense")
+    assert done.returncode == 0 and done.stdout.strip().lower() == "agg", done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py", "test.py", "retrieval.py", "process_data/src/verify.py"])
+def test_help_without_docstrings(tmp_path, script):
+    done = subprocess.run([sys.executable, "-OO", REPOSITORY / script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--debug" in done.stdout, done.stderr
+
+
+def test_a_name_that_the_system_cannot_write_is_a_sentence(tmp_path):
+    done = run_code(PROBE.format(r"open('\xe9\u20ac', 'w')"), tmp_path, LC_ALL="C", PYTHONUTF8="0",
+                    PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 1 and "set PYTHONUTF8=1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_too_few_open_files_for_the_workers(tmp_path):
+    env = environment(make_dataset(tmp_path / "data"))
+    flags = " ".join([*SMALL, *NARROW, "--batch_size", "4", "--workers", "8", "--epochs", "1"]).replace(
+        "--workers 0", "")
+    done = subprocess.run(["bash", "-c", f"ulimit -n 32; exec {sys.executable} {REPOSITORY}/train.py {flags}"],
+                          cwd=tmp_path, env=env, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: ") and "ulimit -n, which is 32" in last, done.stderr
+    assert "Traceback" not in done.stderr
