@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import DataError
-from .names import printable, quoted
+from .names import printable, quoted, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,7 +240,7 @@ def read_npz(path: str | Path, arrays: Mapping[str, tuple[str, int]], hint: str 
     except DataError:
         raise
     except BAD_ZIP as error:
-        raise DataError(f"{path} is not an .npz file as it must be ({error}): {hint}") from error
+        raise DataError(f"{path} is not an .npz file as it must be ({shown(error)}): {hint}") from error
 
 
 def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str) -> "np.ndarray":
