@@ -20,6 +20,7 @@ import utils
 from core.dist import rank, world_size
 from core.errors import UsageError
 from core.exits import run
+from core.parser import new_parser
 from dataset.augment import FinetuneDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
@@ -36,7 +37,6 @@ from engine.flags import (
     check_training_flags,
     complete_data_flags,
     frozen,
-    new_parser,
 )
 from engine.folders import check_disk, loader_memory
 from engine.log import plain_types

@@ -20,6 +20,7 @@ from core.dist import rank
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.files import take_lock, write_json
+from core.parser import new_parser
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
@@ -34,7 +35,6 @@ from engine.flags import (
     check_network,
     complete_data_flags,
     frozen,
-    new_parser,
     positive,
 )
 from engine.folders import check_folder, weights_name

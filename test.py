@@ -23,6 +23,7 @@ from core.exits import crashes_go_to, run
 from core.files import take_lock, whole_file, write_json
 from core.inputs import fault, read_npz
 from core.names import cell, shown
+from core.parser import new_parser
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
@@ -37,7 +38,6 @@ from engine.flags import (
     check_network,
     complete_data_flags,
     frozen,
-    new_parser,
     positive,
 )
 from engine.folders import check_folder, weights_name

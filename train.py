@@ -21,6 +21,7 @@ from core.dist import rank, world_size
 from core.errors import UsageError
 from core.exits import run
 from core.names import shown
+from core.parser import new_parser
 from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
@@ -39,7 +40,6 @@ from engine.flags import (
     check_training_flags,
     complete_data_flags,
     frozen,
-    new_parser,
     not_negative,
     positive,
 )

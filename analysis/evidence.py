@@ -4,7 +4,6 @@
 
 A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.errors import UsageError
 from core.exits import run
 from core.files import write_text
 from core.inputs import read_json
+from core.parser import new_parser
 from engine.log import log_rows
 from models.dualvar import TERMS
 
@@ -83,8 +83,7 @@ def over_seeds(values: pd.Series) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("python -m analysis.evidence", description=(__doc__ or "").partition("\n")[0],
-                                     allow_abbrev=False)
+    parser = new_parser("python -m analysis.evidence", __doc__, defaults=False)
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")
     args = parser.parse_args(argv)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from core.errors import UsageError
 from core.exits import run
 from core.files import write_text
+from core.parser import new_parser
 from engine.flags import (
     add_data_flags,
     add_net_flags,
@@ -54,8 +55,7 @@ class Drawn(NamedTuple):
 # --- flags ---------------------------------------------------------------------------------------------------
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("python -m analysis.pictures", description=(__doc__ or "").partition("\n")[0],
-                                  allow_abbrev=False)
+    top = new_parser("python -m analysis.pictures", __doc__, defaults=False)
     commands = top.add_subparsers(required=True, metavar="PICTURE")
 
     def command(function: Callable, draw: Callable[[argparse.Namespace], Drawn],

@@ -19,6 +19,7 @@ from torch import Tensor
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import write_json
+from core.parser import new_parser
 from dataset.lists import VideoList, hold_out, local_dataset
 from engine.log import versions
 
@@ -29,9 +30,7 @@ Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m analysis.probe", description=(__doc__ or "").partition("\n")[0],
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = new_parser("python -m analysis.probe", __doc__)
     parser.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py, for its recordings")
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="folders that --save_features wrote")
     parser.add_argument("--seeds", type=int, default=5, help="draws of held-out recordings")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from core.errors import UsageError
 from core.exits import run
+from core.parser import new_parser
 
 from . import evidence, paper
 from .modes import unknown_modes
@@ -25,8 +26,7 @@ from .runs import Run, Runs, all_runs, find_runs
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m analysis.report", description=(__doc__ or "").partition("\n")[0],
-                                     allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = new_parser("python -m analysis.report", __doc__)
     parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
     parser.add_argument("--experiment", help="only what is called so, or so and _ and more")
     parser.add_argument("--dataset", help="only what was tested, or trained, on this data set")

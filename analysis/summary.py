@@ -2,7 +2,6 @@
 
     python -m analysis.summary log/dualvar demo
 """
-import argparse
 import glob
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from core.errors import UsageError
 from core.exits import run
 from core.names import name_fault
+from core.parser import new_parser
 
 from .runs import Run
 
@@ -45,8 +45,7 @@ def test_rows(log: Path, experiment: str) -> Iterator[Row]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("python -m analysis.summary", description=(__doc__ or "").partition("\n")[0],
-                                     allow_abbrev=False)
+    parser = new_parser("python -m analysis.summary", __doc__, defaults=False)
     parser.add_argument("log", type=Path, help="folder of runs: <log_dir>/<prefix>")
     parser.add_argument("experiment", help="name of the experiment")
     args = parser.parse_args(argv)

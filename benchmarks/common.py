@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core import parser as parsers
 from core.errors import RunError, UsageError
 from core.files import whole_file
 from dataset import local_dataset
 from dataset.lists import VideoList
 from dataset.loader import default_workers, return_memory
 from dataset.local_dataset import DATA, REPOSITORY
-from engine import flags
 from engine.log import versions
 from process_data.src.common import find_videos
 
@@ -39,7 +39,7 @@ WATCHED_CLIPS = 2
 
 def new_parser(script, doc, videos=False, out=None):
     """Flags that benchmarks share; videos: whether it needs any, which `choose` links; out: default of --out."""
-    parser = flags.new_parser(script, doc)
+    parser = parsers.new_parser(script, doc)
     if videos:
         parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: real clips where there are "
                                                         "any, else made-up ones")

@@ -23,7 +23,6 @@ from .errors import CheckpointError, DataError, RunError, Stopped, UsageError
 FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
 DEBUG = "--debug"  # of all commands; `run` takes it out of the flags
-DEBUG_HELP = f"{DEBUG} prints the traceback of an error too."
 
 WORKER_KILLED = "a loader worker was killed ({}), by the system if memory ran out: try fewer --workers"
 ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
@@ -61,6 +60,7 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
     """
     code, debug = None, DEBUG in sys.argv[1:]
     sys.argv[1:] = [word for word in sys.argv[1:] if word != DEBUG]
+    crashes_go_to(Path())
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, and matplotlib ends at a name that it does not know
     try:
         code = main(sys.argv[1:])
@@ -97,7 +97,9 @@ def crashes_go_to(folder: Path) -> None:
 
 def crash(error: Exception) -> str:
     """Write the traceback of a fault of the program to crash.txt, after those that are there -> a sentence about it."""
-    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+    lines = str(error).strip().splitlines() or ["no message"]
+    in_worker = "Original Traceback (most recent call last):" in lines  # of a loader: its own words come last
+    said = (lines[-1] if in_worker else f"{type(error).__name__}: {lines[0]}")[:300]
     details = "".join(traceback.format_exception(error))
     text = (f"{time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}, Python {sys.version.split()[0]}\n"
             f"{shlex.join([sys.executable, *sys.argv])}\n{details}\n")
@@ -108,7 +110,7 @@ def crash(error: Exception) -> str:
     except OSError as problem:
         print(text, file=sys.stderr)
         where = f"{_folder / CRASH} cannot be written ({problem.strerror}), so it stands above: please report it"
-    return f"{type(error).__name__}: {first}: this is a fault of the program, not of what it was given; {where}"
+    return f"{said}: this is a fault of the program, not of what it was given; {where}"
 
 
 def explain(error: Exception, memory: str = "") -> str | None:

@@ -2,7 +2,7 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -10,34 +10,13 @@ from torch import nn
 
 from core.dist import world_size
 from core.errors import UsageError
-from core.exits import DEBUG_HELP
-from core.names import path_fault, quoted, shown
+from core.names import shown
 from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from models.backbones import BACKBONES
 
 from .precision import PRECISIONS, check_precision
-
-
-def new_parser(script: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help says every default; doc: of the script, its first line is the description."""
-    lines = (doc or script).strip().splitlines()  # PYTHONOPTIMIZE=2 takes docstrings away
-    return Parser(script, description=lines[0], epilog=DEBUG_HELP, allow_abbrev=False,
-                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses text, be it a path or a name, that no file's name, line of a log or picture could hold."""
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
-        found = super().parse_args(args, namespace)
-        for action in self._actions:
-            text = getattr(found, action.dest, None)
-            if isinstance(text, str) and (wrong := path_fault(text)):
-                name = (action.option_strings or [action.dest])[0]
-                raise UsageError(f"{name} {quoted(text)}: {wrong}, give another")
-        return found
 
 
 class FrozenFlags(argparse.Namespace):

@@ -18,6 +18,7 @@ from core.errors import CheckpointError
 from core.exits import run
 from core.inputs import fault
 from core.names import path_fault, quoted, shown
+from core.parser import new_parser
 
 from .backbones import BACKBONES
 from .weights.checkpoint import read_checkpoint, write_checkpoint
@@ -32,8 +33,7 @@ OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": 
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m models.pretrained", description=(__doc__ or "").partition("\n")[0],
-                                     allow_abbrev=False)
+    parser = new_parser("python -m models.pretrained", __doc__, defaults=False)
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")
     convert = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")

@@ -36,6 +36,17 @@ def test_a_fault_is_a_sentence_and_a_file(tmp_path):
     assert done.returncode == 70 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr.splitlines()[-1]
 
 
+def test_a_fault_in_a_loaders_worker_is_said_in_its_own_words(tmp_path):
+    code = """
+from core.exits import run
+def main(argv):
+    raise ValueError("Caught ValueError in DataLoader worker process 0.\\nOriginal Traceback (most recent call last):"
+                     "\\n  File x\\nValueError: lost\\n")
+run(main)"""
+    done = run_code(code, tmp_path)
+    assert done.returncode == 70 and done.stderr.startswith("error: ValueError: lost: this is a fault"), done.stderr
+
+
 def test_a_fault_where_nothing_can_be_written(tmp_path):
     (tmp_path / "crash.txt").mkdir()
     done = run_code(PROBE.format("{}['x']"), tmp_path)
@@ -91,9 +102,12 @@ def test_a_backend_that_matplotlib_does_not_know(tmp_path):
     assert done.returncode == 0 and done.stdout.strip().lower() == "agg", done.stderr
 
 
-@pytest.mark.parametrize("script", ["train.py", "finetune.py", "test.py", "retrieval.py", "process_data/src/verify.py"])
-def test_help_without_docstrings(tmp_path, script):
-    done = subprocess.run([sys.executable, "-OO", REPOSITORY / script, "--help"], capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["train.py", "finetune.py", "test.py", "retrieval.py", "process_data/src/verify.py",
+                                    "-m analysis.summary", "-m analysis.pictures", "-m models.pretrained"])
+def test_help_without_docstrings(script):
+    """It names what all commands take."""
+    done = subprocess.run([sys.executable, "-OO", *script.split(), "--help"], cwd=REPOSITORY, capture_output=True,
+                          text=True)
     assert done.returncode == 0 and "--debug" in done.stdout, done.stderr
 
 

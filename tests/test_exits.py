@@ -11,10 +11,11 @@ from helpers import REPOSITORY
 import core.dist
 from core.errors import UsageError
 from core.exits import ANOTHER_PROCESS, explain
+from core.parser import new_parser
 from dataset import loader
 from dataset.loader import cpu_quota
 from engine import setup
-from engine.flags import add_data_flags, new_parser
+from engine.flags import add_data_flags
 
 NCCL = ("NCCL error in: /pytorch/torch/csrc/distributed/c10d/{}, {} (run with NCCL_DEBUG=WARN for details), NCCL "
         "version 2.27.5\n{}\nLast error:\n{}\nException raised from getNCCLComm at /pytorch/x.cpp:1727 (most recent "

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 
 from core.errors import DataError, UsageError
-from core.exits import DEBUG_HELP
 from core.files import whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
+from core.parser import add_debug_flag
 from dataset.lists import FRAMES, class_fault
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
@@ -29,8 +29,8 @@ class Parser(argparse.ArgumentParser):
     """A parser of flags that raises UsageError, for core.exits.run to print in one line as all other errors."""
 
     def __init__(self, **options):
-        super().__init__(epilog=DEBUG_HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                         allow_abbrev=False, **options)
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
+        add_debug_flag(self)
 
     def error(self, message):
         raise UsageError(f"{message} (--help lists the flags)")

@@ -1,0 +1,38 @@
+"""The parser of every command's flags."""
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import UsageError
+from .exits import DEBUG
+from .names import path_fault, quoted
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses text, be it a path or a name, that no file's name, line of a log or picture could hold."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        found = super().parse_args(args, namespace)
+        for action in self._actions:
+            text = getattr(found, action.dest, None)
+            if isinstance(text, str) and (wrong := path_fault(text)):
+                name = (action.option_strings or [action.dest])[0]
+                raise UsageError(f"{name} {quoted(text)}: {wrong}, give another")
+        return found
+
+
+def add_debug_flag(parser: argparse.ArgumentParser) -> None:
+    """Have the help name the flag of all commands, which core.exits.run takes out of them."""
+    parser.add_argument(DEBUG, action="store_true", default=argparse.SUPPRESS,
+                        help="print the traceback of an error too")
+
+
+def new_parser(program: str, doc: str | None, defaults: bool = True) -> argparse.ArgumentParser:
+    """A parser of a program's flags; doc: the program's, whose first line is the description, None under python -OO.
+
+    defaults: whether the help says every default.
+    """
+    parser = Parser(program, description=(doc or "").strip().partition("\n")[0], allow_abbrev=False,
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter if defaults else argparse.HelpFormatter)
+    add_debug_flag(parser)
+    return parser
