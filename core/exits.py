@@ -61,6 +61,7 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
     code, debug = None, DEBUG in sys.argv[1:]
     sys.argv[1:] = [word for word in sys.argv[1:] if word != DEBUG]
     crashes_go_to(Path())
+    open_streams()
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, and matplotlib ends at a name that it does not know
     try:
         code = main(sys.argv[1:])
@@ -84,6 +85,13 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
         sys.modules["torch"].distributed.destroy_process_group()
     if code:
         sys.exit(code)
+
+
+def open_streams() -> None:
+    """Open those of standard input, output and error that are closed: the next file would take their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 _folder = Path()

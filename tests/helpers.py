@@ -176,6 +176,13 @@ def assert_gone(pids, timeout=PATIENCE):
             time.sleep(0.05)
 
 
+def planted(folder, program, code):
+    """Write a program that runs `code`, which changes the project, and then one of its modules -> its path."""
+    path = folder / f"planted_{program.replace('.', '_')}.py"
+    path.write_text(f"{code}\nimport runpy\nrunpy.run_module({program!r}, run_name='__main__', alter_sys=True)\n")
+    return str(path)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

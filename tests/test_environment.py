@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import NARROW, REPOSITORY, SMALL, command, environment, make_dataset
+from helpers import NARROW, REPOSITORY, SMALL, command, environment, make_dataset, planted
 
 PROBE = "from core.exits import run; run(lambda argv: {})"  # a program that does what stands in the braces
 
@@ -53,20 +53,13 @@ def test_a_fault_where_nothing_can_be_written(tmp_path):
     assert done.returncode == 70 and "Traceback" in done.stderr and "Is a directory" in done.stderr.splitlines()[-1]
 
 
-BROKEN = """
-import runpy, sys
+def broken(folder, program, module, name):
+    """A program with a fault planted in one of its functions -> its path."""
+    return planted(folder, program, f"""
 import {module} as broken
 def fault(*arguments, **options): raise KeyError("planted")
 broken.{name} = fault
-runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
-"""
-
-
-def broken(folder, program, module, name):
-    """Write a program with a fault planted in one of its functions -> its path."""
-    path = folder / "broken.py"
-    path.write_text(BROKEN.format(program=program, module=module, name=name))
-    return str(path)
+""")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -95,6 +88,14 @@ def test_a_fault_in_a_tool(tmp_path, program, module, name, flags):
 
 
 # --- odd surroundings ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path, closed):
+    code = PROBE.format("(print(1), __import__('tqdm').tqdm([1]).update(), open('x', 'w').write(str(len('ab'))))[0]")
+    done = subprocess.run(["bash", "-c", f"exec {sys.executable} -c \"{code}\" {closed}"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "x").read_text() == "2", done.stderr
+
 
 def test_a_backend_that_matplotlib_does_not_know(tmp_path):
     done = run_code(PROBE.format("print(__import__('matplotlib.pyplot').get_backend())"), tmp_path,

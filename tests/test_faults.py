@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from helpers import (
     command,
     environment,
     free_port,
+    planted,
     start,
     succeed,
     torchrun,
@@ -100,14 +102,18 @@ def test_a_killed_worker_gets_a_sentence(root, tmp_path):
     assert_gone(workers)
 
 
+HANG = """
+import time
+import dataset.reader
+def never(path): time.sleep(1000)
+dataset.reader.read_bytes = never
+"""
+
+
 def test_a_hanging_worker_gets_a_sentence(root, tmp_path):
-    """A frame that never comes, as from a network that is gone: here a pipe that nobody writes to."""
-    data = shutil.copytree(root, tmp_path / "data")
-    for frame in (data / "ucf101/frames/Run").glob("v_Run_g02*/*"):
-        frame.unlink()
-        os.mkfifo(frame)
-    (process,) = start("finetune.py", *FLAGS, "--pretrain", "random", "--workers", "1", "--loader_timeout", "2",
-                       cwd=tmp_path, env=environment(data))
+    """A frame that never comes, as from a network that is gone."""
+    (process,) = start(planted(tmp_path, "finetune", HANG), *FLAGS, "--pretrain", "random", "--workers", "1",
+                       "--loader_timeout", "2", cwd=tmp_path, env=environment(root))
     assert wait_for(lambda: children(process.pid), [process])
     workers = children(process.pid)
     assert process.wait(PATIENCE) == 1
@@ -117,12 +123,9 @@ def test_a_hanging_worker_gets_a_sentence(root, tmp_path):
 
 def test_a_hanging_loader_is_named_by_its_process(root, tmp_path):
     """One of two machines has lost its disk: that one says so, and the other that it waited for another."""
-    hanging = shutil.copytree(root, tmp_path / "hanging")
-    for frame in (hanging / "ucf101/frames").glob("*/*/*"):
-        frame.unlink()
-        os.mkfifo(frame)
-    group = start("finetune.py", *FLAGS, "--pretrain", "random", "--workers", "1", "--loader_timeout", "2", processes=2,
-                  cwd=tmp_path, env=environment(root), env_of={1: environment(hanging)})
+    hang = f"import os\nif os.environ['RANK'] == '1':\n{textwrap.indent(HANG, '    ')}"
+    group = start(planted(tmp_path, "finetune", hang), *FLAGS, "--pretrain", "random", "--workers", "1",
+                  "--loader_timeout", "2", processes=2, cwd=tmp_path, env=environment(root))
     assert [process.wait(PATIENCE) for process in group] == [1, 1]
     assert last_line(group[1]).startswith("error: DataLoader timed out after 2.0 seconds: reading hangs")
     said = last_line(group[0])
