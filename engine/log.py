@@ -49,8 +49,7 @@ class RunLog:
     def line(self, text: str) -> None:
         if self.main:
             tqdm.write(text)
-            with open(self.text, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text + "\n")
+            append(self.text, text)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         if self.main:
@@ -64,13 +63,21 @@ class RunLog:
 
     def epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         if self.main:
-            with open(self.json, "a") as file:
-                file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+            append(self.json, json.dumps({"epoch": epoch, **values}))
 
     def flush(self) -> None:
         """Hand TensorBoard's events to the system: a checkpoint must not be ahead of them."""
         if self.main:
             self.writer.flush()
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a file; an OSError, as of a full disk, names it."""
+    try:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def plain_types(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 """What goes wrong in the middle of training: frames, workers, numbers, other processes."""
+import errno
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from helpers import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from engine.log import RunLog
 from engine.monitor import CollapseWatch, FiniteWatch, Meter
 from models.weights.checkpoint import read_checkpoint
 
@@ -130,6 +132,15 @@ def test_a_hanging_loader_is_named_by_its_process(root, tmp_path):
     assert last_line(group[1]).startswith("error: DataLoader timed out after 2.0 seconds: reading hangs")
     said = last_line(group[0])
     assert said.startswith("error: another process of this run ended first") and "Connection" in said
+
+
+def test_a_full_disk_names_the_log(tmp_path):
+    log = RunLog(tmp_path, {})
+    for name, write in (("log.txt", lambda: log.line("x")), ("log.jsonl", lambda: log.epoch(0, {}))):
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(OSError) as found:
+            write()
+        assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(tmp_path / name))
 
 
 def test_a_network_device_that_is_not_there_is_named(root, tmp_path):
