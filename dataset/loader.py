@@ -121,8 +121,10 @@ def _prepare_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    die_with_parent(signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent and die_with_parent(signal.SIGKILL, parent.pid):
+    served = multiprocessing.get_start_method() == "forkserver"  # then the worker is a child of that server
+    if parent and (not parent.is_alive() if served else os.getppid() != parent.pid):
         os._exit(1)
     keep_memory()
 

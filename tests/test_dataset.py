@@ -3,6 +3,8 @@ import csv
 import importlib
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import frames_of, pictures_of
+from helpers import REPOSITORY, frames_of, pictures_of
 
 from core.errors import DataError, UsageError
 from dataset import lists
@@ -362,3 +364,26 @@ def test_memory_benchmark_sees_a_leak(monkeypatch, capsys):
     monkeypatch.setattr(memory.BlankReader, "read", leak)
     share, process, _ = memory.largest_growth(memory.measure(part)["history"][1:])
     assert share > 0.02 and process == "worker 1"
+
+
+LOAD = """
+import multiprocessing, sys
+import numpy as np
+from dataset.loader import EvalBatches, make_loader
+class Numbers:
+    def __len__(self): return 4
+    def __getitem__(self, key): return np.array(key)
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    print(len(list(make_loader(Numbers(), EvalBatches(4, 2), 1, timeout=60))))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.slow
+def test_workers_load_however_they_are_started(tmp_path, method):
+    """Python 3.14 starts them through a server, whose children they are."""
+    (tmp_path / "load.py").write_text(LOAD)
+    done = subprocess.run([sys.executable, tmp_path / "load.py", method], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert done.stdout.strip() == "2", done.stderr
