@@ -31,11 +31,10 @@ from engine.flags import (
     add_net_flags,
     add_precision_flag,
     add_run_flags,
-    check_memory,
+    check_clips,
     check_network,
     complete_data_flags,
     frozen,
-    positive,
 )
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types, versions
@@ -67,9 +66,7 @@ def flags():
 
 
 def check(args):
-    positive(args, "clips")
-    check_memory(3 * args.clips * args.seq_len * args.img_dim**2 * getattr(args, "crops", 1),
-                 f"--clips {args.clips}: the clips of a video")
+    check_clips(args)
     check_precision(args.precision, args.device)
     if (args.pretrain is None) == (args.load_features is None):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")

@@ -34,11 +34,10 @@ from engine.flags import (
     add_net_flags,
     add_precision_flag,
     add_run_flags,
-    check_memory,
+    check_clips,
     check_network,
     complete_data_flags,
     frozen,
-    positive,
 )
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types, versions
@@ -77,9 +76,7 @@ def flags():
 
 
 def check(args, splits):
-    positive(args, "clips")
-    check_memory(3 * args.clips * args.seq_len * args.img_dim**2 * getattr(args, "crops", 1),
-                 f"--clips {args.clips}: the clips of a video")
+    check_clips(args, args.crops)
     check_precision(args.precision, args.device)
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")

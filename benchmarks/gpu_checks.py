@@ -69,6 +69,14 @@ class Settings:
     def late(self):
         return time.monotonic() > self.ends
 
+    def in_time(self, names, found, of=""):
+        """Yields those of `names` for which there is time; Findings `found` get the others, with what they are `of`."""
+        for name in names:
+            if self.late():
+                found.left.append(f"{of}{name}")
+            else:
+                yield name
+
 
 def precisions():
     """Those that the GPU has: float32, the one that `auto` is likely to choose, the others."""
@@ -110,10 +118,7 @@ def numbers(settings):
     quick_start()
     for net in BACKBONES:
         wanted = gradients(settings, net, "fp32", torch.device("cpu"))
-        for precision in precisions()[:None if net == ALL_PRECISIONS else 2]:
-            if settings.late():
-                found.left.append(f"{net} in {precision}")
-                continue
+        for precision in settings.in_time(precisions()[:None if net == ALL_PRECISIONS else 2], found, f"{net} in "):
             got = gradients(settings, net, precision, device)
             errors = [apart(a, b) for a, b in zip(got, wanted, strict=True)]
             found.check(f"{net} in {precision}, losses", errors[0], TOLERANCE[precision])
@@ -220,10 +225,7 @@ def stages(settings):
     quick_start()
     weights = settings.folder / "cpu-fp32/log/dualvar"
     wanted = all_stages(settings, "cpu", "fp32", weights)
-    for precision in precisions():
-        if settings.late():
-            found.left.append(precision)
-            continue
+    for precision in settings.in_time(precisions(), found):
         low = LOW.get(precision, torch.float32)
         for name, (got, dtypes, kept) in all_stages(settings, "cuda", precision, weights).items():
             error = apart(got, wanted[name][0])
@@ -248,10 +250,7 @@ def resume(settings):
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True, warn_only=True)
     found, rows = Findings(), []
-    for precision in precisions():
-        if settings.late():
-            found.left.append(precision)
-            continue
+    for precision in settings.in_time(precisions(), found):
         words = f"train.py --net r3d --epochs 2 --device cuda --precision {precision} --log_dir resume-{precision}"
         logs = {}
         for name, stop_after in (("whole", None), ("again", None), ("stopped", 1)):

@@ -173,13 +173,11 @@ def training(settings, net):
     precision, choosing, plan = step.precision, step.choosing, planned(settings, net, videos, step.precision)
     del step
     found = Findings()
-    for name, way in {PUBLISHED: published_way, PLAIN: plain_way}.items():
-        if settings.late():
-            found.left.append(name)
-            continue
+    others = {PUBLISHED: published_way, PLAIN: plain_way}
+    for name in settings.in_time(others, found):
         gc.collect()
         torch.cuda.empty_cache()
-        ways |= way(settings, net)
+        ways |= others[name](settings, net)
     rate = {name: videos / seconds for name, (seconds, videos) in ways.items()}
     found.lines = [*table([net, "videos a step", "ms a step", "videos/s", "our training / this"], [
         [name.format(precision=precision, workers=settings.workers), videos, f"{1000 * seconds:.1f}",

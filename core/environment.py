@@ -22,10 +22,10 @@ def whole_number_variable(name: str, default: int | None, low: int, high: int, m
 
     meaning: what the variable is. Raises UsageError where it is another value, or must be set (no default) and is not.
     """
-    text = os.environ.get(name, "")
-    if not text and default is not None:
+    text = text_variable(name)
+    if text is None and default is not None:
         return default
-    if not text:
+    if text is None:
         raise UsageError(f"{name} is not set in the environment: it is {meaning}")
     if not re.fullmatch("[0-9]{1,10}", text) or not low <= int(text) <= high:
         raise UsageError(f"{name}={text!a} in the environment is not a whole number from {low} to {high}: "

@@ -126,7 +126,7 @@ def explain(error: Exception, memory: str = "") -> str | None:
 
     memory: what to try where memory is not enough.
     """
-    message = str(error).strip()
+    message, advice = str(error).strip(), f": try {memory}" if memory else ""
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) or "Too many open files" in message:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -135,7 +135,7 @@ def explain(error: Exception, memory: str = "") -> str | None:
         return (f"{error.object[:80]!a} cannot be written in {error.encoding}, this system's encoding of names: set "
                 "PYTHONUTF8=1, or a locale of UTF-8")
     if isinstance(error, MemoryError):
-        return "memory is not enough" + (f": try {memory}" if memory else "")
+        return f"memory is not enough{advice}"
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more"
     if isinstance(error, (ConnectionError, EOFError)) or nameless:  # the worker was handing over a batch
@@ -150,7 +150,7 @@ def explain(error: Exception, memory: str = "") -> str | None:
     if torch and isinstance(error, torch.OutOfMemoryError) or re.search(
             "DefaultCPUAllocator|CUDA error: out of memory", message):
         said = message.splitlines()[0].partition(" Including non-PyTorch memory")[0].rstrip(".")
-        return f"memory is not enough ({said})" + (f": try {memory}" if memory else "")
+        return f"memory is not enough ({said}){advice}"
     if not isinstance(error, RuntimeError):
         return None
     if re.search("out of shared memory|unable to allocate shared memory|unable to write to file </torch_", message):

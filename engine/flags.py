@@ -2,7 +2,7 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -143,25 +143,21 @@ LONGEST_TIMEOUT = 2_000_000  # seconds; the system's own clocks for waiting end 
 LARGE = {"--width": 4, "--dim": 4096, "--series_dim": 4096, "--n_series": 4096, "--moco-k": 2**20}
 
 
-def bound(value: float) -> tuple[float, str]:
-    """Up to where a flag's number may go, and that as text."""
-    return (LARGEST, "a float32") if isinstance(value, float) else (LARGEST_WHOLE, "below 2**31")
+def bounded(args: argparse.Namespace, names: Iterable[str], zero: bool) -> None:
+    """Raise UsageError where a flag's number is below 0, or 0 where that is not allowed, or larger than it may be."""
+    for name in names:
+        value = getattr(args, name)
+        most, text = (LARGEST, "a float32") if isinstance(value, float) else (LARGEST_WHOLE, "below 2**31")
+        if not (0 < value <= most or zero and value == 0):
+            raise UsageError(f"--{name} must be {'0 or more' if zero else 'above 0'} and {text}, got {shown(value)}")
 
 
 def positive(args: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        value = getattr(args, name)
-        most, text = bound(value)
-        if not 0 < value <= most:
-            raise UsageError(f"--{name} must be above 0 and {text}, got {shown(value)}")
+    bounded(args, names, zero=False)
 
 
 def not_negative(args: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        value = getattr(args, name)
-        most, text = bound(value)
-        if not 0 <= value <= most:
-            raise UsageError(f"--{name} must be 0 or more and {text}, got {shown(value)}")
+    bounded(args, names, zero=True)
 
 
 def at_most(args: argparse.Namespace, name: str, most: float) -> None:
@@ -178,6 +174,12 @@ def check_memory(size: float, what: str) -> None:
     """Raise UsageError where `what` takes more bytes than this machine has memory."""
     if size > (there := machine_memory()):
         raise UsageError(f"{what} would take {size / 1e9:.3g} GB, and this machine has {there / 1e9:.3g} GB of memory")
+
+
+def check_clips(args: argparse.Namespace, crops: int = 1) -> None:
+    """Raise UsageError where --clips is no number, or a video's clips, of as many crops each, have no room."""
+    positive(args, "clips")
+    check_memory(3 * args.clips * args.seq_len * args.img_dim**2 * crops, f"--clips {args.clips}: the clips of a video")
 
 
 def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:

@@ -45,8 +45,12 @@ def is_finite(value: Tensor) -> bool:
 
 def refusal(source: str, problems: Mapping[str, Sequence[str]], total: int) -> CheckpointError:
     """CheckpointError that says what does not fit: {kind: names}, of `total` tensors."""
-    text = "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in problems.items() if names)
-    return CheckpointError(f"{source} does not fit the model: {text} of {total} tensors")
+    return CheckpointError(f"{source} does not fit the model: {counted(problems)} of {total} tensors")
+
+
+def counted(problems: Mapping[str, Sequence[str]]) -> str:
+    """{kind: names} as text: how many of each kind there are, and the first."""
+    return "; ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in problems.items() if names)
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Any], source: str = "the state dict") -> None:

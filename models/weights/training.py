@@ -10,7 +10,7 @@ from core.errors import CheckpointError
 from core.inputs import fault
 from core.names import printable
 
-from .match import is_finite, listed, misfit, strict_problems
+from .match import counted, is_finite, misfit, strict_problems
 
 METER = {"count": int, "names": [str], "sums": [list]}
 # what engine.session.Session writes beside the tensors
@@ -44,8 +44,7 @@ def check_training_tensors(state: Mapping[str, Any], path: Path, model: nn.Modul
         f"{name} {value.dtype} for {own[name].dtype}" for name, value in state["state_dict"].items()
         if name in own and isinstance(value, Tensor) and value.dtype != own[name].dtype]}
     if any(problems.values()):
-        raise CheckpointError(f"{source} " + "; ".join(
-            f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in problems.items() if names))
+        raise CheckpointError(f"{source} {counted(problems)}")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     buffers = state["optimizer"]["state"]
     momentum = state["flags"].get("momentum")

@@ -143,7 +143,7 @@ def lost_link(path):
         return f"cannot be read ({error.strerror})"
 
 
-def shown(path):
+def readable(path):
     """A path as a message shows it: as it is, or escaped where its line would not show what it is."""
     text = str(path)
     return text if text.isprintable() and text == text.strip() else repr(text)

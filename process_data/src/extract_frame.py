@@ -47,9 +47,9 @@ from process_data.src.common import (
     first,
     plural,
     read_manifest,
+    readable,
     remove_tree,
     run_jobs,
-    shown,
     visible,
     write_files,
 )
@@ -270,7 +270,7 @@ def report(todo, rows, failed):
         print(f"note: {plural(len(short), 'video')} gave fewer frames than the header says (see {MANIFEST})"
               + (f", {len(few)} of them less than {FEW:.0%}: {first(few)}" if few else ""))
     for path, reason in failed:
-        print(f"failed: {shown(path)}: {reason}", file=sys.stderr)
+        print(f"failed: {readable(path)}: {reason}", file=sys.stderr)
     return sum(row["frames"] for row in new)
 
 
@@ -279,7 +279,7 @@ def main(argv):
     videos, others, refused = find_videos(args.videos)
     if others:
         print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: "
-              f"{first(map(shown, others), 3)}")
+              f"{first(map(readable, others), 3)}")
     lock = take_lock(args.frames, "--frames")
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)

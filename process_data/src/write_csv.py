@@ -38,7 +38,7 @@ from process_data.src.common import (
     first,
     plural,
     read_manifest,
-    shown,
+    readable,
     visible,
     write_files,
 )
@@ -161,7 +161,7 @@ def check_exclusions(args, splits, folders):
     strange = [name if at == ALL_LISTS else f"{at}: {name}" for at, names in sorted(args.excluded.items())
                for name in sorted(names - known.get(at, set()))]
     if strange:
-        says = f"{plural(len(strange), 'line')} of no video, or of none in that list: {first(map(shown, strange))}"
+        says = f"{plural(len(strange), 'line')} of no video, or of none in that list: {first(map(readable, strange))}"
         if args.layout != "folder":
             raise DataError(f"--exclude {first(args.exclude)} holds {says}; mend or remove them")
         print(f"note: --exclude {first(args.exclude)} holds {says}")
