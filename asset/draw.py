@@ -11,13 +11,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import core  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.figures import COLOURS
 from analysis.paper import FINETUNED, RETRIEVAL
 from asset import draw_overview

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import CheckpointError, DataError, RunError, Stopped, UsageError
+from .imports import missing
 
 FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
@@ -134,6 +135,8 @@ def explain(error: Exception, memory: str = "") -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return (f"{error.object[:80]!a} cannot be written in {error.encoding}, this system's encoding of names: set "
                 "PYTHONUTF8=1, or a locale of UTF-8")
+    if isinstance(error, ImportError):
+        return missing(error)
     if isinstance(error, MemoryError):
         return f"memory is not enough{advice}"
     if isinstance(error, BrokenPipeError):

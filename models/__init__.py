@@ -1,4 +1,7 @@
 """Networks, heads, frameworks and losses of DualVar."""
+import core  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 from collections.abc import Mapping
 from typing import Any
 

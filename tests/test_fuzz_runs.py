@@ -167,6 +167,8 @@ def runs(tmp_path_factory):
     split.mkdir()
     (split / "classes.csv").write_bytes(TABLE)
     (split / "confusion.csv").write_bytes(CONFUSION)
+    for stage in ("pretrain", "retrieval", "test"):
+        shutil.copytree(folder / f"log/{stage}/demo", folder / f"log/{stage}/clip_demo_split1_seed0")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         monkeypatch.setattr("analysis.figures.KINDS", ("png",))
@@ -205,6 +207,9 @@ class Output:
 COMMANDS = {
     "pretrain/demo/flags.json": [["report", "log", "--out", "report"], ["summary", "log", "demo"]],
     "retrieval/demo/results.json": [["report", "log", "--out", "report"], ["summary", "log", "demo"]],
+    "retrieval/clip_demo_split1_seed0/results.json": [["evidence", "log"]],
+    "test/clip_demo_split1_seed0/results.json": [["evidence", "log"]],
+    "pretrain/clip_demo_split1_seed0/log.jsonl": [["evidence", "log"]],
     "test/demo/results.json": [["report", "log", "--out", "report"]],
     "test/demo_ft_on_ucf101/results.json": [["summary", "log", "demo"]],
     "pretrain/demo/log.jsonl": [["pictures", "curves", "--runs", "log/pretrain/demo", "--out", "p.png"]],

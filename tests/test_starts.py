@@ -39,6 +39,51 @@ def test_what_torchrun_may_start_is_tied_to_it_first():
     assert {first_import(REPOSITORY / name) for name in STARTED} == {"import core.lifeline"}
 
 
+# --- while a program imports ------------------------------------------------------------------------------------
+
+DATA_TOOLS = ("extract_frame", "pack", "render_demo", "verify", "write_csv")
+PROGRAMS = [*(path.name for path in REPOSITORY.glob("*.py") if path.name != "utils.py"), "-m analysis.report",
+            "-m models.pretrained", "asset/draw.py", *(f"process_data/src/{name}.py" for name in DATA_TOOLS)]
+
+
+def with_broken_packages(program, folder, fault):
+    """A program in whose place of its first packages there is `fault`, a line of Python."""
+    for package in ("numpy", "pandas", "torch", "tqdm", "cv2"):
+        (folder / f"{package}.py").write_text(f"import os, signal\n{fault}\n")
+    return subprocess.run([sys.executable, *program.split()], cwd=REPOSITORY, text=True, capture_output=True,
+                          env=environment(folder, PYTHONPATH=str(folder)))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_ctrl_c_ends_an_import_without_a_traceback(tmp_path, program):
+    done = with_broken_packages(program, tmp_path, "os.kill(os.getpid(), signal.SIGINT)")
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "stopped\n")
+
+
+@pytest.mark.parametrize("program", ["train.py", "process_data/src/extract_frame.py"])
+def test_a_package_that_cannot_be_imported_is_named(tmp_path, program):
+    done = with_broken_packages(program, tmp_path, "raise ImportError('libGL.so.1: cannot open it')")
+    assert done.returncode == 1 and done.stderr.startswith("error: libGL.so.1: cannot open it: install what")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" in with_broken_packages(f"{program} --debug", tmp_path, "raise ImportError('broken')").stderr
+
+
+def test_a_deleted_working_folder_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f"cd {tmp_path / 'gone'} && rmdir {tmp_path / 'gone'} && exec {sys.executable} {REPOSITORY / 'train.py'}"
+    done = subprocess.run(["bash", "-c", command], text=True, capture_output=True,
+                          env=environment(tmp_path))
+    assert done.returncode == 1 and done.stderr == (
+        "error: the working folder has been deleted: go to another one (cd)\n")
+
+
+def test_programs_of_others_keep_their_own_last_words(tmp_path):
+    (tmp_path / "own.py").write_text("import core, missing_package")
+    done = subprocess.run([sys.executable, str(tmp_path / "own.py")], text=True, capture_output=True,
+                          env=environment(tmp_path, PYTHONPATH=str(REPOSITORY)))
+    assert "Traceback" in done.stderr
+
+
 # --- who is whose parent --------------------------------------------------------------------------------------
 
 

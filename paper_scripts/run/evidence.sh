@@ -31,10 +31,13 @@ for mode in $MODES; do
         wrong "MODES=$mode is not a mode: it is names of loss terms with dashes between, as in clip-sr-tc"
     fi
 done
+for name in GPUS NNODES; do
+    [ "${!name:-1}" = 1 ] || wrong "$name=${!name@Q}: a cell is small, so each runs as one process; unset $name"
+done
+GPUS=1 NNODES=1
 for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
 # shellcheck source=env.sh
 if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
-GPUS=1 NNODES=1  # for commands.sh: a cell is small
 # shellcheck source=commands.sh
 source "$here/commands.sh"
 case "$DATASET" in

@@ -21,12 +21,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import core  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: this script reports what is wrong with a video
 import cv2
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import take_lock

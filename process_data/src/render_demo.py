@@ -19,11 +19,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import core  # noqa: F401  # before what takes seconds to import
+
+# isort: split
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from core.errors import UsageError
 from core.exits import run
 from core.inputs import read_json

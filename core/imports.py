@@ -1,0 +1,44 @@
+"""What ends a program while it imports is one sentence too: a package that is missing, or Ctrl-C.
+
+Numpy and torch take seconds to import, so the programs of this repository import `core` before anything else.
+"""
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def is_ours(program: str) -> bool:
+    """Whether sys.argv[0] is a program of this repository: a file of it, or -m, while its package is imported."""
+    path = Path(program)
+    return program == "-m" or (path.suffix == ".py" and "site-packages" not in path.parts
+                               and path.absolute().is_relative_to(REPOSITORY))
+
+
+def missing(error: ImportError) -> str:
+    """One sentence about a package that cannot be imported."""
+    lines = str(error).strip().splitlines() or ["a package cannot be imported"]
+    return (f"{lines[0][:300]}: install what the project needs, {sys.executable} -m pip install -r "
+            f"{REPOSITORY / 'requirements.txt'}, or take the Python that has it (the launchers make .venv/bin/python)")
+
+
+def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In place of sys.excepthook, for what core.exits.run does not see."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+    elif isinstance(error, ImportError) and "--debug" not in sys.argv:
+        print(f"error: {missing(error)}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def begin() -> None:
+    """Set this up where the program is one of ours. Exits where the working folder is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit("error: the working folder has been deleted: go to another one (cd)")
+    if is_ours(sys.argv[0]):
+        sys.excepthook = say
