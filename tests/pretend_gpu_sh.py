@@ -37,6 +37,7 @@ gpu_checks.all_stages = off_for_the_cpu(gpu_checks.all_stages)
 gpu_checks.precisions = lambda: ["fp32", "bf16"]
 gpu_checks.BACKBONES = {net: gpu_checks.BACKBONES[net] for net in ("r3d", "c3d")}
 gpu.NETS = ("r3d",)
+gpu.PATIENCE = 60  # on a busy machine
 
 if __name__ == "__main__":
     preload = multiprocessing.set_forkserver_preload
