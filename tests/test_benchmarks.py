@@ -59,7 +59,8 @@ def test_gpu_sh_is_rehearsed_on_the_pretend_device(tmp_path, videos):
     """Every section gives its numbers, and what must be right is; its speeds are those of a CPU."""
     done = subprocess.run([sys.executable, REPOSITORY / "tests/pretend_gpu_sh.py", "--videos", videos, "--batch_size",
                            "2", "--img_dim", "32", "--width", "0.0625", "--workers", "1", "--rounds", "1",
-                           "--minutes", "60", "--out", tmp_path / "gpu-<name>.md"], env=environment(tmp_path), capture_output=True, text=True)
+                           "--minutes", "60", "--out", tmp_path / "gpu-<name>.md"],
+                          env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "gpu-1-x-pretend-gpu.md").read_text()
     check(text)

@@ -103,7 +103,7 @@ def test_a_backend_that_matplotlib_does_not_know(tmp_path):
     assert done.returncode == 0 and done.stdout.strip().lower() == "agg", done.stderr
 
 
-@pytest.mark.parametrize("script", ["retrieval.py", "process_data/src/verify.py"])  # all make their parser in these ways
+@pytest.mark.parametrize("script", ["retrieval.py", "process_data/src/verify.py"])  # others make parsers likewise
 def test_help_without_docstrings(script):
     """It names what all commands take."""
     done = subprocess.run([sys.executable, "-OO", *script.split(), "--help"], cwd=REPOSITORY, capture_output=True,
