@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from .errors import CheckpointError, DataError, RunError, Stopped, UsageError
 from .imports import missing
+from .names import one_line
 
 FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
@@ -146,6 +147,8 @@ def explain(error: Exception, memory: str = "") -> str | None:
     if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
         if isinstance(error, OSError) and error.strerror and error.filename:
             return f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror:
+            return f"{error.strerror}, of standard output or a file whose name the system does not say"
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
             message = message.splitlines()[-1].partition(": ")[2]
         return message
@@ -207,7 +210,7 @@ def fail(sentence: str, code: int, error: Exception | None = None) -> NoReturn:
     """Print a sentence and exit; one of several processes does not wait for the others, which wait for it."""
     sys.unraisablehook = lambda _: None  # what torch says while a loader that failed is taken apart
     sys.stdout.flush()
-    print(sentence, file=sys.stderr, flush=True)
+    print(one_line(sentence), file=sys.stderr, flush=True)
     if ANOTHER_PROCESS in sentence:
         time.sleep(1)  # torchrun takes the process that ends first for the culprit
     else:

@@ -58,6 +58,11 @@ def printable(text: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+def one_line(text: str) -> str:
+    """Text with what is invisible in it, line breaks too, as Python escapes it."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def shown(value: object, most: int = 120) -> str:
     """`printable`, cut after `most` characters."""
     text = printable(value)

@@ -1,6 +1,6 @@
 """The parser of every command's flags."""
 import argparse
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
@@ -11,14 +11,27 @@ from .names import path_fault, quoted
 class Parser(argparse.ArgumentParser):
     """Refuses text, be it a path or a name, that no file's name, line of a log or picture could hold."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
-        found = super().parse_args(args, namespace)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, path_flag)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """What a parser and those of its subcommands call."""
+        found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
-            text = getattr(found, action.dest, None)
-            if isinstance(text, str) and (wrong := path_fault(text)):
-                name = (action.option_strings or [action.dest])[0]
-                raise UsageError(f"{name} {quoted(text)}: {wrong}, give another")
-        return found
+            value = getattr(found, action.dest, None)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and (wrong := path_fault(text)):
+                    name = (action.option_strings or [action.dest])[0]
+                    raise UsageError(f"{name} {quoted(text)}: {wrong}, give another")
+        return found, rest
+
+
+def path_flag(text: str) -> Path:
+    """A flag's text as a path. Raises ArgumentTypeError where nothing could be there: Path("") would be this folder."""
+    if wrong := path_fault(text):
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: {wrong}, give another")
+    return Path(text)
 
 
 def add_debug_flag(parser: argparse.ArgumentParser) -> None:

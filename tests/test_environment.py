@@ -127,3 +127,23 @@ def test_too_few_open_files_for_the_workers(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("error: ") and "ulimit -n, which is 32" in last, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags,words", [
+    ("process_data/src/extract_frame.py --frames=", "argument --frames: '': it is empty"),
+    ("process_data/src/write_csv.py --out=a\nb", r"argument --out: 'a\nb': it holds the control character"),
+    ("process_data/src/verify.py --dataset=a\nb", r"--dataset 'a\nb': it holds the control character"),
+    ("-m analysis.report log --out=", "argument --out: '': it is empty"),
+    ("-m analysis.pictures tsne --features=", "--features '': it is empty")])
+def test_a_path_that_nothing_can_be_at(flags, words):
+    """An empty one would be the working folder."""
+    done = subprocess.run([sys.executable, *flags.split(" ")], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", PROBE.format("print('x' * 10000, flush=True)")], cwd=REPOSITORY,
+                              env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == (
+        "error: No space left on device, of standard output or a file whose name the system does not say\n")

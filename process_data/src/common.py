@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 
+from core import parser
 from core.errors import DataError, UsageError
 from core.files import whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
-from core.parser import add_debug_flag
 from dataset.lists import FRAMES, class_fault
 from dataset.storage import PARTS, VIDEO_SUFFIXES
 
@@ -25,12 +25,12 @@ COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height
            "source_bytes", "opencv")
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(parser.Parser):
     """A parser of flags that raises UsageError, for core.exits.run to print in one line as all other errors."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
-        add_debug_flag(self)
+        parser.add_debug_flag(self)
 
     def error(self, message):
         raise UsageError(f"{message} (--help lists the flags)")
