@@ -28,9 +28,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def path_flag(text: str) -> Path:
-    """A flag's text as a path. Raises ArgumentTypeError where nothing could be there: Path("") would be this folder."""
-    if wrong := path_fault(text):
-        raise argparse.ArgumentTypeError(f"{quoted(text)}: {wrong}, give another")
+    """A flag's text as a path, which may be called anything. Raises ArgumentTypeError where it is empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, and would stand for the working folder: give another")
     return Path(text)
 
 

@@ -130,10 +130,10 @@ def test_too_few_open_files_for_the_workers(tmp_path):
 
 
 @pytest.mark.parametrize("flags,words", [
-    ("process_data/src/extract_frame.py --frames=", "argument --frames: '': it is empty"),
-    ("process_data/src/write_csv.py --out=a\nb", r"argument --out: 'a\nb': it holds the control character"),
+    ("process_data/src/extract_frame.py --frames=", "argument --frames: it is empty"),
+    ("process_data/src/write_csv.py --splits=a\nb", r"--splits a\nb is not a folder"),
     ("process_data/src/verify.py --dataset=a\nb", r"--dataset 'a\nb': it holds the control character"),
-    ("-m analysis.report log --out=", "argument --out: '': it is empty"),
+    ("-m analysis.report log --out=", "argument --out: it is empty"),
     ("-m analysis.pictures tsne --features=", "--features '': it is empty")])
 def test_a_path_that_nothing_can_be_at(flags, words):
     """An empty one would be the working folder."""
