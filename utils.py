@@ -6,13 +6,13 @@ from typing import Any
 from core.dist import rank
 from core.errors import UsageError
 from core.inputs import fault
-from core.names import inside_fault, path_fault, quoted
+from core.names import inside_fault, name_fault, path_fault, quoted
 
 
 def run_folder(log_dir: str, prefix: str, stage: str, name: str) -> Path:
     """<log_dir>/<prefix>/<stage>/<name>. Raises UsageError where one of them could be no folder's name."""
     for flag, text, wrong in (("--log_dir", log_dir, path_fault(log_dir)), ("--prefix", prefix, inside_fault(prefix)),
-                              ("--name", name, inside_fault(name))):
+                              ("--name", name, name_fault(name))):
         if wrong:
             raise UsageError(f"{flag} {quoted(text)}: {wrong}, give another")
     return Path(log_dir) / prefix / stage / name

@@ -52,7 +52,7 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
 
 def result_names(log: Path) -> list[str]:
     """Names of the retrieval results in a folder of runs."""
-    return sorted(path.name for path in (log / "retrieval").glob("*"))
+    return sorted(path.name for path in (log / "retrieval").glob("*") if path.is_dir())
 
 
 def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
@@ -62,7 +62,8 @@ def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
     """
     names = result_names(log) if names is None else sorted(names)
     cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
-    return pd.DataFrame([{**asdict(cell), **cell_measures(log, cell.name)} for cell in cells])
+    measured = ((cell, cell_measures(log, cell.name)) for cell in cells)
+    return pd.DataFrame([{**asdict(cell), **measures} for cell, measures in measured if measures])
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ on training videos that each seed holds out (whole recordings), never on the tes
 used. Prints a row for each folder and seed-wise mean and deviation, and writes probe.json into each folder.
 """
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from torch import Tensor
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import write_json
+from core.names import quoted
 from core.parser import new_parser
 from dataset.lists import VideoList, hold_out, local_dataset
+from engine.flags import positive
 from engine.log import versions
 
 from .features import PARTS, read_features
@@ -94,6 +97,9 @@ def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float],
     -> {"linear": [top-1 of each seed], "strengths": [chosen], "vote": {k: top-1}, "train", "test": numbers of videos}
     """
     found = read(folder)
+    if not any(re.fullmatch(group, name) for _, videos in found.values() for name in videos.names):
+        raise UsageError(f"--dataset: its recordings are not named as the videos of {folder} are "
+                         f"({quoted(str(found['train'][1].names[0]))}): name the data set that they are of")
     (train, videos), (test, queries) = found["train"], found["test"]
     linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
                            for seed in range(seeds)), strict=True)
@@ -105,8 +111,11 @@ def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float],
 
 def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
-    if args.seeds < 1 or min(args.k) < 1 or not all(0 < strength < np.inf for strength in args.strengths):
-        raise UsageError("--seeds, --k and --strengths must be above 0")
+    positive(args, "seeds")
+    if min(args.k) < 1 or not all(1e-9 <= strength <= 1e9 for strength in args.strengths):
+        raise UsageError("--k must be above 0, and --strengths from 1e-9 to 1e9")
+    if len({folder.resolve() for folder in args.features}) < len(args.features):
+        raise UsageError("--features: a folder is given twice, and would count twice")
     group = local_dataset(args.dataset).group
     rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k)
             for folder in args.features}

@@ -51,9 +51,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if wrong := name_fault(args.experiment):
         raise UsageError(f"experiment {args.experiment!a} is no name: {wrong}")
+    rows = [*retrieval_rows(args.log, args.experiment), *test_rows(args.log, args.experiment)]
+    if not rows:
+        raise UsageError(f"{args.log} holds no results of {args.experiment}: name <log_dir>/<prefix> and an experiment "
+                         "that was measured")
     print(f"\n{'':<33} {'data set':<14} {'videos':>6}  {'chance':>6}")
-    for label, dataset, videos, measures, classes in (*retrieval_rows(args.log, args.experiment),
-                                                      *test_rows(args.log, args.experiment)):
+    for label, dataset, videos, measures, classes in rows:
         values = "   ".join(f"{name} {value:.3f}" for name, value in measures.items())
         print(f"{label:<33} {dataset:<14} {videos:>6}  {1 / classes:>6.3f}   {values}")
 

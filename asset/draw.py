@@ -25,7 +25,9 @@ from analysis.figures import COLOURS
 from analysis.paper import FINETUNED, RETRIEVAL
 from asset import draw_overview
 from asset.draw_overview import DPI, GREY, INK, PALE
+from core.exits import run
 from core.inputs import read_table
+from core.parser import new_parser
 
 ASSET = Path(__file__).resolve().parent
 WIDTH = 8
@@ -137,7 +139,8 @@ def draw_feat_dist(folder):
     save(figure, folder / "feat_dist.png")
 
 
-def main():
+def main(argv):
+    new_parser("asset/draw.py", __doc__).parse_args(argv)
     draw_overview.main()
 
     draw_finetune_acc(ASSET)
@@ -147,4 +150,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

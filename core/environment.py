@@ -14,7 +14,8 @@ def text_variable(name: str) -> str | None:
 
 
 def folder_variable(name: str, default: Path) -> Path:
-    return Path(text_variable(name) or default)
+    """A variable of the environment as a path, ~ being the home folder; default: where it is not set, or empty."""
+    return Path(text_variable(name) or default).expanduser()
 
 
 def whole_number_variable(name: str, default: int | None, low: int, high: int, meaning: str) -> int:

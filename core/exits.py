@@ -26,6 +26,18 @@ FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
 DEBUG = "--debug"  # of all commands; `run` takes it out of the flags
 
+# what to do where the system refuses a file, by its reason
+ADVICE = {
+    errno.ENOSPC: "make room, or choose a folder on another disk, and start again",
+    errno.EDQUOT: "the quota of this user is used up: make room, and start again",
+    errno.EISDIR: "a folder stands where a file is to be: remove it, or choose another place",
+    errno.ENOTDIR: "a file stands where a folder is to be: remove it, or choose another place",
+    errno.EEXIST: "something else stands there: remove it, or choose another place",
+    errno.ENAMETOOLONG: "a file's name has 255 bytes at most: choose a shorter one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS),
+                    "this user may not change it: choose another place, or change its rights"),
+}
+
 WORKER_KILLED = "a loader worker was killed ({}), by the system if memory ran out: try fewer --workers"
 ANOTHER_PROCESS = "another process of this run ended first; what it said is the reason"
 
@@ -128,7 +140,7 @@ def explain(error: Exception, memory: str = "") -> str | None:
 
     memory: what to try where memory is not enough.
     """
-    message, advice = str(error).strip(), f": try {memory}" if memory else ""
+    message, attempt = str(error).strip(), f": try {memory}" if memory else ""
     nameless = isinstance(error, FileNotFoundError) and error.filename is None
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) or "Too many open files" in message:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -139,14 +151,15 @@ def explain(error: Exception, memory: str = "") -> str | None:
     if isinstance(error, ImportError):
         return missing(error)
     if isinstance(error, MemoryError):
-        return f"memory is not enough{advice}"
+        return f"memory is not enough{attempt}"
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more"
     if isinstance(error, (ConnectionError, EOFError)) or nameless:  # the worker was handing over a batch
         return WORKER_KILLED.format("amid a batch")
     if isinstance(error, (DataError, CheckpointError, RunError, OSError)):
         if isinstance(error, OSError) and error.strerror and error.filename:
-            return f"{error.filename}: {error.strerror}"
+            advice = ADVICE.get(error.errno or 0)
+            return f"{error.filename}: {error.strerror}" + (f": {advice}" if advice else "")
         if isinstance(error, OSError) and error.strerror:
             return f"{error.strerror}, of standard output or a file whose name the system does not say"
         if "Original Traceback" in message:  # raised in a loader's worker: the sentence is its last line
@@ -156,7 +169,7 @@ def explain(error: Exception, memory: str = "") -> str | None:
     if torch and isinstance(error, torch.OutOfMemoryError) or re.search(
             "DefaultCPUAllocator|CUDA error: out of memory", message):
         said = message.splitlines()[0].partition(" Including non-PyTorch memory")[0].rstrip(".")
-        return f"memory is not enough ({said}){advice}"
+        return f"memory is not enough ({said}){attempt}"
     if not isinstance(error, RuntimeError):
         return None
     if re.search("out of shared memory|unable to allocate shared memory|unable to write to file </torch_", message):

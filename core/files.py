@@ -2,6 +2,7 @@
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     for path in targets:
         path.parent.mkdir(parents=True, exist_ok=True)
     temporaries = [path.with_name(TEMPORARY + path.name) for path in targets]
+    for path in temporaries:
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)  # of a run that was killed; or a link or pipe, which would lead elsewhere
     try:
         yield temporaries
         for temporary in temporaries:
@@ -51,13 +55,32 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
+def append_to(path: str | Path) -> IO[str]:
+    """Open a text file to add to it, made if need be. Raises DataError where a pipe or device is there, which may hang.
+    """
+    check_regular(path, follow=True)
+    return open(path, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def check_regular(path: str | Path, follow: bool = False) -> None:
+    """Raise DataError where something else than a file, or a link if not `follow`, is where a file is to be written."""
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is no regular file, and one is to be written there: remove it, or choose another "
+                        "folder")
+
+
 def take_lock(folder: str | Path, name: str) -> IO[str]:
     """Keep a second run out of a folder, made if need be; -> the open file that holds the lock while it is open.
 
     Raises DataError, calling the folder `name`, where another run holds it.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = open(Path(folder) / ".lock", "w")
+    check_regular(Path(folder) / ".lock")
+    lock = open(Path(folder) / ".lock", "a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -20,6 +20,9 @@ def is_ours(program: str) -> bool:
 def missing(error: ImportError) -> str:
     """One sentence about a package that cannot be imported."""
     lines = str(error).strip().splitlines() or ["a package cannot be imported"]
+    if not isinstance(error, ModuleNotFoundError):
+        return (f"{lines[0][:300]}: a package cannot be loaded: install it again, or the system's library that is "
+                "named; take what stands before it out of PYTHONPATH; or raise the limit of memory (ulimit -v)")
     return (f"{lines[0][:300]}: install what the project needs, {sys.executable} -m pip install -r "
             f"{REPOSITORY / 'requirements.txt'}, or take the Python that has it (the launchers make .venv/bin/python)")
 
@@ -30,6 +33,13 @@ def say(kind: type[BaseException], error: BaseException, trace: TracebackType | 
         print("stopped", file=sys.stderr)
     elif isinstance(error, ImportError) and "--debug" not in sys.argv:
         print(f"error: {missing(error)}", file=sys.stderr)
+    elif isinstance(error, Exception) and "--debug" not in sys.argv:
+        while trace and trace.tb_next:
+            trace = trace.tb_next
+        where = trace.tb_frame.f_code.co_filename if trace else "?"
+        lines = str(error).strip().splitlines() or ["no message"]
+        print(f"error: {kind.__name__} in {where} while this program imports what it needs: {lines[0][:300]}: if a "
+              "file of another's stands before it in PYTHONPATH, take that out; --debug says more", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

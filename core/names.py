@@ -23,7 +23,7 @@ def name_fault(name: str) -> str | None:
     try:
         length = len(name.encode())
     except UnicodeEncodeError:  # Python gives bytes that are not UTF-8 as lone surrogates
-        return "it is not UTF-8"
+        return "it is not UTF-8, or this system's encoding of names is not (PYTHONUTF8=1 sets that)"
     if length > LONGEST_NAME:
         return f"it has {length} bytes, more than the {LONGEST_NAME} of a file's name"
     return None

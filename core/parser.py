@@ -1,7 +1,7 @@
 """The parser of every command's flags."""
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import UsageError
 from .exits import DEBUG
@@ -14,6 +14,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.register("type", Path, path_flag)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help lists the flags)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
         """What a parser and those of its subcommands call."""

@@ -148,7 +148,8 @@ def bounded(args: argparse.Namespace, names: Iterable[str], zero: bool) -> None:
     for name in names:
         value = getattr(args, name)
         most, text = (LARGEST, "a float32") if isinstance(value, float) else (LARGEST_WHOLE, "below 2**31")
-        if not (0 < value <= most or zero and value == 0):
+        least = torch.finfo(torch.float32).tiny if isinstance(value, float) else 1
+        if not (least <= value <= most or zero and value == 0):
             raise UsageError(f"--{name} must be {'0 or more' if zero else 'above 0'} and {text}, got {shown(value)}")
 
 

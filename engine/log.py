@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.dist import rank, world_size
-from core.files import write_json, write_text
+from core.files import append_to, write_json, write_text
 from core.inputs import parsed, read_lines
 
 
@@ -74,7 +74,7 @@ class RunLog:
 def append(path: Path, line: str) -> None:
     """Add a line to a file; an OSError, as of a full disk, names it."""
     try:
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with append_to(path) as file:
             file.write(line + "\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

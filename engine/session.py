@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.dist import rank
 from core.errors import RunError, Stopped
 from core.exits import crashes_go_to
-from core.files import take_lock, whole_file
+from core.files import check_regular, take_lock, whole_file
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
 from models.weights.checkpoint import LATEST, write_latest
@@ -78,6 +78,10 @@ class Session:
             if resume:
                 log_rows(self.folder)  # where it is damaged, nothing has been changed yet
             model_folder = self.folder / "model"
+            written = ("latest.pth.tar", "next.pth.tar", "backbone.pth.tar", f"epoch{settings.epochs - 1}.pth.tar")
+            for path in [*(self.folder / name for name in ("log.txt", "log.jsonl", "flags.json", STOPPED)),
+                         *(model_folder / name for name in written)]:
+                check_regular(path, follow=True)  # not after days
             for leftover in [*model_folder.glob(".partial_*"), model_folder / "next.pth.tar", self.folder / STOPPED]:
                 leftover.unlink(missing_ok=True)
             for path, word in resume.aside.items() if resume else ():

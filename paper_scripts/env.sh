@@ -17,7 +17,7 @@ use_environment() {
         python=$CONDA_PREFIX/bin/python in_environment=True
     fi
     if [ -n "$python" ]; then
-        "$python" -c '' >/dev/null 2>&1 ||
+        [ "$("$python" -c 'print(7 * 191)' 2>/dev/null)" = 1337 ] ||
             wrong "$python does not run as Python: PYTHON, or the active environment, names it"
         if "$python" core/check_requirements.py "$@" >/dev/null 2>&1; then PYTHON=$python; return; fi
     fi

@@ -6,6 +6,9 @@ import sys
 import pytest
 from helpers import NARROW, REPOSITORY, SMALL, command, environment, make_dataset, planted
 
+from core.errors import DataError
+from core.files import take_lock, write_text
+
 PROBE = "from core.exits import run; run(lambda argv: {})"  # a program that does what stands in the braces
 
 
@@ -147,3 +150,40 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path):
                               env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr == (
         "error: No space left on device, of standard output or a file whose name the system does not say\n")
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl", "flags.json", ".lock", "STOPPED", "model/next.pth.tar",
+                                  "model/backbone.pth.tar"])
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+def test_what_stands_where_a_run_writes_is_named_before_it_begins(root, program, tmp_path, name, kind):
+    path = tmp_path / "log/dualvar/pretrain/x" / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    code, _, error = program("train", *SMALL, *NARROW, "--batch_size", "4", "--name", "x")
+    assert code == 1 and f"{name} is no regular file" in error.splitlines()[-1], error
+
+
+def test_what_stands_in_place_of_a_temporary_file_is_not_written_to(tmp_path):
+    (tmp_path / "own").write_text("precious")
+    (tmp_path / ".partial_a").symlink_to("own")
+    os.mkfifo(tmp_path / ".partial_b")
+    for name in "ab":
+        write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
+    assert (tmp_path / "own").read_text() == "precious"
+    (tmp_path / ".lock").symlink_to("own")
+    with pytest.raises(DataError, match="no regular file"):
+        take_lock(tmp_path, "folder")
+    assert (tmp_path / "own").read_text() == "precious"
+
+
+@pytest.mark.parametrize("python", ["/bin/true", "/bin/echo"])
+def test_what_is_no_python_is_not_taken_for_one(python):
+    done = subprocess.run(["bash", "paper_scripts/report/demo.sh"], cwd=REPOSITORY, capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": python})
+    assert done.returncode == 2 and "does not run as Python" in done.stderr
+
+
+def test_a_run_is_called_by_one_name(program):
+    code, _, error = program("train", *SMALL, *NARROW, "--batch_size", "4", "--name", "a/b")
+    assert code == 2 and "--name 'a/b': it holds a slash" in error

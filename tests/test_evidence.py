@@ -87,3 +87,10 @@ def test_no_results_and_damaged_ones_are_errors(tmp_path):
     (tmp_path / "features/clip_demo_split1_seed0/probe.json").write_text("{")
     with pytest.raises(DataError, match="probe.json is damaged"):
         evidence.main([str(tmp_path)])
+
+
+def test_a_result_without_a_number_is_no_row(tmp_path):
+    (tmp_path / "retrieval/clip_demo_split1").mkdir(parents=True)
+    (tmp_path / "retrieval/tc_demo_split1").touch()
+    with pytest.raises(UsageError, match="holds no results"):
+        evidence.main([str(tmp_path)])

@@ -310,4 +310,4 @@ def test_summary_takes_a_name(runs):
     for experiment in ("", "..", "a/b"):
         code, _, error = runs[1]("analysis/summary.py", "log", experiment)
         assert code == 2 and error.count("\n") == 1, error
-    assert runs[1]("analysis/summary.py", "log", "[**")[0] == 0
+    assert runs[1]("analysis/summary.py", "log", "[**")[0] == 2  # a name, of no experiment

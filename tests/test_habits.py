@@ -96,7 +96,8 @@ def test_skipped(): pytest.skip("no such machine")
 def test_run_checks_style_and_types_and_then_tests(tmp_path, arguments, given):
     """tests/run.sh with an interpreter that only says what it is asked to run."""
     python = tmp_path / "python"
-    python.write_text('#!/bin/bash\n[ "$2" = pytest ] || [ "$1" = -m ] || exit 0\nprintf "%s" "$2"\n'
+    python.write_text('#!/bin/bash\n[ "$1" = -c ] && echo 1337 && exit\n'
+                      '[ "$2" = pytest ] || [ "$1" = -m ] || exit 0\nprintf "%s" "$2"\n'
                       'printf " %s" "${@:3}" | sed "s/not slow/\'not slow\'/"\necho\n')
     python.chmod(0o755)
     done = subprocess.run(["bash", "tests/run.sh", *arguments.split()], cwd=REPOSITORY, capture_output=True, text=True,

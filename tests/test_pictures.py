@@ -257,7 +257,8 @@ def test_wrong_input_gets_a_sentence(call, tmp_path, arguments, message):
 def test_where_to_is_looked_at_first(call, tmp_path, out):
     (tmp_path / "there").mkdir()
     code, _, error = call("curves", "--runs", "nowhere", "--out", out)
-    assert code == 2 and re.search(r"--out .*: name a file to write; it may end in .png, .pdf or .svg", error)
+    words = r"--out .*: name a file to write; it may end in .png, .pdf or .svg" if out else "--out: it is empty"
+    assert code == 2 and re.search(words, error)
 
 
 def test_panels_are_told_apart_by_as_many_folders_as_it_takes():

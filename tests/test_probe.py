@@ -81,3 +81,15 @@ def test_bad_folders(tmp_path, harm):
 def test_bad_flags(tmp_path):
     with pytest.raises(UsageError, match="--seeds"):
         probe.main(["--features", str(tmp_path), "--seeds", "0"])
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--dataset", "hmdb51"], "name the data set that they are of"), (["--features", "f", "./f"], "given twice"),
+    (["--strengths", "1e-400"], "--strengths from 1e-9"), (["--k", "0"], "--k must be above 0"),
+    (["--seeds", "0"], "--seeds must be above 0")])
+def test_flags_that_would_give_wrong_numbers(tmp_path, monkeypatch, flags, words):
+    write(tmp_path / "f")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        probe.main(["--features", "f", *flags])
+    assert not (tmp_path / "f/probe.json").exists()

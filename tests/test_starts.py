@@ -62,9 +62,12 @@ def test_ctrl_c_ends_an_import_without_a_traceback(tmp_path, program):
 
 @pytest.mark.parametrize("program", ["train.py", "process_data/src/extract_frame.py"])
 def test_a_package_that_cannot_be_imported_is_named(tmp_path, program):
-    done = with_broken_packages(program, tmp_path, "raise ImportError('libGL.so.1: cannot open it')")
-    assert done.returncode == 1 and done.stderr.startswith("error: libGL.so.1: cannot open it: install what")
-    assert done.stderr.count("\n") == 1
+    for fault, words in (("ImportError('libGL.so.1: cannot open it')", "libGL.so.1: cannot open it: a package cannot"),
+                         ("ModuleNotFoundError('No module named x')", "No module named x: install what"),
+                         ("AttributeError('no Queue')", f"AttributeError in {tmp_path}/")):
+        done = with_broken_packages(program, tmp_path, f"raise {fault}")
+        assert done.returncode == 1 and done.stderr.startswith(f"error: {words}"), done.stderr
+        assert done.stderr.count("\n") == 1
     assert "Traceback" in with_broken_packages(f"{program} --debug", tmp_path, "raise ImportError('broken')").stderr
 
 

@@ -26,14 +26,11 @@ COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height
 
 
 class Parser(parser.Parser):
-    """A parser of flags that raises UsageError, for core.exits.run to print in one line as all other errors."""
+    """As of all commands, its help with the defaults."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
         parser.add_debug_flag(self)
-
-    def error(self, message):
-        raise UsageError(f"{message} (--help lists the flags)")
 
 
 def check_range(flag, value, low, high, unit=""):
