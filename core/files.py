@@ -1,5 +1,6 @@
 """Files that are whole or not there, folders that one run writes at a time, JSON."""
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import DataError
+from .names import LONGEST_NAME
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,7 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     targets = [Path(path) for path in paths]
     for path in targets:
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporaries = [path.with_name(TEMPORARY + path.name) for path in targets]
+    temporaries = [path.with_name(temporary_name(path.name)) for path in targets]
     for path in temporaries:
         if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)  # of a run that was killed; or a link or pipe, which would lead elsewhere
@@ -71,6 +73,13 @@ def check_regular(path: str | Path, follow: bool = False) -> None:
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is no regular file, and one is to be written there: remove it, or choose another "
                         "folder")
+
+
+def temporary_name(name: str) -> str:
+    """What a file called `name` is called until it is whole: one name for each, at most as long as names may be."""
+    if len(os.fsencode(temporary := TEMPORARY + name)) <= LONGEST_NAME:
+        return temporary
+    return f"{TEMPORARY}{hashlib.sha256(os.fsencode(name)).hexdigest()}{Path(name).suffix[-8:]}"
 
 
 def take_lock(folder: str | Path, name: str) -> IO[str]:

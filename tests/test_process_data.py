@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, exit_code
 
-from core.files import whole_file
+from core.files import whole_file, whole_files
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
@@ -483,6 +483,18 @@ def test_files_that_a_full_disk_stops_are_named_and_none_of_them_written(tmp_pat
     with pytest.raises(OSError) as error, whole_file(tmp_path / "c") as temporary:
         temporary.write_text("new")
     assert error.value.filename == str(tmp_path / "c") and tree(tmp_path) == {"a": b"old"}
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f3be"])
+def test_files_may_have_names_as_long_as_the_system_takes(letter, tmp_path):
+    name = letter * ((255 - 4) // len(letter.encode())) + ".zip"
+    assert 250 < len(name.encode()) <= 255
+    paths = [tmp_path / name, tmp_path / f"a{name[1:]}"]
+    with whole_files(paths) as temporaries:
+        for i, temporary in enumerate(temporaries):
+            temporary.write_text(f"new {i}")
+            assert temporary.suffix == ".zip" and temporary.name.startswith(".partial_")
+    assert tree(tmp_path) == {paths[0].name: b"new 0", paths[1].name: b"new 1"}
 
 
 # names, links and texts that are no videos
