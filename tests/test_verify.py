@@ -11,6 +11,7 @@ import pytest
 from helpers import PATIENCE, SHARED, environment, exit_code, make_dataset
 
 from core.errors import DataError
+from core.files import take_lock
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, read_frame
 from process_data.src import extract_frame, verify, write_csv
@@ -396,6 +397,13 @@ def test_crash_of_the_decoder_is_a_finding(data, check, tmp_path, monkeypatch):
     code, output = check("--workers", 2)
     assert code == 1 and set(data.findings()) == {(verify.UNDECODABLE, RUN)} and data.excluded() == [RUN]
     assert "its process died (signal 6" in output
+
+
+def test_second_check_at_the_same_time_is_refused(data, check):
+    with take_lock(data.lists, "--out"):
+        code, output = check()
+    assert code == 1 and output.startswith(f"error: --out {data.lists}: another run is writing there; wait")
+    assert not (data.lists / verify.REPORT).exists() and check()[0] == 0
 
 
 def test_stopped_run_leaves_the_files_of_the_last_one(data, tool, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from helpers import NARROW, SHARED, SMALL, InProcess, exit_code
 
 from core.errors import DataError
+from core.files import take_lock
 from dataset.lists import open_list, read_class_index, read_list, video_groups
 from dataset.local_dataset import DATASETS, DEMO_GROUP, NO_GROUP, UCF101_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME
@@ -76,7 +77,7 @@ def ucf(tmp_path):
 def test_ucf101(ucf, write):
     code, output = write(*flags(ucf))
     assert code == 0 and "split 1: 3 train and 2 test videos\n2 classes" in output
-    assert sorted(path.name for path in (ucf / "out").iterdir()) == ["ClassInd.txt", "test_split01.csv",
+    assert sorted(path.name for path in (ucf / "out").iterdir()) == [".lock", "ClassInd.txt", "test_split01.csv",
                                                                      "train_split01.csv"]
     assert (ucf / "out" / "ClassInd.txt").read_text() == "1 Jump\n2 Climb\n"
     assert (ucf / "out" / "test_split01.csv").read_text() == "Jump/v_Jump_g01_c01,3\nClimb/v_Climb_g01_c01,6\n"
@@ -307,6 +308,26 @@ def test_what_is_missing_is_named_and_nothing_written(ucf, write):
     assert len(rows(ucf / "out" / "train_split01.csv")) == 3
     missing = (ucf / "out" / "missing_split01.txt").read_text()
     assert missing.count("\n") == 5 and "without any frame: Jump/zero\n" in missing
+
+
+def test_second_writing_at_the_same_time_is_refused_and_the_lists_stay(ucf, write):
+    write(*flags(ucf))
+    before = (ucf / "out" / "train_split01.csv").read_text()
+    make_files(ucf / "splits", {"trainlist01.txt": "Jump/v_Jump_g02_c01.avi 1\nClimb/v_Climb_g02_c01.avi 2\n"})
+    with take_lock(ucf / "out", "--out"):
+        code, output = write(*flags(ucf))
+    assert code == 1 and f"error: --out {ucf / 'out'}: another run is writing there; wait" in output
+    assert (ucf / "out" / "train_split01.csv").read_text() == before
+    assert write(*flags(ucf))[0] == 0 and (ucf / "out" / "train_split01.csv").read_text() != before
+
+
+@pytest.mark.parametrize("dataset, name", [("ucf101", "trainlist00.txt"), ("ucf101", "testlist1000.txt"), (
+    "ucf101", "trainlist99999999999.txt"), ("hmdb51", "wave_test_split0.txt")])
+def test_splits_are_numbered_from_1_to_999(dataset, name, ucf, write):
+    make_files(ucf / "splits", {name: "wave/x.avi 1\n"})
+    code, output = write(*flags(ucf, dataset))
+    assert code == 1 and f"error: {ucf / 'splits' / name}: splits are numbered from 1 to 999" in output
+    assert not (ucf / "out").exists()
 
 
 def test_missing_list_goes_when_nothing_is_missing(ucf, write):

@@ -26,6 +26,7 @@ from dataset.lists import class_fault, read_class_index
 from process_data.src.common import VIDEO_SUFFIXES, first
 
 Names = tuple[str, ...]
+MOST_SPLITS = 999
 MEND = "mend it, or take the list as it was published"
 
 
@@ -169,9 +170,16 @@ def read_ucf101_list(path: Path, index: dict[str, int], unknown: list[str]) -> l
 
 
 def numbered(folder: Path, pattern: str) -> list[int]:
-    """Sorted distinct numbers that files named by `pattern` carry in its last group."""
-    found = (re.fullmatch(pattern, path.name) for path in folder.iterdir())
-    return sorted({int(match[match.lastindex]) for match in found if match})
+    """Sorted distinct numbers of splits that files named by `pattern` carry in its last group.
+
+    Raises DataError where one is not from 1 to MOST_SPLITS.
+    """
+    found = {match[0]: int(match[match.lastindex]) for path in folder.iterdir()
+             if (match := re.fullmatch(pattern, path.name))}
+    for name, number in found.items():
+        if not 1 <= number <= MOST_SPLITS:
+            raise DataError(f"{folder / name}: splits are numbered from 1 to {MOST_SPLITS}: rename or remove it")
+    return sorted(set(found.values()))
 
 
 def read_hmdb51(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from core.errors import UsageError
 from core.exits import run
+from core.files import take_lock
 from core.inputs import read_json
 from dataset.local_dataset import DATA
 from dataset.storage import BrokenVideo, open_video
@@ -188,6 +189,14 @@ def parse(argv):
 
 def main(argv):
     args, start = parse(argv), time.perf_counter()
+    with ExitStack() as locks:
+        for folder, flag in {args.splits.resolve(): "--splits", args.videos.resolve(): "--videos"}.items():
+            locks.enter_context(take_lock(folder, flag))
+        return render(args, start)
+
+
+def render(args, start):
+    """All but the flags -> exit code."""
     settings = {"seed": args.seed, "frames": args.frames, "size": f"{args.height}x{args.width}"}
     check_settings(args.videos, settings)
     write_files({args.videos / SETTINGS: json.dumps(settings) + "\n"})

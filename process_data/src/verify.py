@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from core.errors import DataError, UsageError
 from core.exits import run
+from core.files import take_lock
 from core.inputs import csv_rows, read_text
 from core.names import cell
 from dataset.lists import MEND, WRITE, local_dataset, read_class_index, read_list, row_error, video_groups
@@ -281,6 +282,12 @@ def note_unlisted(names, checks, lists, old, bad):
 
 def main(argv):
     args, start = parse(argv), time.perf_counter()
+    with take_lock(args.out, "--out"):
+        return verify(args, start)
+
+
+def verify(args, start):
+    """All but the flags -> exit code."""
     index = read_class_index(args.lists / "ClassInd.txt")
     lists, findings = read_lists(args, index)
     folders, nameless = find_folders(args.frames, args.storage)

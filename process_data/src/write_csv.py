@@ -27,6 +27,7 @@ import numpy as np
 
 from core.errors import DataError, UsageError
 from core.exits import run
+from core.files import take_lock
 from core.inputs import read_lines
 from core.names import name_fault, quoted
 from dataset.lists import VideoList, class_fault, hold_out, local_dataset
@@ -45,7 +46,7 @@ from process_data.src.common import (
     visible,
     write_files,
 )
-from process_data.src.frame_check import PREFIX, SUFFIX
+from process_data.src.frame_check import frame_numbers
 from process_data.src.official_lists import READERS, Split
 
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
@@ -84,13 +85,10 @@ def find_folders(root, storage="frames"):
 
 def count_frames(frames, names, manifest):
     """Frames of each video -> ({name: frames} of the whole ones, {name: what is wrong} of the others)."""
-    numbered = [FRAME_NAME.format(i) for i in range(1, 1000)]
-
     def count_video(name):
-        files = {file for file in os.listdir(frames / name) if file.startswith(PREFIX) and file.endswith(SUFFIX)}
-        while len(numbered) < len(files):
-            numbered.append(FRAME_NAME.format(len(numbered) + 1))
-        return len(files), next((file for file in numbered[:len(files)] if file not in files), None)
+        numbers = frame_numbers(os.listdir(frames / name))
+        gap = next((expected for expected, number in enumerate(numbers, 1) if number != expected), None)
+        return len(numbers), gap and FRAME_NAME.format(gap)
 
     counts, wrong = {}, {}
     with ThreadPoolExecutor() as pool:
@@ -299,10 +297,11 @@ def main(argv):
         way = f"{first(empty)} would be empty: " if empty else "give --allow_missing to leave the videos above out, or "
         print(f"error: nothing written: {way}extract them with process_data/src/extract_frame.py", file=sys.stderr)
         return 1
-    write_files({path: text for path, text in texts.items() if text is not None})
-    for path, text in texts.items():
-        if text is None:
-            path.unlink(missing_ok=True)
+    with take_lock(args.out, "--out"):
+        write_files({path: text for path, text in texts.items() if text is not None})
+        for path, text in texts.items():
+            if text is None:
+                path.unlink(missing_ok=True)
     summarise(splits, dropped, classes, texts, len(nameless), args)
     return 0
 
