@@ -25,6 +25,7 @@ from .names import one_line
 FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
 DEBUG = "--debug"  # of all commands; `run` takes it out of the flags
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # what to do where the system refuses a file, by its reason
 ADVICE = {
@@ -69,20 +70,23 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
 
     Wrong input ends in one sentence and exit code 2 (flags) or 1. So does an error of the program itself, in exit code
     70; its traceback is in crash.txt, in the folder of `crashes_go_to`.
-    stopped: what to say of the work done so far where Ctrl-C ends the program; memory: what to try where memory is not
-    enough.
+    stopped: what to say of the work done so far where Ctrl-C ends the program; SIGTERM and SIGHUP then do the same.
+    memory: what to try where memory is not enough.
     """
     code, debug = None, DEBUG in sys.argv[1:]
     sys.argv[1:] = [word for word in sys.argv[1:] if word != DEBUG]
     crashes_go_to(Path())
     open_streams()
     os.environ["MPLBACKEND"] = "agg"  # pictures go to files, and matplotlib ends at a name that it does not know
+    for number in STOPS if stopped else ():
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _stop)
     try:
         code = main(sys.argv[1:])
     except Stopped:
         pass
-    except KeyboardInterrupt:
-        fail(f"stopped: {stopped}" if stopped else "stopped", 130)
+    except KeyboardInterrupt as stop:
+        fail(f"stopped: {stopped}" if stopped else "stopped", 128 + (stop.args or (signal.SIGINT,))[0])
     except UsageError as error:
         fail(f"error: {error}", 2)
     except Exception as error:
@@ -99,6 +103,10 @@ def run(main: Callable[[list[str]], int | None], stopped: str = "", memory: str 
         sys.modules["torch"].distributed.destroy_process_group()
     if code:
         sys.exit(code)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def open_streams() -> None:

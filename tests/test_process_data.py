@@ -1,6 +1,7 @@
 """Rendering the demo and extracting frames: process_data/src/{render_demo,extract_frame,common}.py."""
 import csv
 import fcntl
+import importlib
 import json
 import multiprocessing
 import os
@@ -18,12 +19,12 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, exit_code
 
-from core.files import whole_file, whole_files
+from core.files import take_lock, whole_file, whole_files
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
 from dataset.storage import BrokenVideo
-from process_data.src import common, extract_frame, render_demo
+from process_data.src import common, extract_frame, pack, render_demo, write_csv
 from process_data.src.extract_frame import scaled_size
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -253,7 +254,7 @@ def test_train_and_val_folders_odd_names_and_suffixes(videos, tmp_path):
     assert "note: 1 file in" in done.stdout and "readme.md" in done.stdout and "hidden" not in done.stdout
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
 def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     source, frames = videos / THREE[2], tmp_path / "frames"
@@ -267,13 +268,13 @@ def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     deadline = time.monotonic() + PATIENCE
     while len(list(frames.glob("*/[!.]*"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
-    (os.killpg if kill == signal.SIGINT else os.kill)(process.pid, kill)  # a terminal's Ctrl-C goes to all processes
+    # what a terminal sends goes to all processes
+    (os.killpg if kill in (signal.SIGINT, signal.SIGHUP) else os.kill)(process.pid, kill)
     _, error = process.communicate(timeout=PATIENCE)  # workers hold stderr: it closes when the last of them is gone
     finished = {str(path.relative_to(frames)): path.stat().st_mtime_ns for path in frames.glob("*/[!.]*")}
     assert 4 <= len(finished) < len(names), "the run was not stopped midway"
-    if kill == signal.SIGINT:
-        assert (process.returncode, error) == (130, "stopped: what is finished is kept; start the same command again "
-                                                    "to go on\n")
+    if kill != signal.SIGKILL:
+        assert (process.returncode, error) == (128 + kill, f"stopped: {common.GO_ON}\n")
         assert set(manifest(frames)) == set(finished)
         assert_whole(frames, finished)
     done = tool("extract_frame", *flags, check=0)
@@ -293,7 +294,7 @@ def test_video_finished_but_not_reported_when_the_run_is_stopped_is_in_the_manif
     def stopped(work, todo, workers):
         work(todo[0])
         final = tmp_path / "frames" / todo[1].name
-        final.rename(final.with_name(f".{final.name}.old.partial"))
+        final.rename(extract_frame.working_folders(final)[1])
         raise KeyboardInterrupt
         yield
 
@@ -352,6 +353,167 @@ def test_failed_write_is_an_error_of_the_video(videos, tmp_path):
     done = extract(videos, tmp_path / "frames", "--short_side", 400, check=1, preexec_fn=limit)
     assert done.stderr.count("failed: ") == 3 and "File too large" in done.stderr
     assert set(tree(tmp_path / "frames")) == {"manifest.csv"}
+
+
+def test_a_full_disk_ends_the_run_with_what_is_finished(videos, tmp_path, extract_here, monkeypatch):
+    decode = extract_frame.decode
+
+    def full(path, folder, *settings):
+        found = decode(path, folder, *settings)
+        if THREE[1] in path:
+            raise OSError(28, "No space left on device", str(folder))
+        return found
+
+    monkeypatch.setattr(extract_frame, "decode", full)
+    monkeypatch.setattr(extract_frame, "run_jobs", lambda work, jobs, _: ((job, work(job)) for job in jobs))
+    code, _, err = extract_here()
+    assert (code, err) == (1, f"error: --frames {tmp_path / 'frames'}: No space left on device: make room and start "
+                              "the same command again; what is finished is kept\n")
+    assert_whole(tmp_path / "frames", THREE[:1])
+    assert set(manifest(tmp_path / "frames")) == set(THREE[:1])
+
+
+def test_signals_that_come_while_a_worker_is_started_are_not_lost():
+    """Where nothing is set up for them, they end the program as ever."""
+    code = ("import signal; from process_data.src.common import interrupts_held\n"
+            "with interrupts_held(): signal.raise_signal(signal.SIGTERM); print('held', flush=True)\nprint('lost')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "held\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("tool", ["extract_frame", "pack", "render_demo", "verify", "write_csv"])
+def test_signals_end_a_tool_as_an_interrupt_does(tool, number, monkeypatch, capsys):
+    module = importlib.import_module(f"process_data.src.{tool}")
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
+
+    def main(argv):
+        assert signal.getsignal(number) != signal.SIG_DFL
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(module, "main", main)
+    stopped = "nothing was written" if tool == "verify" else common.GO_ON
+    try:
+        assert exit_code(module, [], monkeypatch, stopped=stopped) == 128 + number
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert capsys.readouterr().err == f"stopped: {stopped}\n"
+
+
+def test_hidden_folders_that_are_not_its_own_stay(videos, tmp_path, extract_here):
+    kept, gone = tmp_path / "frames" / "LeapRight", tmp_path / "frames" / "gone"
+    for name in (".important.partial/thesis.txt", ".v.partial/image_00001.jpg", ".v.partial/notes",
+                 f".partial_{'0' * 32}/image_1.jpg", ".w.old.partial/deeper/image_00001.jpg", "target/image_00001.jpg"):
+        (kept / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).touch()
+    (kept / ".link.partial").symlink_to("target")
+    before = tree(kept)
+    for name in (".v.partial", ".v.old.partial", *map(os.path.basename, extract_frame.working_folders("v"))):
+        (gone / name).mkdir(parents=True)
+        for file in (".record.json", FRAME_NAME.format(1), FRAME_NAME.format(123456)):
+            (gone / name / file).touch()
+    assert extract_here()[0] == 0
+    after = tree(kept)
+    assert {name: after.get(name) for name in before} == before and (kept / ".link.partial").is_symlink()
+    assert list(gone.iterdir()) == []
+
+
+def test_no_two_videos_share_a_working_folder(videos, tmp_path, extract_here, monkeypatch):
+    """As a.avi and a.old.avi did while both were extracted."""
+    names = ["a", "a.old", ".a.old", "a.partial", "a_old", "x" * 251, "x" * 250 + "y"]
+    hidden = [path for name in names for path in extract_frame.working_folders(f"c/{name}")]
+    assert len(set(hidden)) == 2 * len(names) and all(len(path) < 100 for path in hidden)
+    for name in ("a", "a.old"):
+        shutil.copy(videos / f"{THREE[0]}.avi", videos / "StepLeft" / f"{name}.avi")
+    decode = extract_frame.decode
+
+    def meanwhile(path, folder, *settings):
+        found = decode(path, folder, *settings)
+        if path.endswith("a.old.avi"):
+            video = common.Video("StepLeft/a", path.replace(".old", ""), 1)
+            assert extract_frame.extract(video, str(tmp_path / "frames"), *settings)[1] is None
+        return found
+
+    monkeypatch.setattr(extract_frame, "decode", meanwhile)
+    assert extract_here()[0] == 0
+    assert_whole(tmp_path / "frames", (*THREE, "StepLeft/a", "StepLeft/a.old"))
+
+
+def test_a_name_of_255_bytes_is_extracted_and_packed(videos, tmp_path, extract_here, monkeypatch, capsys):
+    for name in ("x" * 251, "\u00e9" * 125 + "x"):
+        shutil.copy(videos / f"{THREE[0]}.avi", videos / "LeapRight" / f"{name}.avi")
+    assert extract_here()[0] == 0
+    frames, packed = tmp_path / "frames", tmp_path / "packed"
+    (frames / "LeapRight" / ("x" * 251)).rename(frames / "LeapRight" / ("x" * 252))
+    shutil.copytree(frames / "LeapRight" / ("x" * 252), frames / "LeapRight" / ("x" * 251))
+    monkeypatch.setattr(pack, "run_jobs", lambda work, jobs, _: (x for x in [(j, work(j)) for j in jobs]))
+    code = exit_code(pack, ["--dataset", "folder", "--frames", frames, "--out", packed], monkeypatch)
+    out, err = capsys.readouterr()
+    assert code == 1 and "packed 5, already there 0, failed 1" in out and "to mend them" not in out
+    assert err == (f"failed: {frames / 'LeapRight' / ('x' * 252)}: with .zip, it has 256 bytes, more than the 255 of a "
+                   "file's name: rename the folder\n")
+    assert (packed / "LeapRight" / f"{'x' * 251}.zip").is_file()
+
+
+def test_what_the_tools_advise_about_a_lost_frame_mends_it(videos, tmp_path, extract_here, monkeypatch, capsys):
+    """And loses nothing of what else is in the folder."""
+    def lists():
+        code = exit_code(write_csv, ["--dataset", "folder", "--frames", tmp_path / "frames", "--out", tmp_path / "out",
+                                     "--holdout", 0.4], monkeypatch)
+        return code, capsys.readouterr().err
+
+    extract_here()
+    folder = tmp_path / "frames" / THREE[0]
+    (folder / "Thumbs.db").touch()
+    (folder / "image_copy.jpg").touch()
+    assert "already there 3" in extract_here()[1]
+    (folder / FRAME_NAME.format(3)).unlink()
+    code, err = lists()
+    assert code == 1 and f"{THREE[0]} (11 frames, no image_00003.jpg)" in err and "extract_frame.py" in err
+    code, out, err = extract_here()
+    assert code == 1 and "done 0, already there 2, failed 1" in out
+    assert "which is not of this script: move it away, or remove the folder, to extract the video again" in err
+    assert (folder / "Thumbs.db").exists()
+    shutil.rmtree(folder)
+    assert "done 1, already there 2, failed 0" in extract_here()[1]
+    assert "no image" not in lists()[1]
+
+
+def test_a_video_replaced_by_one_of_the_same_size_is_extracted_again(videos, tmp_path, extract_here):
+    extract_here()
+    data = (videos / f"{THREE[0]}.avi").read_bytes()
+    os.utime(videos / f"{THREE[1]}.avi")
+    assert "done 0, already there 3" in extract_here()[1]
+    (videos / f"{THREE[0]}.avi").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    record = tmp_path / "frames" / THREE[0] / ".record.json"
+    new, old = json.loads(record.read_text()), json.loads(record.read_text())
+    del old["source_ends"]
+    record.write_text(json.dumps(old))  # as earlier versions wrote it
+    assert "done 0, already there 3" in extract_here()[1]
+    record.write_text(json.dumps(new))
+    assert "done 1, already there 2" in extract_here()[1]
+    assert json.loads(record.read_text())["source_ends"] != new["source_ends"]
+    assert "done 0, already there 3" in extract_here()[1]
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_a_class_folder_that_is_none_fails_its_videos_and_no_others(make, videos, tmp_path, extract_here):
+    (tmp_path / "frames").mkdir()
+    make(tmp_path / "frames" / "LeapRight")
+    code, out, err = extract_here()
+    assert code == 1 and "done 1, already there 0, failed 2" in out
+    assert err == "".join(f"failed: {videos / name}.avi: {tmp_path / 'frames/LeapRight'} is no folder: remove it\n"
+                          for name in THREE[:2])
+    assert_whole(tmp_path / "frames", THREE[2:])
+    (tmp_path / "frames" / "LeapRight").unlink()
+    assert extract_here()[0] == 0
+
+
+def test_second_rendering_at_the_same_time_is_refused(tmp_path, monkeypatch, capsys):
+    with take_lock(tmp_path / "videos", "--videos"):
+        code = exit_code(render_demo, ["--videos", tmp_path / "videos", "--splits", tmp_path / "splits"], monkeypatch)
+    assert code == 1 and capsys.readouterr().err.startswith(f"error: --videos {tmp_path / 'videos'}: another run")
 
 
 def test_second_run_at_the_same_time_is_refused(videos, tmp_path):

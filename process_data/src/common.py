@@ -1,10 +1,10 @@
 """What the tools of process_data share: flags, listing videos, writing files, worker processes."""
 import argparse
 import csv
+import errno
 import io
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from contextlib import contextmanager, suppress
@@ -13,6 +13,7 @@ from multiprocessing import connection, resource_tracker
 
 from core import parser
 from core.errors import DataError, UsageError
+from core.exits import STOPS
 from core.files import whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
@@ -21,6 +22,7 @@ from dataset.storage import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
 GO_ON = "what is finished is kept; start the same command again to go on"  # after Ctrl-C
+FULL = (errno.ENOSPC, errno.EDQUOT)
 COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
            "source_bytes", "opencv")
 
@@ -153,12 +155,16 @@ def write_files(texts):
             temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def remove_tree(path):
-    """Remove a folder, or a link to one, if it exists."""
-    if os.path.islink(path):
-        os.unlink(path)
-    elif os.path.lexists(path):
-        shutil.rmtree(path)
+@contextmanager
+def full_disk(flag, folder):
+    """Raises DataError, naming the flag, in place of the OSError of a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DataError(f"{flag} {folder}: {error.strerror}: make room and start the same command again; what is "
+                        "finished is kept") from error
 
 
 def csv_text(rows):
@@ -210,22 +216,23 @@ def exit_with_parent():
 
 @contextmanager
 def interrupts_held():
-    """Put off Ctrl-C until the end of the block; processes that are started in it ignore Ctrl-C for good.
+    """Put off Ctrl-C, SIGTERM and SIGHUP until the end of the block; processes started in it are deaf to them for good.
 
     A new process inherits signals that are blocked or ignored. To ignore SIGINT here would lose a Ctrl-C. It is
     blocked, and as the parent's other threads (tqdm has one) may still receive it, the handler notes it for later.
     """
     resource_tracker.ensure_running()  # or multiprocessing starts it with the first process, which unblocks the signal
-    pressed = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sent = []
+    handlers = {number: signal.signal(number, lambda number, frame: sent.append(number)) for number in STOPS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if pressed and callable(handler):
-            handler(signal.SIGINT, None)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if sent:
+            signal.raise_signal(sent[0])
 
 
 def start_worker(function):

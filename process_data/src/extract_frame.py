@@ -12,9 +12,12 @@ than its header says is kept, with both numbers in the manifest.
 """
 import csv
 import errno
+import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -32,13 +35,14 @@ from tqdm import tqdm
 
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import take_lock
-from core.inputs import read_json
+from core.files import TEMPORARY, take_lock
+from core.inputs import open_file, read_json
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_PIXELS
 from dataset.storage import BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
+    FULL,
     GO_ON,
     MANIFEST,
     Parser,
@@ -48,17 +52,23 @@ from process_data.src.common import (
     csv_text,
     find_videos,
     first,
+    full_disk,
     plural,
     read_manifest,
     readable,
-    remove_tree,
     run_jobs,
     visible,
     write_files,
 )
+from process_data.src.frame_check import frame_numbers
 
 SHORT_SIDE = {"k400": 150, "demo": 64}  # pixels; 240 for all other data sets
-RECORD = ".record.json"  # in each video's folder: its row of the manifest
+RECORD = ".record.json"  # in each video's folder: its row of the manifest, and
+ENDS = "source_ends"  # a hash of the first and the last bytes of the video, of which there are
+COMPARED = 2**16  # each
+# hidden folders, of a video that is worked on and of its former frames; the second kind are those of earlier versions
+WORKING = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}(_old)?")
+FORMER_WORKING = re.compile(r"\..+\.partial", re.DOTALL)
 FEW = 0.9  # a video that has less than this share of the frames in its header is named at the end
 
 
@@ -102,32 +112,71 @@ def decode(path, folder, short_side, quality):
             "height": size[1]}
 
 
+def hash_of_ends(path):
+    """Of the first and the last COMPARED bytes of a file. Raises OSError."""
+    with open_file(path, 2**62) as file:
+        head = file.read(COMPARED)
+        file.seek(max(os.fstat(file.fileno()).st_size - COMPARED, 0))
+        return hashlib.blake2b(head + file.read(COMPARED), digest_size=16).hexdigest()
+
+
+def working_folders(final):
+    """Where a video is extracted, and where its former frames wait until that is done: of no other video -> [path]."""
+    parent, name = os.path.split(final)
+    hidden = os.path.join(parent, TEMPORARY + hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest())
+    return [hidden, f"{hidden}_old"]
+
+
+def stranger(folder):
+    """The name of something in a folder that this script does not write into one -> text, or None."""
+    with os.scandir(folder) as entries:
+        return next((entry.name for entry in entries if not entry.is_file(follow_symlinks=False)
+                     or entry.name != RECORD and not frame_numbers([entry.name])), None)
+
+
+def remove_own(path):
+    """Remove a working folder, or a link in its place, if it exists and holds nothing that is not of this script."""
+    if os.path.islink(path):
+        os.unlink(path)
+    elif os.path.isdir(path) and stranger(path) is None:
+        shutil.rmtree(path)
+
+
 def extract(video, frames, short_side, quality):
-    """Extract one video -> (its row of the manifest, None) or (None, why not); leaves a complete folder or none."""
+    """Extract one video -> (its row of the manifest, None) or (None, why not); leaves a complete folder or none.
+
+    Why not is an OSError where the disk is full.
+    """
     cv2.setNumThreads(1)
     final = os.path.join(frames, video.name)
-    parent, stem = os.path.split(final)
-    partial_folder, old = (os.path.join(parent, f".{stem}.{word}partial") for word in ("", "old."))
+    partial_folder, old = working_folders(final)
+    class_folder = os.path.dirname(final)
     try:
+        if os.path.lexists(class_folder) and not os.path.isdir(class_folder):
+            return None, f"{class_folder} is no folder: remove it"
+        if os.path.lexists(final) and (name := stranger(final)):
+            return None, (f"{final} holds {readable(name)}, which is not of this script: move it away, or remove the "
+                          "folder, to extract the video again")
         for leftover in (partial_folder, old):
-            remove_tree(leftover)
+            remove_own(leftover)
         os.makedirs(partial_folder)
         source = video.path.encode("utf-8", "backslashreplace").decode()  # a folder above it may not be UTF-8
+        ends = hash_of_ends(video.path)
         row = {"video": video.name, "source": source, **decode(video.path, partial_folder, short_side, quality),
                "short_side": short_side, "quality": quality, "source_bytes": video.size, "opencv": cv2.__version__}
         with open(os.path.join(partial_folder, RECORD), "w", encoding="utf-8") as file:
-            json.dump(row, file)
+            json.dump(row | {ENDS: ends}, file)
         if os.path.lexists(final):  # of an older file; moved, as a folder that is half removed would seem complete
             os.rename(final, old)
         os.rename(partial_folder, final)
-        remove_tree(old)
+        remove_own(old)
         return row, None
     except BrokenVideo as error:
         return None, error.reason
     except (OSError, cv2.error) as error:
-        return None, f"{type(error).__name__}: {error}"
+        return None, error if getattr(error, "errno", None) in FULL else f"{type(error).__name__}: {error}"
     finally:
-        remove_tree(partial_folder)
+        remove_own(partial_folder)
 
 
 def write_manifest(path, rows):
@@ -138,7 +187,7 @@ def find_extracted(root):
     """-> ({video: row} of all complete folders under `root`, {video: why its folder is not to be touched}).
 
     The manifest is written at the end of a run; folders that a killed run left have a record of their own, which is
-    read. Its hidden folders are removed.
+    read. Its hidden folders are removed, and no other ones.
     """
     rows, foreign = {}, {}
     known = read_manifest(root / MANIFEST)
@@ -146,10 +195,10 @@ def find_extracted(root):
         if not os.path.isdir(class_folder.path):
             continue
         with os.scandir(class_folder.path) as entries:
-            leftovers = [entry.path for entry in entries if entry.name.startswith(".")
-                         and entry.name.endswith("partial") and os.path.isdir(entry.path)]
+            leftovers = [entry.path for entry in entries if WORKING.fullmatch(entry.name)
+                         or FORMER_WORKING.fullmatch(entry.name) and not entry.is_symlink()]
         for path in leftovers:
-            remove_tree(path)
+            remove_own(path)
         for folder in visible(class_folder.path):
             name = f"{class_folder.name}/{folder.name}"
             try:
@@ -180,9 +229,27 @@ def read_record(folder, name):
 
 
 def frames_are_there(folder, row):
-    """Whether the folder has as many frames as its row says, and the last file is not empty."""
-    frames, last = int(row["frames"]), os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
-    return sum(1 for _ in visible(folder)) == frames and os.path.exists(last) and os.path.getsize(last) > 0
+    """Whether the folder has the frames that its row says and no other ones, and the last is not empty."""
+    frames = int(row["frames"])
+    return (frame_numbers(os.listdir(folder)) == list(range(1, frames + 1))
+            and os.path.getsize(os.path.join(folder, FRAME_NAME.format(frames))) > 0)
+
+
+def is_unchanged(video, row, folder):
+    """Whether a video has as many bytes as its row says, and the same ends as its folder's record says.
+
+    Earlier versions did not record the ends.
+    """
+    if row["source_bytes"] != str(video.size):
+        return False
+    try:
+        recorded = read_json(os.path.join(folder, RECORD), {ENDS: str})[ENDS]
+    except DataError:
+        return True
+    try:
+        return recorded == hash_of_ends(video.path)
+    except OSError:  # extract says so
+        return False
 
 
 def check_same_settings(rows, videos, args):
@@ -217,20 +284,21 @@ def parse(argv):
 
 
 def remove_traces(final):
-    """Remove the partial folders of a video whose extraction was cut off, and its class folder if empty."""
-    for word in ("", "old."):
-        remove_tree(final.with_name(f".{final.name}.{word}partial"))
+    """Remove the working folders of a video whose extraction was cut off, and its class folder if empty."""
+    for path in working_folders(final):
+        remove_own(path)
     try:
         final.parent.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise
 
 
 def extract_all(todo, rows, args):
     """Extract the videos in `todo` and add their rows to `rows` -> [(path, why it failed)].
 
-    However it ends (by Ctrl-C too), no partial folder is left and the manifest has all complete ones.
+    However it ends (by Ctrl-C too), no working folder is left and the manifest has all complete ones. Raises OSError
+    where the disk is full.
     """
     failed, pending = [], {video.name for video in todo}
     write_manifest(args.frames / MANIFEST, rows)  # should this run be killed, it does not name folders that are gone
@@ -242,6 +310,8 @@ def extract_all(todo, rows, args):
             row, reason = (None, result.reason) if died else result
             if not died:
                 pending.discard(video.name)
+            if isinstance(reason, OSError):
+                raise reason
             if row is None:
                 failed.append((video.path, reason))
             else:
@@ -283,10 +353,16 @@ def main(argv):
     if others:
         print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: "
               f"{first(map(readable, others), 3)}")
-    lock = take_lock(args.frames, "--frames")
+    with full_disk("--frames", args.frames), take_lock(args.frames, "--frames"):
+        return extract_videos(args, start, videos, refused)
+
+
+def extract_videos(args, start, videos, refused):
+    """All but the listing of the videos; refused: [(path, why it is none)] -> exit code."""
     rows, foreign = find_extracted(args.frames)
     check_same_settings(rows, videos, args)
-    present = [video for video in videos if rows.get(video.name, {}).get("source_bytes") == str(video.size)]
+    present = [video for video in videos if video.name in rows
+               and is_unchanged(video, rows[video.name], args.frames / video.name)]
     refused += [(video.path, foreign[video.name]) for video in videos if video.name in foreign]
     skipped = {video.name for video in present} | set(foreign)
     todo = [video for video in videos if video.name not in skipped]
@@ -295,7 +371,6 @@ def main(argv):
     done = len(todo) + len(refused) - len(failed)
     print(f"done {done}, already there {len(present)}, failed {len(failed)}; {frames} frames in "
           f"{time.perf_counter() - start:.1f} s; frames and {MANIFEST} in {args.frames}")
-    lock.close()
     return 1 if failed and not args.allow_failures else 0
 
 

@@ -10,7 +10,6 @@ Every frame is decoded first: a video with a damaged or missing frame is reporte
 when it is complete, so a run that was stopped, however that was, is completed by starting it again. A video whose
 folder has changed since is packed again. The exit code is 0 where all videos are packed, else 1 (--allow_failures: 0).
 """
-import errno
 import os
 import shutil
 import sys
@@ -31,10 +30,12 @@ from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import TEMPORARY, take_lock, whole_file
 from core.inputs import read_bytes
+from core.names import name_fault
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_BYTES
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (
+    FULL,
     GO_ON,
     MANIFEST,
     Parser,
@@ -42,6 +43,7 @@ from process_data.src.common import (
     available_cores,
     check_range,
     first,
+    full_disk,
     plural,
     read_manifest,
     run_jobs,
@@ -52,7 +54,6 @@ from process_data.src.frame_check import examine
 from process_data.src.write_csv import all_names, find_folders
 
 PROBED = 50  # videos whose sizes are taken to estimate the size of all
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def pack(name, frames, out, quick):
@@ -117,15 +118,14 @@ def check_room(todo, args):
 
 
 def pack_all(todo, args):
-    """-> ({video: frames} of those packed, [(video, why not)])."""
+    """-> ({video: frames} of those packed, [(video, why not)]). Raises OSError where the disk is full."""
     work = partial(pack, frames=args.frames, out=args.out, quick=args.quick)
     done, failed = {}, []
     with closing(run_jobs(work, todo, args.workers)) as jobs:
         for name, result in tqdm(jobs, total=len(todo), unit="video", disable=None, smoothing=0.05):
             frames, reason = (None, result.reason) if isinstance(result, WorkerDied) else result
             if isinstance(reason, OSError):
-                raise DataError(f"--out {args.out}: {reason.strerror}: make room and start the same command again; "
-                                "what is packed is kept")
+                raise reason
             if reason:
                 failed.append((name, reason))
             else:
@@ -154,27 +154,39 @@ def parse(argv):
 def main(argv):
     args, start = parse(argv), time.perf_counter()
     (folders, nameless), manifest = find_folders(args.frames), read_manifest(args.frames / MANIFEST)
-    names, lock = all_names(folders), take_lock(args.out, "--out")
+    with full_disk("--out", args.out), take_lock(args.out, "--out"):
+        return pack_folders(args, start, folders, nameless, manifest)
+
+
+def pack_folders(args, start, folders, nameless, manifest):
+    """All but what find_folders and read_manifest read -> exit code."""
+    long = {name: fault for name in all_names(folders) if (fault := name_fault(os.path.basename(name) + PACKED_SUFFIX))}
+    refused = [f"{args.frames / name}: with {PACKED_SUFFIX}, {fault}: rename the folder"
+               for name, fault in long.items()]
+    refused += [f"no list can carry the name {name}: rename the folder" for name in nameless]
+    names = [name for name in all_names(folders) if name not in long]
     check_same_settings(manifest, args)
     remove_leftovers(args.out)
     todo = [name for name in names if not is_packed(name, args.frames, args.out, manifest)]
     check_room(todo, args)
     known = {**read_manifest(args.out / MANIFEST), **manifest}
     write_manifest(args.out / MANIFEST, known)  # before a kill could leave videos whose settings nobody knows
-    done, failed = pack_all(todo, args)
+    try:
+        done, failed = pack_all(todo, args)
+    finally:
+        remove_leftovers(args.out)
     write_manifest(args.out / MANIFEST, {name: row for name, row in known.items()
-                                         if (args.out / (name + PACKED_SUFFIX)).exists()})
+                                         if os.path.exists(args.out / (name + PACKED_SUFFIX))})
     for name, reason in failed:
         print(f"failed: {args.frames / name}: {reason}", file=sys.stderr)
-    for name in nameless:
-        print(f"failed: no list can carry the name {name}: rename the folder", file=sys.stderr)
+    for sentence in refused:
+        print(f"failed: {sentence}", file=sys.stderr)
     if failed:
         print("to mend them: remove their folders and run extract_frame.py, then this again")
-    print(f"packed {len(done)}, already there {len(names) - len(todo)}, failed {len(failed) + len(nameless)}; "
+    print(f"packed {len(done)}, already there {len(names) - len(todo)}, failed {len(failed) + len(refused)}; "
           f"{sum(done.values())} frames in {time.perf_counter() - start:.1f} s; packed videos and {MANIFEST} in "
           f"{args.out}")
-    lock.close()
-    return 1 if (failed or nameless) and not args.allow_failures else 0
+    return 1 if (failed or refused) and not args.allow_failures else 0
 
 
 if __name__ == "__main__":
