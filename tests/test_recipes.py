@@ -228,7 +228,8 @@ esac
 # notes its arguments as a shell would read them
 RECORDER = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
-    core/check_requirements.py*) exit 0 ;; "-c print(7 * 191)") echo 1337; exit 0 ;; -c*) echo 0; exit 0 ;; "-m core.lifeline") shift 3; exec "$@" ;;
+    core/check_requirements.py*) exit 0 ;; "-c print(7 * 191)") echo 1337; exit 0 ;; -c*) echo 0; exit 0 ;;
+    "-m core.lifeline") shift 3; exec "$@" ;;
 esac
 echo "${DUALVAR_DATA@Q} ${*@Q}" >> "$CALLS"
 """

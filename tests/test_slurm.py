@@ -23,7 +23,8 @@ while true; do status=0; wait $task || status=$?; kill -0 $task 2>/dev/null || b
 exit $status""",
     # Python: a stage that ends as $STAGE says, or goes on until it is told to stop and saves as its run would
     "python": f"""case "$1 $2" in
-    core/check_requirements.py*) exit 0 ;; -c*) echo 0; exit 0 ;; "-m core.lifeline") shift 3; exec "$@" ;;
+    core/check_requirements.py*) exit 0 ;; "-c print(7 * 191)") echo 1337; exit 0 ;; -c*) echo 0; exit 0 ;;
+    "-m core.lifeline") shift 3; exec "$@" ;;
 esac
 echo "$MASTER_ADDR $MASTER_PORT $NNODES $NODE_RANK $GPUS $*" >> stages
 run=log/dualvar/pretrain/{EXPERIMENT}
