@@ -211,7 +211,8 @@ def test_a_signalled_launcher_saves_and_stops(checkout, number, gpus, receiver):
 # stands for Python: notes what it is asked to run, and stops in train.py as its second argument says
 STUB = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
-    core/check_requirements.py*) exit 0 ;; -c*) echo 0; exit 0 ;; "-m core.lifeline") shift 3; exec "$@" ;;
+    core/check_requirements.py*) exit 0 ;; "-c print(7 * 191)") echo 1337; exit 0 ;; -c*) echo 0; exit 0 ;;
+    "-m core.lifeline") shift 3; exec "$@" ;;
 esac
 echo "$*" >> calls
 case "$*" in *--dry_run*) exit 0 ;; train.py*) ;; *) exit 0 ;; esac
