@@ -92,7 +92,7 @@ def test_fuzz_flags(place, script, data):
     ("train", "--schedule -3", "--schedule [-3]"),
     ("finetune", "--dry_run 100000", "process_count"),
     ("train", "--eval_videos 3000000000", "--eval_videos must be above 0 and below"),
-    ("train", "--name ..", "--name '..': it leads to another folder"),
+    ("train", "--name ..", "--name '..': it is empty, or stands for a folder"),
     ("train", "--prefix a/../../b", "--prefix 'a/../../b': it leads"),
     ("train", "--prefix /tmp", "--prefix '/tmp': it leads"),
     ("test", "--name a\x1bb", r"--name 'a\x1bb': it holds the co"),
