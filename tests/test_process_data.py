@@ -497,6 +497,15 @@ def test_a_video_replaced_by_one_of_the_same_size_is_extracted_again(videos, tmp
     assert "done 0, already there 3" in extract_here()[1]
 
 
+@pytest.mark.parametrize("frames", [0, 11, 13, 999999999])
+def test_a_manifest_that_counts_other_frames_has_the_video_extracted_again(frames, videos, tmp_path, extract_here):
+    extract_here()
+    path = tmp_path / "frames/manifest.csv"
+    path.write_text(path.read_text().replace(".avi,12,", f".avi,{frames},", 1))
+    assert "done 1, already there 2" in extract_here()[1]
+    assert manifest(tmp_path / "frames")[THREE[0]]["frames"] == "12"
+
+
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")])
 def test_a_class_folder_that_is_none_fails_its_videos_and_no_others(make, videos, tmp_path, extract_here):
     (tmp_path / "frames").mkdir()

@@ -259,6 +259,19 @@ def test_a_disk_that_is_full_ends_the_run(root, tool, monkeypatch):
     assert not list((root / "new").rglob("*.zip"))
 
 
+def test_a_run_that_is_stopped_leaves_no_file_half_written(root, tool, monkeypatch):
+    def stopped(work, todo, workers):
+        work(todo[0])
+        (root / "new" / todo[1]).parent.mkdir(parents=True, exist_ok=True)
+        (root / "new" / f"{os.path.dirname(todo[1])}/.partial_x.zip").touch()  # of a worker that was killed
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(pack, "run_jobs", stopped)
+    assert tool(PACK, "--out", root / "new")[0] == 130
+    assert len(list((root / "new").rglob("*.zip"))) == 1
+
+
 def test_frames_of_two_sizes_are_not_mixed(root, tool):
     for folder, side in (("frames", 128), ("packed", 240)):
         row = dict.fromkeys(extract_frame.COLUMNS, "9") | {"video": RUN, "short_side": side}

@@ -230,9 +230,10 @@ def read_record(folder, name):
 
 def frames_are_there(folder, row):
     """Whether the folder has the frames that its row says and no other ones, and the last is not empty."""
-    frames = int(row["frames"])
-    return (frame_numbers(os.listdir(folder)) == list(range(1, frames + 1))
-            and os.path.getsize(os.path.join(folder, FRAME_NAME.format(frames))) > 0)
+    frames, last = int(row["frames"]), os.path.join(folder, FRAME_NAME.format(int(row["frames"])))
+    numbers = frame_numbers(os.listdir(folder))
+    return (numbers[:1] == [1] and len(numbers) == numbers[-1] == frames and os.path.exists(last)
+            and os.path.getsize(last) > 0)
 
 
 def is_unchanged(video, row, folder):
