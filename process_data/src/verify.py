@@ -282,15 +282,15 @@ def note_unlisted(names, checks, lists, old, bad):
 
 def main(argv):
     args, start = parse(argv), time.perf_counter()
-    with take_lock(args.out, "--out"):
-        return verify(args, start)
-
-
-def verify(args, start):
-    """All but the flags -> exit code."""
     index = read_class_index(args.lists / "ClassInd.txt")
-    lists, findings = read_lists(args, index)
     folders, nameless = find_folders(args.frames, args.storage)
+    with take_lock(args.out, "--out"):
+        return verify(args, start, index, [*all_names(folders), *nameless])
+
+
+def verify(args, start, index, names_there):
+    """All but the flags, the classes and the names of what is on the disk -> exit code."""
+    lists, findings = read_lists(args, index)
     exclusions = args.out / EXCLUSIONS
     old = read_exclusions([exclusions]) if os.path.lexists(exclusions) else {}
     names = set().union(*lists.values(), *old.values())
@@ -299,7 +299,7 @@ def verify(args, start):
     leaked, out = all_leaks(args.split, lists, old, checks, args.rule)
     findings = sorted(findings + found + leaked, key=lambda finding: (FAULTS.index(finding.fault), *astuple(finding)))
     write_files({args.out / REPORT: report_text(findings), exclusions: exclusion_text(bad, out)})
-    note_unlisted([*all_names(folders), *nameless], checks, lists, old, bad)
+    note_unlisted(names_there, checks, lists, old, bad)
     print_findings(findings)
     print(f"{plural(len(checks), 'video')}, {plural(sum(check.frames for check in checks.values()), 'frame')}"
           f"{' (not decoded)' if args.quick else ''}, {plural(len(lists), 'list')} checked in "
