@@ -134,7 +134,8 @@ def test_a_hanging_loader_is_named_by_its_process(root, tmp_path):
     assert said.startswith("error: another process of this run ended first") and "Connection" in said
 
 
-def test_a_full_disk_names_the_log(tmp_path):
+def test_a_full_disk_names_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.files.check_regular", lambda path, follow: None)  # /dev/full is none
     log = RunLog(tmp_path, {})
     for name, write in (("log.txt", lambda: log.line("x")), ("log.jsonl", lambda: log.epoch(0, {}))):
         (tmp_path / name).symlink_to("/dev/full")
