@@ -33,10 +33,10 @@ from engine.flags import (
     add_net_flags,
     add_optimisation_flags,
     add_run_flags,
+    add_sampling_flags,
     check_equal_shares,
     check_network,
-    check_segments,
-    check_time_reverse,
+    check_sampling,
     check_training_flags,
     complete_data_flags,
     frozen,
@@ -62,9 +62,7 @@ WATCHED_CLIPS = 2  # of each video that --eval_every looks at
 
 def flags():
     parser = new_parser("train.py", __doc__)
-    add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes")
-    parser.add_argument("--time_reverse", type=float, default=0.5,
-                        help="probability that a sample's clips run backwards (the release's --rand_flip)")
+    add_sampling_flags(add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes"))
     group = add_net_flags(parser, "r21d")
     group.add_argument("--framework", choices=FRAMEWORKS, default="simclr",
                        help="what a clip is contrasted with: the batch (simclr), a queue (moco)")
@@ -114,14 +112,13 @@ def check(args, videos):
         framework.check(args.batch_size, **framework_options(args, args.framework))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    check_segments(args)
+    check_sampling(args)
     if args.bn == "shuffle" and not framework.shuffles_keys:
         raise UsageError("--bn shuffle shuffles MoCo's keys: use it with --framework moco")
     part = args.batch_size // world_size() // args.accumulate
     if part % args.bn_splits:
         raise UsageError(f"--bn_splits {args.bn_splits} does not divide the {part} samples of a process"
                          + (" and part (--accumulate)" if args.accumulate > 1 else ""))
-    check_time_reverse(args)
 
 
 def framework_options(args, framework):
@@ -156,6 +153,14 @@ def build(args):
         raise UsageError(f"--mode, --n_series: {error}") from error
 
 
+def draws(args, videos, views):
+    """-> (what draws the frames of a sample's views, what draws their augmentation and the order of the segments)"""
+    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views, args.centres == "inside", args.n_series,
+                            args.segment_gap)
+    sampler.check_room(videos.names, videos.num_frames)
+    return sampler, PretrainDraw(args.n_series, args.img_dim, args.permutations == "changed")
+
+
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
@@ -168,10 +173,10 @@ def main(argv):
     check_shapes(args.net, args.seq_len, args.img_dim, args.batch_size // parts)
     seed_everything(args.seed)
     model, config = build(args)
-    sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views=views_of_sample(model.terms))
+    sampler, draw = draws(args, videos, views_of_sample(model.terms))
     reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
-    data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), PretrainDraw(args.n_series, args.img_dim),
-                      args.seed, replace_bad=args.skip_bad_samples > 0)
+    data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), draw, args.seed,
+                      replace_bad=args.skip_bad_samples > 0)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
     name = args.name or f"{args.framework}_{args.net}_{args.mode}_{args.dataset}"
     folder = utils.run_folder(args.log_dir, args.prefix, "pretrain", name)
@@ -184,6 +189,7 @@ def main(argv):
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
         "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
                 f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
+        "clips": f"{sampler.plan(videos.num_frames)}, permutations {args.permutations}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "loader": loader_memory(args.batch_size // world_size() * sampler.views * clip_bytes, args.workers),
         "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (

@@ -26,8 +26,9 @@ from core.parser import new_parser
 from engine.flags import (
     add_data_flags,
     add_net_flags,
+    add_sampling_flags,
+    check_sampling,
     check_segments,
-    check_time_reverse,
     complete_data_flags,
     frozen,
     not_negative,
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="PICTURE")
 
     def command(function: Callable, draw: Callable[[argparse.Namespace], Drawn],
-                *more: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+                *more: Callable[[argparse.ArgumentParser], object]) -> argparse.ArgumentParser:
         """Adds the command that is called as `function`, with the first line of its docstring as help."""
         sentence = (function.__doc__ or "").strip().partition("\n")[0]
         one = commands.add_parser(function.__name__, help=sentence, description=sentence, allow_abbrev=False,
@@ -89,11 +90,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--measures", nargs="+",
                      help=f"of log.jsonl; default: those there are of {', '.join(default_measures())}")
     for function, draw in ((video_pictures.views, draw_views), (video_pictures.segments, draw_segments)):
-        one = command(function, draw, add_data)
+        one = command(function, draw, add_training_data)
         one.add_argument("--names", nargs="+", metavar="CLASS/VIDEO", help="training videos; default: evenly spread")
         one.add_argument("--videos", type=int, default=3, help="how many, where none are named")
         one.add_argument("--epoch", type=int, default=0, help="whose random draws are shown")
-        one.add_argument("--time_reverse", type=float, default=0.5, help="as of train.py")
         one.add_argument("--n_series", type=int, default=2, help="segments of a clip")
     one = command(video_pictures.timeline, draw_timeline, add_data, add_titles)
     add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
@@ -104,10 +104,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_data(one: argparse.ArgumentParser) -> None:
-    add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+def add_data(one: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     one.add_argument("--seed", type=int, default=0, help="of every random draw")
     one.set_defaults(device="cpu", width=None)  # of pictures without a network
+    return add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+
+
+def add_training_data(one: argparse.ArgumentParser) -> None:
+    add_sampling_flags(add_data(one))
 
 
 def add_titles(one: argparse.ArgumentParser) -> None:
@@ -171,10 +175,11 @@ def draw_segments(args: argparse.Namespace) -> Drawn:
 def samples(args: argparse.Namespace) -> list[TrainingSample]:
     positive(args, "videos")
     not_negative(args, "epoch")
-    check_segments(args)
-    check_time_reverse(args)
-    return list(training_samples(clip_settings(args), n_series=args.n_series, time_reverse=args.time_reverse,
-                                 seed=args.seed, epoch=args.epoch, names=args.names, count=args.videos))
+    check_sampling(args)
+    return list(training_samples(
+        clip_settings(args), n_series=args.n_series, time_reverse=args.time_reverse, centres=args.centres,
+        permutations=args.permutations, segment_gap=args.segment_gap, seed=args.seed, epoch=args.epoch,
+        names=args.names, count=args.videos))
 
 
 def draw_timeline(args: argparse.Namespace) -> Drawn:

@@ -74,7 +74,8 @@ def pictures_of_videos(dataset: str, trained: Sequence[Run]) -> Iterator[Picture
     if not trained:
         return
     own = data_flags(trained[-1]) + ["--n_series", str(trained[-1].flags["n_series"])]
-    seen = own + ["--time_reverse", str(trained[-1].flags["time_reverse"])]
+    seen = own + [word for name in ("time_reverse", "centres", "permutations", "segment_gap")
+                  if name in trained[-1].flags for word in (f"--{name}", str(trained[-1].flags[name]))]
     yield Picture(f"views_{dataset}", f"{dataset}: augmented views of training videos, as in epoch 0.",
                   ["views", *seen])
     yield Picture(f"segments_{dataset}", f"{dataset}: view 3 and its segments as shuffle-rank shuffles them.",

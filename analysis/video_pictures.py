@@ -73,20 +73,23 @@ def segments(samples: Iterable[TrainingSample]) -> Figure:
     return figures.sheet(rows)
 
 
-def training_samples(settings: ClipSettings, *, n_series: int = 2, time_reverse: float = 0.5, seed: int = 0,
-                     epoch: int = 0, names: Sequence[str] | None = None, count: int = 3) -> Iterator[TrainingSample]:
+def training_samples(settings: ClipSettings, *, n_series: int = 2, time_reverse: float = 0.5, centres: str = "any",
+                     permutations: str = "any", segment_gap: int = 0, seed: int = 0, epoch: int = 0,
+                     names: Sequence[str] | None = None, count: int = 3) -> Iterator[TrainingSample]:
     """Samples of training videos as train.py draws them in an epoch.
 
-    n_series, time_reverse, seed: as its flags; names: of the videos, None: `count` of them, evenly spread.
+    n_series to seed: as its flags; names: of the videos, None: `count` of them, evenly spread.
     """
     videos = settings.open_list("train")
     if unknown := set(names or ()) - set(videos.names.tolist()):
         raise DataError(f"--names {' '.join(sorted(unknown))}: not in the training list of {settings.dataset}, "
                         f"split {settings.split}")
     chosen = np.flatnonzero(np.isin(videos.names, names)) if names else evenly(len(videos), count)
-    data = VideoClips(videos, open_reader(settings.dataset, settings.storage, settings.resize),
-                      PretrainViews(settings.seq_len, settings.ds, time_reverse), RandomCrop(settings.img_dim),
-                      PretrainDraw(n_series, settings.img_dim), seed)
+    sampler = PretrainViews(settings.seq_len, settings.ds, time_reverse, 3, centres == "inside", n_series, segment_gap)
+    sampler.check_room(videos.names, videos.num_frames)
+    data = VideoClips(videos, open_reader(settings.dataset, settings.storage, settings.resize), sampler,
+                      RandomCrop(settings.img_dim),
+                      PretrainDraw(n_series, settings.img_dim, permutations == "changed"), seed)
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
     for index in chosen.tolist():
         sample = data[epoch, index]

@@ -28,11 +28,15 @@ class PretrainDraw:
     """Random parameters of a pretraining sample, and the order of its segments.
 
     Each view by itself gets colour jitter with probability 0.8 * 0.8 and blur with 0.5; with probability 0.2 view 1
-    gets neither. The blur's sigma is in proportion to the side of the crop, `img_dim` pixels: 0.1 to 2 at 112.
+    gets neither. The blur's sigma is in proportion to the side of the crop, `img_dim` pixels: 0.1 to 2 at 112. All
+    orders of the segments are equally likely, with `changed` all but that in which they stood.
+    Raises ValueError where one segment is to be changed.
     """
 
-    def __init__(self, n_series: int, img_dim: int = 112) -> None:
-        self.n_series, self.blur = n_series, img_dim / 112
+    def __init__(self, n_series: int, img_dim: int = 112, changed: bool = False) -> None:
+        if changed and n_series < 2:
+            raise ValueError("one segment has no other order")
+        self.n_series, self.blur, self.changed = n_series, img_dim / 112, changed
 
     def __call__(self, views: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """-> {"augment": (views, LENGTH) float32, "permutation": (n_series,) int64}"""
@@ -44,7 +48,10 @@ class PretrainDraw:
             row[BLUR] = rng.random() < 0.5
         if rng.random() < 0.2:
             rows[0, [JITTER, BLUR]] = 0
-        return {"augment": rows, "permutation": rng.permutation(self.n_series)}
+        permutation = rng.permutation(self.n_series)
+        while self.changed and (permutation == np.arange(self.n_series)).all():
+            permutation = rng.permutation(self.n_series)
+        return {"augment": rows, "permutation": permutation}
 
 
 class FinetuneDraw:

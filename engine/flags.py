@@ -64,6 +64,19 @@ def add_data_flags(parser: argparse.ArgumentParser, ds: int, batch_size: int, ba
     return group
 
 
+def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
+    """How pretraining draws its clips and shuffles their segments."""
+    group.add_argument("--time_reverse", type=float, default=0.5,
+                       help="probability that a sample's clips run backwards (the release's --rand_flip)")
+    group.add_argument("--centres", choices=["any", "inside"], default="any",
+                       help="of clips: any frame, a clip being clamped at the ends of its video, or only those at "
+                            "which it lies inside its video")
+    group.add_argument("--permutations", choices=["any", "changed"], default="any",
+                       help="orders of shuffled segments: any, or all but that in which they stood")
+    group.add_argument("--segment_gap", type=int, default=0, metavar="G",
+                       help="steps of --ds frames that are left out between two segments of a clip")
+
+
 def add_net_flags(parser: argparse.ArgumentParser, net: str | None, net_help: str = "backbone",
                   width: float | None = 1.0) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("network")
@@ -228,9 +241,18 @@ def check_segments(args: argparse.Namespace) -> None:
         raise UsageError(f"--seq_len {args.seq_len} is not divisible by --n_series {args.n_series}")
 
 
-def check_time_reverse(args: argparse.Namespace) -> None:
+def check_sampling(args: argparse.Namespace) -> None:
+    """Values of `add_sampling_flags`, and of --n_series."""
+    check_segments(args)
+    not_negative(args, "segment_gap")
     if not 0 <= args.time_reverse <= 1:
         raise UsageError(f"--time_reverse {args.time_reverse} is no probability")
+    if args.n_series == 1 and (args.segment_gap or args.permutations == "changed"):
+        raise UsageError("--n_series 1: one segment has no other order (--permutations changed) and no gap "
+                         "(--segment_gap): take 2 or more, or leave these flags out")
+    if args.segment_gap and args.ds * (args.seq_len + args.segment_gap * (args.n_series - 1)) > LARGEST_WHOLE:
+        raise UsageError(f"--segment_gap {args.segment_gap}: a clip would reach over more frames than a video has, "
+                         "take a smaller one")
 
 
 def check_training_flags(args: argparse.Namespace, videos: int) -> None:

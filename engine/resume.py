@@ -29,7 +29,8 @@ FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_di
               "checkpointing", "eval_every", "eval_videos"}
 
 # what runs did before there were these flags
-BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False}
+BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False, "centres": "any", "permutations": "any",
+          "segment_gap": 0}
 
 
 @dataclass(frozen=True)

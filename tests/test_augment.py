@@ -1,4 +1,7 @@
 """Augmentation against torchvision clip by clip, and its draws against their probabilities."""
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from dataset.augment import (
     BLUR_TAPS,
     FACTORS,
     JITTER,
+    LENGTH,
     MEAN,
     MIRROR,
     ORDER,
@@ -85,6 +89,44 @@ def test_pretraining_probabilities():
     # smaller crops are blurred in proportion
     small = np.stack([PretrainDraw(2, 56)(3, rng)["augment"] for _ in range(1000)])
     assert small[..., SIGMA].max() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_permutations_that_change_something_are_uniform(n):
+    rng, draw = np.random.default_rng(n), PretrainDraw(n, changed=True)
+    orders = list(itertools.permutations(range(n)))[1:]
+    drawn = Counter(tuple(draw(1, rng)["permutation"].tolist()) for _ in range(100 * len(orders)))
+    assert drawn.keys() == set(orders)
+    limit = {2: 0, 3: 18.5, 4: 48.3}[n]  # of chi square with n! - 2 degrees of freedom, p = 0.001
+    assert sum((count - 100) ** 2 / 100 for count in drawn.values()) <= limit
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_drawn_is_what_it_was(changed):
+    """Without `changed`, order and augmentation are those of the draws as they always were; with it most of them."""
+    for seed in range(50):
+        rng, same = (np.random.default_rng(seed) for _ in range(2))
+        drawn = PretrainDraw(4, changed=changed)(3, rng)
+        rows = np.zeros((3, LENGTH), np.float32)
+        for row in rows:
+            row[ORDER] = same.permutation(4)
+            row[FACTORS] = [*same.uniform(0.2, 1.8, 3), same.uniform(-0.2, 0.2)]
+            row[JITTER] = same.random() < 0.64
+            row[SIGMA] = same.uniform(0.1, 2.0)
+            row[BLUR] = same.random() < 0.5
+        if same.random() < 0.2:
+            rows[0, [JITTER, BLUR]] = 0
+        np.testing.assert_array_equal(drawn["augment"], rows)
+        order = same.permutation(4).tolist()
+        if not changed:
+            assert drawn["permutation"].tolist() == order and rng.bit_generator.state == same.bit_generator.state
+        elif order != [0, 1, 2, 3]:
+            assert drawn["permutation"].tolist() == order
+
+
+def test_one_segment_cannot_be_changed():
+    with pytest.raises(ValueError, match="one segment has no other order"):
+        PretrainDraw(1, changed=True)
 
 
 def test_finetuning_flags():

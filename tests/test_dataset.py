@@ -22,7 +22,15 @@ from dataset.lists import VideoList, hold_out, read_class_index, read_list, vide
 from dataset.loader import EvalBatches, TrainBatches, make_loader
 from dataset.local_dataset import DATASETS, HMDB51_GROUP, UCF101_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, MOST_BYTES, FrameReader, decode_jpeg, read_bytes, read_frame
-from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip, centred_clip_indices, ten_clip_indices
+from dataset.sampling import (
+    CentreClip,
+    EvenClips,
+    PretrainViews,
+    RandomClip,
+    centred_clip_indices,
+    clip_offsets,
+    ten_clip_indices,
+)
 
 
 def write_video(folder, frames, height=24, width=32):
@@ -67,6 +75,86 @@ def test_pretraining_views():
     assert not (np.stack([PretrainViews(16, 4, time_reverse=0)(300, rng) for _ in range(50)])[:, :, 0] >
                 centres.max()).any()
     assert PretrainViews(16, 4, views=2)(300, rng).shape == (2, 16)
+
+
+@pytest.mark.parametrize("frames,seq_len,ds,time_reverse", [
+    (300, 16, 4, 0.5), (20, 16, 4, 0.5), (61, 8, 2, 0), (1, 4, 1, 1)])
+def test_the_defaults_draw_what_the_publication_does(frames, seq_len, ds, time_reverse):
+    """Number for number: its formula, and no draw more or less."""
+    rng, same = (np.random.default_rng([3, frames]) for _ in range(2))
+    for segments in (1, 2, 4):
+        sampler = PretrainViews(seq_len, ds, time_reverse, segments=segments)
+        for _ in range(50):
+            centres = same.integers(frames, size=2)
+            first, second = (np.clip((np.arange(seq_len) - seq_len // 2) * ds + c, 0, frames - 1) for c in centres)
+            expected = np.stack([first, second, first])
+            if same.random() < time_reverse:
+                expected = expected[:, ::-1]
+            np.testing.assert_array_equal(sampler(frames, rng), expected, strict=True)
+    assert rng.bit_generator.state == same.bit_generator.state
+
+
+def test_a_gap_between_segments():
+    assert clip_offsets(8, 3, 2, 2).tolist() == [-15, -12, -9, -6, 3, 6, 9, 12]
+    assert clip_offsets(8, 1, 4, 1).tolist() == [-5, -4, -2, -1, 1, 2, 4, 5]
+    assert clip_offsets(6, 2, 3, 1).tolist() == [-8, -6, -2, 0, 4, 6]
+    assert centred_clip_indices(20, 8, 3, 4, 2, 2).tolist() == [0, 0, 0, 0, 7, 10, 13, 16]
+    assert centred_clip_indices(20, 8, 3, 18, 2, 2).tolist() == [3, 6, 9, 12, 19, 19, 19, 19]
+    with pytest.raises(ValueError, match="8 frames cannot be cut into 3 segments"):
+        clip_offsets(8, 3, 3, 1)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_clips_inside_their_video_with_a_gap(n, gap):
+    seq_len, ds, frames = 8, 2, 60
+    rng, same = (np.random.default_rng(n) for _ in range(2))
+    sampler, backwards = PretrainViews(seq_len, ds, inside=True, segments=n, gap=gap), 0
+    for _ in range(100):
+        drawn = sampler(frames, rng)
+        starts = same.integers(frames - (seq_len + (n - 1) * gap - 1) * ds, size=2).tolist()
+        clips = [[start + (k * (seq_len // n + gap) + i) * ds for k in range(n) for i in range(seq_len // n)]
+                 for start in starts]
+        if same.random() < 0.5:
+            clips, backwards = [clip[::-1] for clip in clips], backwards + 1
+        assert drawn.tolist() == [*clips, clips[0]]
+        assert drawn.min() >= 0 and drawn.max() < frames and all(len(set(clip)) == seq_len for clip in drawn.tolist())
+    assert 20 < backwards < 80
+
+
+def test_starts_inside_a_video_are_uniform_and_independent():
+    rng, sampler = np.random.default_rng(0), PretrainViews(4, 2, time_reverse=0, views=2, inside=True)
+    starts = np.stack([sampler(12, rng)[:, 0] for _ in range(3600)])
+    assert starts.min() == 0 and starts.max() == 5  # the last frame of a clip is 6 further on
+    counts = np.bincount(starts @ [6, 1], minlength=36)
+    assert ((counts - 100) ** 2 / 100).sum() < 66.6  # chi square of 35 degrees of freedom, p = 0.001
+    assert all((sampler(7, rng) == [0, 2, 4, 6]).all() for _ in range(20))
+    with pytest.raises(ValueError):
+        sampler(6, rng)
+
+
+@pytest.mark.parametrize("seq_len,ds,n,gap", [(16, 4, 2, 0), (8, 2, 4, 3), (7, 3, 1, 0), (1, 1, 1, 0)])
+def test_share_of_clips_that_are_clamped(seq_len, ds, n, gap):
+    """Counted over all centres of each video."""
+    frames = np.array([1, 7, 19, 20, 61, 62, 200])
+    clamped = [[(clip_offsets(seq_len, ds, n, gap) + c != centred_clip_indices(f, seq_len, ds, c, n, gap)).any()
+                for c in range(f)] for f in frames]
+    sampler = PretrainViews(seq_len, ds, segments=n, gap=gap)
+    assert sampler.share_clamped(frames) == pytest.approx(np.mean([np.mean(own) for own in clamped]), abs=1e-12)
+    inside = PretrainViews(seq_len, ds, inside=True, segments=n, gap=gap)
+    assert inside.share_clamped(frames) == 0
+
+
+def test_videos_too_short_for_clips_inside_are_refused():
+    names, frames = np.array(["a/v", "a/w", "b/x"]), np.array([61, 60, 31])
+    PretrainViews(16, 4).check_room(names, frames)
+    PretrainViews(16, 2, inside=True).check_room(names, frames)  # 31 frames
+    for more, words in (
+            ({}, r"2 of 3 videos are shorter than the 61 frames over which a clip reaches \('b/x' has 31\): take a "
+                 r"smaller --ds \(2 fits all\), --seq_len or"),
+            ({"segments": 4, "gap": 6}, r"3 of 3 videos are shorter than the 133 .* a smaller --ds, --seq_len or")):
+        with pytest.raises(UsageError, match=f"^--centres inside: {words}"):
+            PretrainViews(16, 4, inside=True, **more).check_room(names, frames)
 
 
 def test_even_clips_span_the_video():

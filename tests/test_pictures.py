@@ -89,20 +89,24 @@ def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, mon
     drawn("g.png")
 
 
-def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [
+    {}, {"centres": "inside", "permutations": "changed", "segment_gap": 1, "time_reverse": 0}])
+def test_views_and_segments_are_those_of_training(call, tmp_path, monkeypatch, more):
     rows = []
     monkeypatch.setattr(figures, "sheet", lambda own, draw=figures.sheet: rows.append(own) or draw(own))
     name = open_list("ucf101", "train", 1).names[3]
-    flags = [*DATA, "--names", name, "--seed", 5, "--epoch", 2]
+    flags = [*DATA, "--names", name, "--seed", 5, "--epoch", 2, *(x for k, v in more.items() for x in (f"--{k}", v))]
     for command in ("views", "segments"):
         code, _, error = call(command, *flags, "--out", f"{command}.png")
         assert code == 0, error
         drawn(f"{command}.png")
     settings = video_pictures.ClipSettings("ucf101", 1, "frames", 4, 2, 24, resize_for(24))
-    ((_, _, permutation),) = video_pictures.training_samples(settings, seed=5, epoch=2, names=[name])
+    ((_, _, permutation),) = video_pictures.training_samples(settings, seed=5, epoch=2, names=[name], **more)
 
+    changed = bool(more)
     data = VideoClips(open_list("ucf101", "train", 1), open_reader("ucf101", "frames", resize_for(24)),
-                      PretrainViews(4, 2), RandomCrop(24), PretrainDraw(2, 24), seed=5)
+                      PretrainViews(4, 2, 0 if changed else 0.5, 3, changed, 2, int(changed)), RandomCrop(24),
+                      PretrainDraw(2, 24, changed), seed=5)
     sample = data[2, 3]
     views = prepare(sample["clips"][None], sample["augment"][None])[0]
     shown = sheet_of_views(views[None], every=1)  # a row a view, frames side by side

@@ -457,14 +457,18 @@ def test_a_run_goes_on_in_the_precision_it_began_with(program, monkeypatch):
     assert read_checkpoint(LATEST)["flags"]["precision"] == "bf16"
 
 
-def test_a_run_from_before_there_was_a_choice_was_in_float32(program):
+def test_a_run_from_before_there_was_a_choice_was_in_float32_and_drew_as_published(program):
     assert program("train.py", *FLAGS)[0] == 0
     state = torch.load(LATEST, weights_only=True)
     assert state["flags"]["precision"] == "fp32"
-    for name in ("precision", "accumulate", "compile", "checkpointing"):
+    for name in ("precision", "accumulate", "compile", "checkpointing", "centres", "permutations", "segment_gap"):
         del state["flags"][name]
     del state["scaler"]
     torch.save(state, LATEST)
+    code, _, err = program("train.py", *FLAGS, "--centres", "inside", "--permutations", "changed", "--segment_gap", "1",
+                           "--epochs", "2", "--resume", "auto")
+    assert code == 1 and ("is of another run: centres any there, inside here; permutations any there, changed here; "
+                          "segment_gap 0 there, 1 here; ") in err
     code, _, err = program("train.py", *FLAGS, "--epochs", "2", "--resume", "auto")
     assert code == 0, err
 

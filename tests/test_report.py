@@ -120,6 +120,7 @@ def test_what_was_not_run_is_said(runs):
     assert "no GPU: everything here ran on CPUs" in text
     assert "--batch_size 4" in text and "--width 0.0625" in text and "--wd 0.0001" in text
     assert "python -m analysis.pictures tsne --features" in text
+    assert "--time_reverse 0.5 --centres any --permutations any --segment_gap 0 --out" in text
 
 
 def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):

@@ -266,6 +266,19 @@ def test_dry_run_writes_nothing(root, tmp_path, monkeypatch, capsys, script, fla
     assert code == 0 and "split 1" in out and not list(tmp_path.iterdir()), error
 
 
+@pytest.mark.parametrize("flags,clips", [
+    # of 9 frames 3 are centres of whole clips
+    ([], "66.7% reach over an end of their video and are clamped there, permutations any"),
+    (["--centres", "inside", "--segment_gap", "1", "--permutations", "changed"],
+     "0.0% reach over an end of their video and are clamped there, segments 1 x 2 frames further apart, permutations "
+     "changed")], ids=["published", "ours"])
+def test_the_plan_says_how_clips_are_drawn(root, tmp_path, monkeypatch, capsys, flags, clips):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = InProcess(root, monkeypatch, capsys)("train.py", *SMALL, *NARROW, "--batch_size", "4", *flags,
+                                                            "--dry_run")
+    assert code == 0 and f"  clips        {clips}\n" in out, error
+
+
 def test_released_checkpoints_are_taken(root, tmp_path, monkeypatch, capsys):
     """A checkpoint in the release's names goes into every stage that takes one."""
     monkeypatch.chdir(tmp_path)

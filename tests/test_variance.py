@@ -93,3 +93,5 @@ def test_top1_of_permuted_samples():
     out = Output({}, {"sr_view1": logits.flatten(0, 1)}, {})
     found = embedding_monitors(out, 0.07, permutation)
     assert found["top1/sr_view1"] == 0.5 and found["top1_permuted/sr_view1"] == 0
+    found = embedding_monitors(out, 0.07, permutation[[1]].expand(4, 2))  # as with --permutations changed
+    assert found["top1/sr_view1"] == found["top1_permuted/sr_view1"] == 0.5
