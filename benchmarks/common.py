@@ -161,7 +161,7 @@ def choose(videos, count, folder):
                    "--groups", 3, "--test_groups", 1, "--frames", 160, "--size", "240x320")
     if not source.is_dir():
         raise UsageError(f"--videos {source} is no folder")
-    found = find_videos(source)[0]
+    found = find_videos(source).videos
     for video in found[::max(1, len(found) // count)][:count]:
         path = folder / Path(video.name).parent / Path(video.path).name
         path.parent.mkdir(parents=True, exist_ok=True)

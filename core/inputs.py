@@ -143,9 +143,10 @@ def fault(value: Any, shape: Any, name: str = "its content", depth: int = 0) -> 
     elif isinstance(shape, dict):
         if missing := [key for key in shape if key is not str and key not in value]:
             return f"{said} has no {', '.join(missing)}"
-        parts = ((key, x, shape[key if key in shape else str]) for key, x in value.items()
+        whose = f" of {said}" if name.endswith("]") else ""  # an entry of a list has no name of its own
+        parts = ((f"{key[:80]}{whose}", x, shape[key if key in shape else str]) for key, x in value.items()
                  if key in shape or str in shape)
-    return next((text for key, x, one in parts if (text := fault(x, one, key, depth + 1))), None)
+    return next((text for part, x, one in parts if (text := fault(x, one, part, depth + 1))), None)
 
 
 def described(kind: Any) -> str:

@@ -4,7 +4,7 @@ A data set called `name` needs three things, the first of them in one of three k
 
     frames       <frames>/<class>/<video>/image_00001.jpg, ...   written by process_data/src/extract_frame.py
      or packed   <packed>/<class>/<video>.zip                    written from them by process_data/src/pack.py
-     or videos   <videos>/<class>/<video>.avi, ...               the originals
+     or videos   <videos>/<class>/<video>.avi, ...               the originals; also <videos>/<video>.webm, ...
     lists        <lists>/{train,test}_split0N.csv                written by process_data/src/write_csv.py
     class_index  <lists>/ClassInd.txt                            written with them
 
@@ -26,6 +26,7 @@ LISTS = folder_variable("DUALVAR_LISTS", REPOSITORY / "process_data" / "data")
 # "class/video" whose `group` names the recording; a video that does not match is a group of its own.
 UCF101_GROUP = r"(?P<group>.+_g\d+)_c\d+"  # v_Lunges_g08_c01: group 8 of its class
 DEMO_GROUP = r".+_(?P<group>g\d+)_c\d+"  # a demo group (one appearance) runs through all classes
+DIVING48_GROUP = r"[^/]+/(?P<group>.+)_\d+"  # LSe4bcYXRWw_00009: YouTube's name of the recording, of all classes
 HMDB51_GROUP = r"([^/]+)/(?P<group>.+)_\1_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
 NO_GROUP = r"(?P<group>.+)"
 
@@ -66,6 +67,8 @@ DATASETS = {
     "ucf101": standard("ucf101", UCF101_GROUP, splits=3),
     "hmdb51": standard("hmdb51", HMDB51_GROUP, splits=3),
     "k400": standard("k400"),
+    "ssv2": standard("ssv2"),
+    "diving48": standard("diving48", DIVING48_GROUP),
     "demo": standard("demo", DEMO_GROUP),
     "ucf101-5class": standard("ucf101-5class", UCF101_GROUP, splits=3),  # a subset, as an example
     "folder": standard("folder"),

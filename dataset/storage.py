@@ -185,7 +185,8 @@ def _capture(name: str) -> cv2.VideoCapture:
 class VideoFiles:
     """Original videos, <root>/[<part>/]<class>/<video>.<suffix>, decoded from the start to the last frame wanted.
 
-    Frame i is the i-th that can be decoded, as in extract_frame.py; it has the video's own size.
+    A video that no folder of its class has may lie in <root> itself, as those of Something-Something v2 do. Frame i is
+    the i-th that can be decoded, as in extract_frame.py; it has the video's own size.
     """
 
     SUFFIXES = "|".join(map(re.escape, VIDEO_SUFFIXES))
@@ -212,6 +213,9 @@ class VideoFiles:
         pattern = re.compile(rf"^{re.escape(stem)}(?i:{self.SUFFIXES})$", re.MULTILINE)
         found = [os.path.join(folder, name) for folder, names in self._folders(label)
                  for name in pattern.findall(names)]
+        if not found:
+            places = (os.path.join(self.root, stem + suffix) for suffix in VIDEO_SUFFIXES)
+            found = [path for path in places if os.path.isfile(path)]
         if len(found) != 1:
             raise DataError(f"video {video} has {len(found) or 'no'} file{'s' if found else ''} in {self.root} "
                             f"({', '.join(found) or 'looked for ' + ' '.join(VIDEO_SUFFIXES)})")

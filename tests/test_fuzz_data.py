@@ -37,7 +37,16 @@ OFFICIAL = {
     "lists": {"trainlist01.txt": "wave/a.mp4 1\nwave/é 2\ndive/x.y.MKV\n".encode(),
               "testlist01.txt": b"dive/d.wmv 2\n"},
 }
-TEXTS = [(dataset, name) for dataset, files in OFFICIAL.items() for name in files]
+IN_JSON = {
+    "ssv2": {"labels.json": b'{"Moving something, \'up\'":"1",\n "Dropping something":"0"}',
+             "train.json": '[\n{"id":"78687","label":"dropping é","template":"Dropping [something]","more":["é"]},\n'
+                           '{"id":"1","label":"moving a","template":"Moving [something], \'up\'"}\n]'.encode(),
+             "validation.json": b'[{"id":"7","template":"Dropping [something]"}]'},
+    "diving48": {"Diving48_vocab.json": b'[["Back", "15som", "05Twis", "FREE"], ["Back", "Dive", "NoTwis", "PIKE"]]',
+                 "Diving48_V2_train.json": b'[{"vid_name": "-mmq0PT-u8k_00155", "label": 0, "start_frame": 0},\n'
+                                           b'{"vid_name": "_8Vy3dlHg2w_00000", "label": 1, "start_frame": 0}]',
+                 "Diving48_V2_test.json": b'[{"vid_name": "LSe4bcYXRWw_00009", "label": 1, "end_frame": 87}]'},
+}
 
 
 def jpeg(shade, size=(30, 40)):
@@ -136,13 +145,28 @@ def test_fuzz_exclusions(folder, data):
         assert not any(name_fault(part) for name in names for part in name.split("/"))
 
 
+def one_damaged(formats):
+    """One of the files of one of the formats, damaged -> (format, its files, name of that one, its bytes)."""
+    texts = st.sampled_from([(dataset, files, name) for dataset, files in formats.items() for name in files])
+    return texts.flatmap(lambda text: st.tuples(*map(st.just, text), damaged(text[1][text[2]])))
+
+
 @cases()
-@given(st.sampled_from(TEXTS).flatmap(lambda text: st.tuples(st.just(text), damaged(OFFICIAL[text[0]][text[1]]))))
+@given(one_damaged(OFFICIAL))
 def test_fuzz_official_lists(folder, drawn):
-    (dataset, name), data = drawn
+    check_reader(folder, *drawn)
+
+
+@cases()
+@given(one_damaged(IN_JSON))
+def test_fuzz_official_lists_in_json(folder, drawn):
+    check_reader(folder, *drawn)
+
+
+def check_reader(folder, dataset, files, name, data):
     lists = folder / dataset
     lists.mkdir(exist_ok=True)
-    for other, whole in OFFICIAL[dataset].items():
+    for other, whole in files.items():
         (lists / other).write_bytes(whole)
     found = unchanged(lists / name, data, lambda path: READERS[dataset](path.parent, folder))
     if found is not None:
@@ -264,6 +288,23 @@ def test_fuzz_verify(command, data):
 def test_fuzz_extract_frame(command, data):
     command(extract_frame, data.draw, ("videos/*/*",), "--videos", "{root}/videos", "--frames", "{root}/out",
             "--short_side", "32")
-    for record in command.root.glob("out/*/*/.record.json"):
-        name = str(record.parent.relative_to(command.root / "out"))
+    check_extracted(command.root / "out")
+
+
+def check_extracted(frames):
+    for record in frames.glob("*/*/.record.json"):
+        name = str(record.parent.relative_to(frames))
         assert extract_frame.frames_are_there(record.parent, extract_frame.read_record(record.parent, name))
+
+
+@cases(10)
+@given(st.data())
+def test_fuzz_extract_frame_of_one_folder(command, whole, data):
+    for folder, files in (("flat", {f"{name}.avi": film(whole, ".avi", "MJPG") for name in ("78687", "1", "7", "8")}),
+                          ("lists in json", IN_JSON["ssv2"])):
+        (whole / folder).mkdir(exist_ok=True)
+        for name, content in files.items():
+            (whole / folder / name).write_bytes(content)
+    command(extract_frame, data.draw, ("flat/*", "lists in json/*"), "--layout", "ssv2", "--videos", "{root}/flat",
+            "--splits", "{root}/lists in json", "--frames", "{root}/out", "--short_side", "32")
+    check_extracted(command.root / "out")

@@ -15,7 +15,7 @@ ROOMS = {
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models pretrained",
     "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
     "analysis": "evidence fuzz_runs pictures probe report retrieval variance",
-    "process_data": "process_data storage verify write_csv",
+    "process_data": "flat_videos process_data storage verify write_csv",
     "asset": "assets",
     "benchmarks": "benchmarks",
     "entry scripts": "bad_input stages",

@@ -84,6 +84,9 @@ def test_text_is_utf_8_and_its_lines_end_where_lines_end(tmp_path):
     ({"a": "b"}, {"a": ("c", "b")}, None), ({"a": "d"}, {"a": ("c", "b")}, "a is not b"),
     ({"a": 1, "b": "x"}, {"a": int, str: str}, None), ({"a": 1, "b\n": 1}, {"a": int, str: str}, "'b\\n' is not text"),
     ({"b": "x"}, {"a": int, str: str}, "its content has no a"),
+    ([{"a": 1}, {"a": "x"}], [{"a": int}], "a of its content[1] is not a whole number"),
+    ({"a": [{"b\n": {"c": 1}}]}, {"a": [{str: {"c": str}}]}, "c of 'b\\n of a[0]' is not text"),
+    ({"a": [[{"b\n": 1}]]}, {"a": [[{str: str}]]}, "'b\\n of a[0][0]' is not text"),
 ])
 def test_shapes(value, shape, words):
     assert fault(value, shape) == words

@@ -85,52 +85,94 @@ def class_folders(root):
             yield folder
 
 
-def find_videos(root):
-    """Videos in <root>/<class>/ -> ([Video] sorted by name, paths of the files that are no videos, [(path, why)]).
+class Found:
+    """What a look through folders of videos has found.
 
-    The last are links that lead nowhere, folders that cannot be read, what is called as a video and is no file, and
-    names that no list can carry. Raises UsageError where `root`, the flag --videos, is no folder, and DataError where
-    it holds no video or where two files would get the same name.
+    named: {name: Video}; others: paths of the files that are no videos; refused: [(path, why)], links that lead
+    nowhere, folders that cannot be read, what is called as a video and is no file, and names that no list can carry;
+    unlisted: paths of the videos that are in no list, where lists place the videos.
+    """
+
+    def __init__(self):
+        self.named, self.others, self.refused, self.unlisted = {}, [], [], []
+
+    @property
+    def videos(self):
+        """[Video] sorted by name."""
+        return [self.named[name] for name in sorted(self.named)]
+
+    def set_aside(self, entry, called_as_video=False):
+        if called_as_video or not os.path.exists(entry.path):
+            self.refused.append((entry.path, lost_link(entry.path) or "is no regular file"))
+        else:
+            self.others.append(entry.path)
+
+    def files(self, entries):
+        """Yields (name without suffix, entry) of the files that are called as videos; sets the others aside."""
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            called_as_video = suffix.lower() in VIDEO_SUFFIXES
+            if called_as_video and os.path.isfile(entry.path):
+                yield stem, entry
+            else:
+                self.set_aside(entry, called_as_video and not os.path.isdir(entry.path))
+
+    def add(self, name, entry):
+        """Raises DataError where another file has the name."""
+        if name in self.named:
+            raise DataError(f"{entry.path} and {self.named[name].path} would both become {name}: "
+                            "remove or rename one of them")
+        self.named[name] = Video(name, entry.path, entry.stat().st_size)
+
+
+def find_videos(root):
+    """Videos in <root>/<class>/ -> Found.
+
+    Raises UsageError where `root`, the flag --videos, is no folder, and DataError where it holds no video or where two
+    files would get the same name.
     """
     if not os.path.isdir(root):
         raise UsageError(f"--videos {root} is not a folder: give the folder that holds <class>/<video>")
-    found, others, refused = {}, [], []
-
-    def set_aside(entry, called_as_video=False):
-        if called_as_video or not os.path.exists(entry.path):
-            refused.append((entry.path, lost_link(entry.path) or "is no regular file"))
-        else:
-            others.append(entry.path)
-
+    found = Found()
     for entry in visible(root):
         if not os.path.isdir(entry.path):
-            set_aside(entry)
+            found.set_aside(entry)
     for folder in class_folders(root):
         try:
             entries = visible(folder.path)
         except OSError as error:
-            refused.append((folder.path, f"cannot be read ({error.strerror})"))
+            found.refused.append((folder.path, f"cannot be read ({error.strerror})"))
             continue
         if fault := class_fault(folder.name):
-            refused.append((folder.path, f"no list can carry its name, as {fault}: rename the folder"))
+            found.refused.append((folder.path, f"no list can carry its name, as {fault}: rename the folder"))
             continue
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            called_as_video = suffix.lower() in VIDEO_SUFFIXES
-            if not called_as_video or not os.path.isfile(entry.path):
-                set_aside(entry, called_as_video and not os.path.isdir(entry.path))
-                continue
-            name = f"{folder.name}/{stem}"
-            if name in found:
-                raise DataError(f"{entry.path} and {found[name].path} would both become {name}: "
-                                "remove or rename one of them")
+        for stem, entry in found.files(entries):
             if fault := name_fault(stem):
-                refused.append((entry.path, f"no list can carry its name, as {fault}: rename the file"))
+                found.refused.append((entry.path, f"no list can carry its name, as {fault}: rename the file"))
             else:
-                found[name] = Video(name, entry.path, entry.stat().st_size)
-    if not found and not refused:
+                found.add(f"{folder.name}/{stem}", entry)
+    if not found.named and not found.refused:
         raise DataError(f"--videos {root} holds no video in <class>/<video>{{{','.join(VIDEO_SUFFIXES)}}}")
-    return [found[name] for name in sorted(found)], others, refused
+    return found
+
+
+def find_flat_videos(root, places):
+    """Videos that lie in `root` itself, which the lists place in classes -> Found.
+
+    places: {file's name without suffix: class/video}. Raises as find_videos does.
+    """
+    if not os.path.isdir(root):
+        raise UsageError(f"--videos {root} is not a folder: give the folder that holds the videos themselves")
+    found = Found()
+    for stem, entry in found.files(visible(root)):
+        if stem in places:
+            found.add(places[stem], entry)
+        else:
+            found.unlisted.append(entry.path)
+    if not found.named and not found.refused:
+        raise DataError(f"--videos {root} holds no <video>{{{','.join(VIDEO_SUFFIXES)}}} of the lists: give the folder "
+                        "that holds the videos themselves")
+    return found
 
 
 def lost_link(path):

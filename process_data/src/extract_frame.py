@@ -6,6 +6,9 @@ Reads <videos>/<class>/<video>.avi (.mp4 .mkv .webm .mov), for copies of Kinetic
 <videos>/{train,val,test}/<class>/<video>, and writes <frames>/<class>/<video>/image_00001.jpg ...
 with the shorter side scaled to --short_side (smaller videos are enlarged to it) and <frames>/manifest.csv.
 
+The videos of Something-Something v2 and Diving48 all lie in one folder, <videos>/<video>.webm. Their classes are in the
+official lists, --splits, which place the frames in <frames>/<class>/<video>/; a video in no list is left out.
+
 A video is extracted into a hidden folder, which gets its name when it is complete, so a run that was stopped, however
 that was, is completed by starting it again. A video of which no frame can be decoded fails; one that has fewer frames
 than its header says is kept, with both numbers in the manifest.
@@ -50,6 +53,7 @@ from process_data.src.common import (
     available_cores,
     check_range,
     csv_text,
+    find_flat_videos,
     find_videos,
     first,
     full_disk,
@@ -61,6 +65,7 @@ from process_data.src.common import (
     write_files,
 )
 from process_data.src.frame_check import frame_numbers
+from process_data.src.official_lists import FLAT, READERS, folder_of_lists
 
 SHORT_SIDE = {"k400": 150, "demo": 64}  # pixels; 240 for all other data sets
 RECORD = ".record.json"  # in each video's folder: its row of the manifest, and
@@ -266,8 +271,12 @@ def check_same_settings(rows, videos, args):
 def parse(argv):
     parser = Parser(description="Turn video files into numbered JPEG frames.")
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
-    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>; None: the data set's")
+    parser.add_argument("--videos", type=Path, help="folder of <class>/<video>, or of the videos themselves where the "
+                        "lists give the classes; None: the data set's")
     parser.add_argument("--frames", type=Path, help="folder to write; None: the data set's in local_dataset.py")
+    parser.add_argument("--splits", type=Path, help="folder of the official lists, where they give the classes; None: "
+                        "`splits` beside the frames")
+    parser.add_argument("--layout", choices=FLAT, help="format of lists that give the classes; None: by --dataset")
     parser.add_argument("--short_side", type=int, help="pixels of the shorter side; None: 240, k400 150, demo 64")
     parser.add_argument("--quality", type=int, default=80, help="JPEG quality, 1 to 100")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
@@ -276,6 +285,12 @@ def parse(argv):
     local = local_dataset(args.dataset)
     args.frames = args.frames or local.frames
     args.videos = args.videos or local.root("video")
+    if args.layout is None and args.dataset in FLAT:
+        args.layout = args.dataset
+    if args.layout is None and args.splits:
+        raise UsageError(f"--splits {args.splits}: the classes of {args.dataset} are its folders of videos; the lists "
+                         f"are for write_csv.py, or for a --layout of {', '.join(FLAT)}")
+    args.splits = folder_of_lists(args.splits, local.frames) if args.layout else None
     if args.short_side is None:
         args.short_side = SHORT_SIDE.get(args.dataset, 240)
     check_range("--short_side", args.short_side, 8, 4096, "pixels")
@@ -348,14 +363,26 @@ def report(todo, rows, failed):
     return sum(row["frames"] for row in new)
 
 
+def look(args):
+    """Where the videos are and what they will be called -> Found; prints what is left aside."""
+    if args.layout:
+        _, splits = READERS[args.layout](args.splits, args.frames)
+        listed = [name for split in splits for names in split.train + split.test for name in names]
+        found = find_flat_videos(args.videos, {name.partition("/")[2]: name for name in listed})
+    else:
+        found = find_videos(args.videos)
+    for what, paths, why in (("file", found.others, "not taken for a video"),
+                             ("video", found.unlisted, f"left out, in no list with labels in {args.splits}")):
+        if paths:
+            print(f"note: {plural(len(paths), what)} in {args.videos} {why}: {first(map(readable, paths), 3)}")
+    return found
+
+
 def main(argv):
     args, start = parse(argv), time.perf_counter()
-    videos, others, refused = find_videos(args.videos)
-    if others:
-        print(f"note: {plural(len(others), 'file')} in {args.videos} not taken for a video: "
-              f"{first(map(readable, others), 3)}")
+    found = look(args)
     with full_disk("--frames", args.frames), take_lock(args.frames, "--frames"):
-        return extract_videos(args, start, videos, refused)
+        return extract_videos(args, start, found.videos, found.refused)
 
 
 def extract_videos(args, start, videos, refused):

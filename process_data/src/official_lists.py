@@ -12,15 +12,18 @@ A reader is a function `read(folder, frames) -> (classes, splits)`:
 
 It raises DataError, naming file and row, where the lists are not in the format. It need not look for videos that have
 no frames, that are listed twice or that are in both train and test: write_csv.py does that for all formats.
+
+Where all videos lie in one folder, so that only the lists tell their classes, the format is in FLAT: extract_frame.py
+then reads the lists too, and writes the frames of each video into the folder of its class.
 """
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from core import inputs
-from core.errors import DataError
+from core.errors import DataError, UsageError
 from core.names import name_fault, quoted
 from dataset.lists import class_fault, read_class_index
 from process_data.src.common import VIDEO_SUFFIXES, first
@@ -58,6 +61,14 @@ def video_name(path: Path, row: int, class_name: str, video: str) -> str:
         if fault:
             raise DataError(f"{path} row {row}: {quoted(name)} cannot be a folder's name ({fault}): mend the row")
     return f"{class_name}/{video}"
+
+
+def folder_of_lists(given: Path | None, frames: Path) -> Path:
+    """The flag --splits, or `splits` beside the data set's frames. Raises UsageError where that is no folder."""
+    folder = given or frames.parent / "splits"
+    if not folder.is_dir():
+        raise UsageError(f"--splits {folder} is not a folder: give the folder of the official lists")
+    return folder
 
 
 def without_suffix(name: str) -> str:
@@ -247,6 +258,88 @@ def read_k400_rows(path: Path) -> Iterator[tuple[str, Names]]:
         yield label, (segment, video)
 
 
+def first_edition(folder: Path, editions: Sequence[Sequence[str]]) -> list[Path]:
+    """Paths of the first of `editions`, names of files, of which all files are there. Raises DataError where none is.
+
+    Prints which other edition is left aside.
+    """
+    whole = [names for names in editions if all((folder / name).is_file() for name in names)]
+    if not whole:
+        raise DataError(f"--splits {folder} holds neither {', nor '.join(map(', '.join, editions))}: give the folder "
+                        "that holds all files of one of these editions")
+    if whole[1:]:
+        print(f"note: the lists are {', '.join(whole[0])}; others left aside: {', '.join(whole[1])}")
+    return [folder / name for name in whole[0]]
+
+
+def check_classes(path: Path, classes: Sequence[str]) -> None:
+    """Raises DataError where one of the names that a file gives cannot be a folder's, which is seen by every tool."""
+    for name in classes:
+        if fault := class_fault(name) or (name.startswith(".") and "it begins with a dot"):
+            raise DataError(f"{path}: class {quoted(name)} cannot be a folder's name ({fault}): {MEND}")
+
+
+def flat_split(parts: Sequence[list[tuple[Path, str, str]]]) -> Split:
+    """(file, class, video) of the training and of the test list -> their Split.
+
+    Raises DataError where a video cannot be a folder's name, or is of two classes: its frames lie in one place.
+    """
+    class_of: dict[str, str] = {}
+    for path, class_name, video in (row for part in parts for row in part):
+        if fault := name_fault(video):
+            raise DataError(f"{path}: video {quoted(video)} cannot be a folder's name ({fault}): {MEND}")
+        if (other := class_of.setdefault(video, class_name)) != class_name:
+            raise DataError(f"{path}: video {quoted(video)} is of class {quoted(class_name)}, and elsewhere of "
+                            f"{quoted(other)}: {MEND}")
+    train, test = ([(f"{class_name}/{video}",) for _, class_name, video in part] for part in parts)
+    return Split(1, train, test)
+
+
+def read_ssv2(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
+    """Something-Something v2: labels.json, train.json and validation.json -> (classes by their numbers, [Split]).
+
+    Also as something-something-v2-labels.json and so on. A class is a template without its brackets. The test list is
+    the validation list, as test.json has no labels.
+    """
+    labels, *paths = first_edition(folder, [[f"{prefix}{part}.json" for part in ("labels", "train", "validation")]
+                                            for prefix in ("", "something-something-v2-")])
+    numbers = inputs.read_json(labels, {str: str}, MEND)
+    if sorted(numbers.values()) != sorted(map(str, range(len(numbers)))):
+        raise DataError(f"{labels}: the numbers of its {len(numbers)} classes are not 0 to {len(numbers) - 1}: {MEND}")
+    classes = sorted(numbers, key=lambda name: int(numbers[name]))
+    check_classes(labels, classes)
+    rows = []
+    for path in paths:
+        entries = inputs.read_json(path, [{"id": str, "template": str}], MEND)
+        rows.append([(path, re.sub(r"[\[\]]", "", entry["template"]), entry["id"]) for entry in entries])
+        if unknown := next((row for row in rows[-1] if row[1] not in numbers), None):
+            raise DataError(f"{path}: video {quoted(unknown[2])} is of class {quoted(unknown[1])}, which is not in "
+                            f"{labels.name}: {MEND}")
+    split = flat_split(rows)
+    if (test := labels.with_name(labels.name.replace("labels", "test"))).is_file():
+        print(f"note: {test.name} has no labels: the test list is {paths[1].name}")
+    return classes, [split]
+
+
+def read_diving48(folder: Path, _frames: Path) -> tuple[list[str], list[Split]]:
+    """Diving48_vocab.json, Diving48_V2_train.json and Diving48_V2_test.json -> (classes by their numbers, [Split]).
+
+    Without the V2, the lists of the first version. A class is called by the parts of its dive: Back-15som-05Twis-FREE.
+    """
+    vocabulary, *paths = first_edition(folder, [
+        ["Diving48_vocab.json", *(f"Diving48_{version}{part}.json" for part in ("train", "test"))]
+        for version in ("V2_", "")])
+    classes = ["-".join(dive) for dive in inputs.read_json(vocabulary, [[str]], MEND)]
+    check_classes(vocabulary, classes)
+    if not classes or len(set(classes)) < len(classes):
+        raise DataError(f"{vocabulary}: it holds no class, or one twice: {MEND}")
+    rows = [[(path, classes[entry["label"]], entry["vid_name"]) for entry in inputs.read_json(
+        path, [{"vid_name": str, "label": range(len(classes))}], MEND)] for path in paths]
+    return classes, [flat_split(rows)]
+
+
+FLAT = ("ssv2", "diving48")  # formats of READERS whose videos all lie in one folder
+
 # name of a data set in dataset/local_dataset.py, or of a format for --layout -> reader
 READERS: dict[str, Reader] = {
     "ucf101": read_ucf101,
@@ -254,5 +347,7 @@ READERS: dict[str, Reader] = {
     "demo": read_ucf101,
     "hmdb51": read_hmdb51,
     "k400": read_k400,
+    "ssv2": read_ssv2,
+    "diving48": read_diving48,
     "lists": read_given_lists,  # of every data set that has no line here, where --splits is given
 }

@@ -5,9 +5,10 @@
     python process_data/src/write_csv.py --dataset mine                              own videos, a random division
 
 Takes UCF101's classInd.txt, trainlist0N.txt and testlist0N.txt; HMDB51's <class>_test_splitN.txt; Kinetics'
-train.csv and val.csv; for any other data set trainlist0N.txt and testlist0N.txt with rows `class/file.mp4`, or no list
-at all: then a share of the recordings is held out for the test. official_lists.py says more about these formats and
-how to add one. Writes {train,test}_split0N.csv, rows `class/video,frames`, and ClassInd.txt, rows `1 Archery`.
+train.csv and val.csv; the JSON files of Something-Something v2 and Diving48; for any other data set trainlist0N.txt and
+testlist0N.txt with rows `class/file.mp4`, or no list at all: then a share of the recordings is held out for the test.
+official_lists.py says more about these formats and how to add one. Writes {train,test}_split0N.csv, rows
+`class/video,frames`, and ClassInd.txt, rows `1 Archery`.
 Each video's frames are counted, and videos without all their frames are an error unless --allow_missing.
 --exclude leaves out the videos of an exclusion list, such as verify.py writes: one `class/video` a line for a video
 in no list, `train_split01.csv: class/video` for one that only that list goes without; `#` starts a comment line.
@@ -47,7 +48,7 @@ from process_data.src.common import (
     write_files,
 )
 from process_data.src.frame_check import frame_numbers
-from process_data.src.official_lists import READERS, Split
+from process_data.src.official_lists import READERS, Split, folder_of_lists
 
 MISSING, EMPTY, DAMAGED = "without a folder of frames", "without any frame", "with frames lacking"
 EXCLUDED, ALL_LISTS = "left out by --exclude", ""
@@ -263,9 +264,7 @@ def parse(argv):
         return args
     if args.holdout is not None:
         raise UsageError(f"--holdout {args.holdout}: layout {args.layout} reads its test list from --splits")
-    args.splits = args.splits or args.local.frames.parent / "splits"
-    if not args.splits.is_dir():
-        raise UsageError(f"--splits {args.splits} is not a folder: give the folder of the official lists")
+    args.splits = folder_of_lists(args.splits, args.local.frames)
     return args
 
 
