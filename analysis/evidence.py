@@ -41,8 +41,7 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
     if (path := log / "retrieval" / name / "results.json").exists():
         results = read_json(path, {"results": {str: float}})["results"]
         found |= {k: v for k, v in results.items() if k in ("R@1", "R@5", "R@10")}
-    if linear := read_probe(log / "features" / name):
-        found["linear probe"] = float(np.mean(linear))
+    found |= {measure: float(np.mean(values)) for measure, values in read_probe(log / "features" / name).items()}
     if (path := log / "test" / name / "results.json").exists():
         found["fine-tuned"] = list(Run(path, "test").facts["results"].values())[-1]["top1"]
     watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]

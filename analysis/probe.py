@@ -2,13 +2,20 @@
 
     python retrieval.py --dataset ucf101 --pretrain log/.../backbone.pth.tar --save_features features/a
     python -m analysis.probe --dataset ucf101 --features features/a features/b
+    python -m analysis.probe --dataset ucf101 --features features/a --shots 1 5 10      few labels as well
 
 Logistic regression of scikit-learn on standardised features. Its strength of regularisation is chosen among --strengths
 on training videos that each seed holds out (whole recordings), never on the test list; then all training videos are
 used. Prints a row for each folder and seed-wise mean and deviation, and writes probe.json into each folder.
+
+With --shots also on k training videos of each class, of different recordings as far as there are, drawn --folds times.
+Nothing else of the training list is used, so no label is left to choose a strength with. It is the same for every k,
+SHOT_STRENGTH, on features less the mean of the drawn videos and of length 1. The draws of a fold are the same in every
+folder, and those of fewer shots are part of those of more.
 """
 import argparse
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +27,9 @@ from torch import Tensor
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import write_json
-from core.names import quoted
+from core.names import quoted, shown
 from core.parser import new_parser
-from dataset.lists import VideoList, hold_out, local_dataset
+from dataset.lists import VideoList, hold_out, local_dataset, video_groups
 from engine.flags import positive
 from engine.log import versions
 
@@ -30,6 +37,7 @@ from .features import PARTS, read_features
 from .nearest import centre_and_normalise, nearest, vote
 
 Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
+SHOT_STRENGTH = 1.0  # of scikit-learn's C, for features of length 1
 
 
 def flags() -> argparse.ArgumentParser:
@@ -39,6 +47,9 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=5, help="draws of held-out recordings")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1, 1, 10],
                         help="of scikit-learn's C, the inverse of regularisation")
+    parser.add_argument("--shots", type=int, nargs="+", default=[],
+                        help="numbers of training videos of each class: a probe with no more of them than that")
+    parser.add_argument("--folds", type=int, help="draws of the videos of --shots; None: 5")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 5, 10, 20], help="neighbours that vote")
     return parser
 
@@ -67,12 +78,13 @@ def predicted_by_vote(query: Tensor, gallery: Tensor, labels: Tensor, k: int) ->
     return vote(labels[indices], (query[:, None] * gallery[indices]).sum(dim=2))
 
 
-def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Logistic regression on standardised features (N, D) -> the fitted pipeline of scikit-learn."""
+def fit(features: np.ndarray, labels: np.ndarray, strength: float, standardise: bool = True) -> Any:
+    """Logistic regression on features (N, D), standardised if asked -> what scikit-learn has fitted."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(features, labels)
+    steps = [StandardScaler()] if standardise else []
+    return make_pipeline(*steps, LogisticRegression(C=strength, max_iter=2000)).fit(features, labels)
 
 
 def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str, seed: int) -> tuple[float, float]:
@@ -90,39 +102,84 @@ def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str
     return fit(features, videos.labels, best).score(test[0], test[1].labels), best
 
 
-def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float], ks: Sequence[int]) -> dict:
-    """Linear probe and vote of a folder of features.
+def draw_shots(videos: VideoList, most: int, group: str, fold: int) -> list[np.ndarray]:
+    """For each class its rows in `videos`, (most,) int, drawn at random; the first k of them are its k shots.
+
+    No recording comes twice before all of its class came once. Raises DataError where a class has fewer videos.
+    """
+    groups, rng, drawn = video_groups(videos.names, group), np.random.default_rng(fold), []
+    for label in np.unique(videos.labels):
+        rows = rng.permutation(np.flatnonzero(videos.labels == label))
+        if len(rows) < most:
+            name = shown(videos.names[rows[0]].partition("/")[0])
+            raise DataError(f"--shots {most}: of class {name} there are only {len(rows)} training videos: give fewer "
+                            "shots")
+        earlier: Counter[str] = Counter()
+        turns = []  # how many videos of its recording come before
+        for row in rows:
+            turns.append(earlier[groups[row]])
+            earlier[groups[row]] += 1
+        drawn.append(rows[np.argsort(turns, kind="stable")[:most]])
+    return drawn
+
+
+def shot_probe(train: Part, test: Part, rows: np.ndarray) -> float:
+    """Top-1 on the test videos of a probe that was fitted to the training videos at `rows` (N,) alone."""
+    shots, queries = torch.from_numpy(train[0][rows]), torch.from_numpy(test[0])
+    centre = shots.mean(dim=0)
+    fitted = fit(centre_and_normalise(shots, centre).numpy(), train[1].labels[rows], SHOT_STRENGTH, standardise=False)
+    return fitted.score(centre_and_normalise(queries, centre).numpy(), test[1].labels)
+
+
+def measure_shots(train: Part, test: Part, group: str, shots: Sequence[int], folds: int) -> dict[int, list[float]]:
+    """-> {k: [top-1 of each draw]}, k ascending."""
+    ks = sorted(set(shots))
+    draws = [draw_shots(train[1], ks[-1], group, fold) for fold in range(folds)] if ks else []
+    return {k: [shot_probe(train, test, np.concatenate([rows[:k] for rows in draw])) for draw in draws] for k in ks}
+
+
+def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float], ks: Sequence[int],
+            shots: Sequence[int] = (), folds: int = 0) -> dict:
+    """Linear probe, probes of few shots and vote of a folder of features.
 
     group: as in linear_probe; seeds: how many draws; ks: neighbours that vote, those beyond the training list left out
-    -> {"linear": [top-1 of each seed], "strengths": [chosen], "vote": {k: top-1}, "train", "test": numbers of videos}
+    -> {"linear": [top-1 of each seed], "strengths": [chosen], "shots": {k: [top-1 of each fold]}, "vote": {k: top-1},
+    "train", "test": numbers of videos}
     """
     found = read(folder)
     if not any(re.fullmatch(group, name) for _, videos in found.values() for name in videos.names):
         raise UsageError(f"--dataset: its recordings are not named as the videos of {folder} are "
                          f"({quoted(str(found['train'][1].names[0]))}): name the data set that they are of")
     (train, videos), (test, queries) = found["train"], found["test"]
+    few = measure_shots(found["train"], found["test"], group, shots, folds)
     linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
                            for seed in range(seeds)), strict=True)
     labels = torch.from_numpy(videos.labels)
     votes = {k: float((predicted_by_vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
                        == queries.labels).mean()) for k in ks if k <= len(train)}
-    return {"linear": linear, "strengths": chosen, "vote": votes, "train": len(train), "test": len(test)}
+    return {"linear": linear, "strengths": chosen, "shots": few, "vote": votes, "train": len(train), "test": len(test)}
 
 
 def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
+    folds = 5 if args.folds is None else args.folds
     positive(args, "seeds")
-    if min(args.k) < 1 or not all(1e-9 <= strength <= 1e9 for strength in args.strengths):
-        raise UsageError("--k must be above 0, and --strengths from 1e-9 to 1e9")
+    if min(folds, *args.k, *args.shots) < 1 or not all(1e-9 <= strength <= 1e9 for strength in args.strengths):
+        raise UsageError("--k, --shots and --folds must be above 0, and --strengths from 1e-9 to 1e9")
+    if args.folds is not None and not args.shots:
+        raise UsageError(f"--folds {folds} counts the draws of --shots: give both")
     if len({folder.resolve() for folder in args.features}) < len(args.features):
         raise UsageError("--features: a folder is given twice, and would count twice")
     group = local_dataset(args.dataset).group
-    rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k)
-            for folder in args.features}
+    rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k, shots=args.shots,
+                            folds=folds) for folder in args.features}
     for folder, row in rows.items():
         write_json(folder / "probe.json", {**row, "dataset": args.dataset, **versions()})
         print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "
               + ", ".join(f"{k} nearest {value:.4f}" for k, value in row["vote"].items()))
+        if row["shots"]:
+            print(f"{folder}: " + ", ".join(f"{k}-shot {np.mean(values):.4f} +- {np.std(values):.4f}"
+                                            for k, values in row["shots"].items()) + f" ({folds} draws)")
     if len(rows) > 1:
         means = [np.mean(row["linear"]) for row in rows.values()]
         print(f"all {len(rows)}: linear {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f} over folders")

@@ -36,8 +36,9 @@ def retrieval_row(result: Run) -> dict:
     row = {"run": result.name, "what": "retrieval", "data set": result.dataset_and_split,
            "videos": result.facts["queries"], "chance": 1 / result.facts["classes"],
            **{k: v for k, v in result.facts["results"].items() if k in ("R@1", "R@5", "R@10")}}
-    if (folder := result.features()) and (linear := read_probe(folder)):
-        row["linear probe of features"] = f"{np.mean(linear):.3f} ± {np.std(linear):.3f}"
+    if folder := result.features():
+        row |= {f"{measure} of features": f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+                for measure, values in read_probe(folder).items()}
     return row
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from core.inputs import COUNT, read_json
+from core.inputs import COUNT, fault, read_json
+from core.names import quoted
 from dataset.storage import SOURCES
 from engine.folders import weights_name
 from engine.log import log_rows
@@ -16,6 +17,7 @@ from .modes import mode_position
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}  # those that train
 RESULTS = ("retrieval", "test")  # those that measure
 SPLIT = re.compile("split[0-9]{2}")
+SHOTS = re.compile("[1-9][0-9]{0,8}")
 
 
 # Shapes, as core.inputs.fault takes them, of what is used of a run: its flags, and the rest of its file
@@ -85,15 +87,24 @@ class Run:
         return folder is not None and (folder / "train_clips.npy").is_file()
 
 
-def read_probe(folder: Path) -> list[float]:
-    """Top-1 of the linear probes of a folder of features, by seed; none where there is no probe.json."""
+def read_probe(folder: Path) -> dict[str, list[float]]:
+    """Top-1 of the probes of a folder of features -> {"linear probe": [of each seed], "5-shot": [of each draw], ...}.
+
+    {} where there is no probe.json, and no shots where none were asked for.
+    """
     path = folder / "probe.json"
     if not path.exists():
-        return []
+        return {}
     hint = "remove it, and run analysis.probe again"
-    found = read_json(path, {"linear": [float]}, hint)["linear"]
-    if not found:
-        raise DataError(f"{path} is damaged (linear is empty): {hint}")
+    written = {"shots": {}, **read_json(path, {"linear": [float]}, hint)}  # none in files of earlier versions
+    wrong = fault(written["shots"], {str: [float]}, "shots")
+    found = {"linear probe": written["linear"]}
+    for k, values in written["shots"].items() if not wrong else ():
+        if not SHOTS.fullmatch(k):
+            wrong = f"{quoted(k)} is no number of shots"
+        found[f"{k}-shot"] = values
+    if wrong := wrong or next((f"{name} is empty" for name, values in found.items() if not values), None):
+        raise DataError(f"{path} is damaged ({wrong}): {hint}")
     return found
 
 

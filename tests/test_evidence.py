@@ -12,9 +12,10 @@ from core.errors import DataError, UsageError
 from models.dualvar import TERMS, Term
 
 
-def write(log, name, r1, linear, within=None):
+def write(log, name, r1, linear, within=None, shots=None):
+    few = {} if shots is None else {"shots": shots}
     for folder, file, content in (("retrieval", "results.json", {"results": {"R@1": r1, "R@50": 1.0}}),
-                                  ("features", "probe.json", {"linear": linear})):
+                                  ("features", "probe.json", {"linear": linear, **few})):
         (log / folder / name).mkdir(parents=True)
         (log / folder / name / file).write_text(json.dumps(content))
     if within is not None:
@@ -41,6 +42,26 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
     assert printed.startswith("demo, split 1\n\n| mode | seeds | R@1 | linear probe |\n")
     assert "| clip | 1 | 0.200 | 0.200 |\n" in printed and (tmp_path / "table.md").read_text() in printed
     assert (tmp_path / "table.csv").read_text().startswith("mode,dataset,split,seed,R@1")
+
+
+def test_probes_of_few_shots_are_columns_where_there_are_any(tmp_path, capsys):
+    write(tmp_path, "clip_demo_split1_seed0", 0.2, [0.2], shots={"1": [0.25, 0.35], "10": [0.5]})
+    write(tmp_path, "clip_demo_split1_seed1", 0.2, [0.2], shots={"1": [0.5, 0.5], "10": [0.5]})
+    write(tmp_path, "random_demo_split1", 0.1, [0.1], shots={})
+    evidence.main([str(tmp_path)])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")] == [
+        "| mode | seeds | R@1 | linear probe | 1-shot | 10-shot |", "| --- |" + " ---: |" * 5,
+        "| random | 1 | 0.100 | 0.100 |  |  |",
+        "| clip | 2 | 0.200 ± 0.000 | 0.200 ± 0.000 | 0.400 ± 0.141 | 0.500 ± 0.000 |"]
+
+
+@pytest.mark.parametrize("shots, says", [
+    ({"1": []}, "1-shot is empty"), ({"one": [0.5]}, "'one' is no number of shots"), ({"0": [0.5]}, "'0' is no number"),
+    ({"5": 0.5}, "5 is not a list"), ({"5": ["x"]}, r"5\[0\] is not a finite number"), ([0.5], "shots is not a dict")])
+def test_shots_that_cannot_be(shots, says, tmp_path):
+    write(tmp_path, "clip_demo_split1", 0.2, [0.2], shots=shots)
+    with pytest.raises(DataError, match=rf"probe.json is damaged \({says}.*\): remove it, and run"):
+        evidence.collect(tmp_path)
 
 
 def test_every_combination_of_terms_is_a_mode_and_they_are_in_order():

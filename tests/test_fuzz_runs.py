@@ -2,6 +2,7 @@
 import io
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -69,11 +70,14 @@ def test_fuzz_results_and_flags(path, case):
 
 
 @cases()
-@given(damaged(json.dumps({"linear": [0.5, 0.6], "strengths": [1], "vote": {"1": 0.5}}).encode()))
+@given(damaged(json.dumps({"linear": [0.5, 0.6], "strengths": [1], "shots": {"1": [0.2], "10": [0.4, 0.3]},
+                           "vote": {"1": 0.5}}).encode()))
 def test_fuzz_probes(path, data):
     (path.parent / "probe.json").write_bytes(data)
     found = in_sentence(read_probe, path.parent)
-    assert isinstance(found, DataError) or math.isfinite(np.mean(found))
+    assert isinstance(found, DataError) or found["linear probe"] and all(
+        re.fullmatch("linear probe|[1-9][0-9]*-shot", name) and math.isfinite(np.mean(values))
+        for name, values in found.items())
 
 
 @cases()
@@ -216,7 +220,7 @@ COMMANDS = {
     "test/demo/split01/confusion.csv": [["pictures", "confusion", "--test", "log/test/demo", "--out", "p.png"]],
     "test/demo/split01/classes.csv": [["pictures", "classes", "--test", "log/test/demo", "--out", "p.png"]],
     **{f"features/demo/train_{name}": [
-        ["probe", "--features", "log/features/demo", "--seeds", "1", "--strengths", "1"],
+        ["probe", "--features", "log/features/demo", "--seeds", "1", "--strengths", "1", "--shots", "1"],
         ["pictures", "tsne", "--features", "log/features/demo", "--out", "p.png"],
         ["pictures", "gallery", "--features", "log/features/demo", "--queries", "1", "--out", "p.png"]]
        for name in ("features.npy", "labels.npy", "names.txt", "clips.npy")}}

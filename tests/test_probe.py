@@ -7,14 +7,16 @@ import torch
 
 from analysis import probe
 from core.errors import DataError, UsageError
+from dataset.lists import VideoList
 
 
-def write(folder, separable=True, classes=3, groups=6):
+def write(folder, separable=True, classes=3, groups=6, clips=1):
     """Features of videos v_C1_g02_c01: a class each, where `separable`, and noise."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for part, first in (("train", 8), ("test", 1)):
-        names = [f"C{c}/v_C{c}_g{g:02d}_c01" for c in range(classes) for g in range(first, first + groups)]
+        names = [f"C{c}/v_C{c}_g{g:02d}_c{i:02d}" for c in range(classes) for g in range(first, first + groups)
+                 for i in range(1, clips + 1)]
         labels = np.array([int(name[1]) for name in names])
         features = rng.normal(size=(len(names), 16)).astype(np.float32)
         if separable:
@@ -56,6 +58,75 @@ def test_the_strength_is_chosen_on_held_out_recordings_of_the_training_list(tmp_
     assert [count for count, _ in asked[:3]] == [15] * 3 and asked[3] == (18, 1.0)  # a recording of each class is held
 
 
+def shots_of(folder, capsys, *flags):
+    """The probes of few shots in probe.json, and what was printed of them."""
+    probe.main(["--features", str(folder), "--seeds", "1", "--strengths", "1", "--k", "1", "--shots", *flags])
+    return json.loads((folder / "probe.json").read_text())["shots"], capsys.readouterr().out.splitlines()[1]
+
+
+def test_few_shots_of_separable_features_and_of_noise(tmp_path, capsys):
+    good, line = shots_of(write(tmp_path / "good"), capsys, "5", "1", "--folds", "3")
+    assert good == {"1": [1.0] * 3, "5": [1.0] * 3}
+    assert line == f"{tmp_path}/good: 1-shot 1.0000 +- 0.0000, 5-shot 1.0000 +- 0.0000 (3 draws)"
+    noise, line = shots_of(write(tmp_path / "noise", separable=False, groups=40), capsys, "1", "10")
+    for k, values in noise.items():
+        assert len(values) == 5 and 0.2 < np.mean(values) < 0.47 and np.std(values) > 0
+        assert f"{k}-shot {np.mean(values):.4f} +- {np.std(values):.4f}" in line
+
+
+def test_few_shots_of_permuted_labels_are_at_chance(tmp_path):
+    found = probe.read(write(tmp_path / "f", groups=40))
+    (features, videos), values = found["train"], {1: [], 10: []}
+    for fold in range(40):
+        labels = np.random.default_rng(100 + fold).permutation(videos.labels)
+        train = features, VideoList(videos.names, videos.num_frames, labels, videos.classes)
+        draw = probe.draw_shots(train[1], 10, "(?P<group>.+)", fold)
+        for k, some in values.items():
+            some.append(probe.shot_probe(train, found["test"], np.concatenate([rows[:k] for rows in draw])))
+    for some in values.values():
+        assert abs(np.mean(some) - 1 / 3) < 3 * np.std(some) / np.sqrt(len(some)) < 0.2
+
+
+def test_shots_come_from_different_recordings_differ_by_fold_and_repeat(tmp_path):
+    _, videos = probe.read(write(tmp_path / "f", groups=6, clips=4))["train"]
+    rule = r"(?P<group>.+_g\d+)_c\d+"
+    draws = [probe.draw_shots(videos, 9, rule, fold) for fold in (0, 1, 2, 0)]
+    rows = [np.concatenate(draw).tolist() for draw in draws]
+    assert rows[0] == rows[3] and len({tuple(row) for row in rows}) == 3
+    for draw in draws:
+        for label, own in enumerate(draw):
+            assert (videos.labels[own] == label).all() and len(set(own)) == 9
+            groups = [name[:-4] for name in videos.names[own]]
+            assert len(set(groups[:6])) == 6 and len(set(groups[6:])) == 3  # all once, before one comes again
+    once = probe.draw_shots(videos, 2, rule, 0)
+    assert all(few.tolist() == many[:2].tolist() for few, many in zip(once, draws[0], strict=True))
+
+
+def test_a_probe_of_few_shots_sees_these_alone(tmp_path):
+    """Not the other training videos; and each test video is judged by itself."""
+    found = probe.read(write(tmp_path / "f", separable=False, groups=30))
+    (train, videos), (test, queries) = found["train"], found["test"]
+    rows = np.concatenate([rows[:5] for rows in probe.draw_shots(videos, 5, "(?P<group>.+)", 0)])
+    value = probe.shot_probe((train, videos), (test, queries), rows)
+    other = np.full_like(train, 7)
+    other[rows] = train[rows]
+    assert probe.shot_probe((other, videos), (test, queries), rows) == value
+    halves = [np.arange(0, len(test), 2), np.arange(1, len(test), 2)]
+    parts = [probe.shot_probe((train, videos), (test[half], queries.subset(half)), rows) for half in halves]
+    assert np.mean(parts) == pytest.approx(value) and 0 < value < 1
+
+
+def test_a_class_with_fewer_videos_than_shots_is_one_sentence(tmp_path):
+    folder = write(tmp_path / "f", groups=4)
+    with pytest.raises(DataError, match=r"^--shots 5: of class C0 there are only 4 training videos: give fewer shots$"):
+        probe.main(["--features", str(folder), "--seeds", "1", "--shots", "1", "5"])
+    assert not (folder / "probe.json").exists()
+    for flags, says in {("--shots", "0"): "--shots and --folds must be above 0", ("--folds", "3"): "--folds 3 counts",
+                        ("--shots", "1", "--folds", "0"): "must be above 0"}.items():
+        with pytest.raises(UsageError, match=says):
+            probe.main(["--features", str(folder), *flags])
+
+
 def test_votes_are_weighted_by_similarity():
     gallery = torch.tensor([[1.0, 0], [0.9, 0.1], [-1, 0.2], [-0.9, 0], [-1, -0.3]])
     labels = torch.tensor([1, 1, 0, 0, 0])
@@ -85,7 +156,7 @@ def test_bad_flags(tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (["--dataset", "hmdb51"], "name the data set that they are of"), (["--features", "f", "./f"], "given twice"),
-    (["--strengths", "1e-400"], "--strengths from 1e-9"), (["--k", "0"], "--k must be above 0"),
+    (["--strengths", "1e-400"], "--strengths from 1e-9"), (["--k", "0"], "--k, --shots and --folds must be above 0"),
     (["--seeds", "0"], "--seeds must be above 0")])
 def test_flags_that_would_give_wrong_numbers(tmp_path, monkeypatch, flags, words):
     write(tmp_path / "f")

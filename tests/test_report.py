@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
         assert call("test.py", *where, "--checkpoint", "log/small/ft/x_all_on/model/latest.pth.tar", "--name",
                     "x_all_ft_on", "--clips", 2)[0] == 0
         assert call("analysis/probe.py", "--dataset", "ucf101", "--features", "log/small/features/x_all", "--seeds", 2,
-                    "--k", 1)[0] == 0
+                    "--k", 1, "--shots", 1)[0] == 0
         assert call("analysis/report.py", "log/small", "--planned", "pretrain/x_all", "test/x_other",
                     "pretrain/x_other")[0] == 0
     return folder / "log/small"
@@ -93,7 +93,8 @@ def test_results_stand_beside_the_papers_with_what_differs(runs):
     for name in ("x_clip_seed0", "x_clip_seed1", "x_all"):
         own = json.loads((runs / "retrieval" / name / "results.json").read_text())["results"]
         assert found.loc[(name, "retrieval"), "R@1"] == own["R@1"]
-    assert found.loc[("x_all", "retrieval"), "linear probe of features"].count("±") == 1
+    for measure in ("linear probe", "1-shot"):
+        assert found.loc[("x_all", "retrieval"), f"{measure} of features"].count("±") == 1
     tested = json.loads((runs / "test/x_all_ft_on/results.json").read_text())["results"]["split01"]
     assert found.loc[("x_all_ft_on", "fine-tuned, test"), "top-1"] == tested["top1"]
     beside = pd.read_csv(folder / "beside_the_paper.csv").set_index("run")
