@@ -245,3 +245,40 @@ def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarr
     axes.grid(alpha=0.25)
     axes.legend(axes.lines, [title for title, _ in panels], fontsize=8, frameon=False)
     return figure
+
+
+def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | None], Mapping[str, float]]],
+         label: str) -> Figure:
+    """Shares with their intervals, beside what they must be above.
+
+    rows: [(title, chance, {name: (share, low, high), or None where there is nothing to show}, {floor: share})], with
+    the same names in each; label: of the axis.
+    """
+    names, floors = list(rows[0][2]), list(rows[0][3])
+    apart = 0.8 / max(len(names), 2)
+    figure = new_figure(7.5, 1.4 + len(rows) * (0.26 + 0.1 * len(names)))
+    axes = figure.subplots()
+    for place, (_, chance, shares, ticks) in enumerate(rows):
+        axes.plot([chance] * 2, [place - 0.45, place + 0.45], color="black", linewidth=1.2)
+        for i, floor in enumerate(floors):
+            axes.plot([ticks[floor]] * 2, [place - 0.33, place + 0.33], color="#777777", linewidth=1.4,
+                      linestyle=DASHES[i % len(DASHES)])
+        for i, name in enumerate(names):
+            y, colour, share = place + apart * (i - (len(names) - 1) / 2), COLOURS[i % len(COLOURS)], shares[name]
+            if share is None:
+                axes.text(chance, y, " control off chance", fontsize=6.5, va="center", color=colour)
+            else:
+                axes.plot(share[1:], [y, y], color=colour, linewidth=1.3)
+                axes.plot(share[0], y, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=5)
+        if place:
+            axes.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
+    axes.set_yticks(range(len(rows)), [title for title, *_ in rows], fontsize=8)
+    axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=5,
+                      label=name) for i, name in enumerate(names)]
+    handles += [Line2D([], [], color="#777777", linestyle=DASHES[i % len(DASHES)], label=floor)
+                for i, floor in enumerate(floors)] + [Line2D([], [], color="black", label="chance")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure

@@ -34,12 +34,13 @@ from engine.flags import (
     not_negative,
     positive,
 )
-from engine.folders import check_folder, weights_name
+from engine.folders import check_folder
 from engine.setup import start
 
 from . import feature_pictures, figures, run_pictures, video_pictures
 from .page import csv_text
 from .run_pictures import default_measures
+from .titles import add_titles, panel_titles
 from .video_pictures import ClipSettings, TrainingSample, training_samples
 
 OTHER_KINDS = set(Figure().canvas.get_supported_filetypes()) - set(figures.KINDS)
@@ -112,24 +113,6 @@ def add_data(one: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def add_training_data(one: argparse.ArgumentParser) -> None:
     add_sampling_flags(add_data(one))
-
-
-def add_titles(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--titles", nargs="+", help="names in the picture; default: of the folders")
-
-
-def panel_titles(titles: Sequence[str] | None, paths: Sequence[str | Path]) -> list[str]:
-    """--titles, or the names of runs that `paths` are of, with as many folders before them as tell them apart."""
-    if titles is None:
-        named = [Path(weights_name(path)) if Path(path).is_file() else Path(path) for path in paths]
-        for depth in range(1, max(len(path.parts) for path in named) + 1):
-            found = ["/".join(path.parts[-depth:]) for path in named]
-            if len(set(found)) == len(found):
-                return found
-    found = list(titles or map(str, paths))
-    if len(found) != len(paths) or len(set(found)) < len(found):
-        raise UsageError(f"--titles: {len(set(found))} different ones for {len(paths)} panels, give one each")
-    return found
 
 
 def panels(titles: Sequence[str] | None, paths: Sequence) -> dict:

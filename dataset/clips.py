@@ -53,8 +53,12 @@ class VideoClips(Dataset[dict[str, Any]]):
                 index = int(rng.integers(len(self)))
         raise DataError(f"{ATTEMPTS} samples in a row cannot be read: {errors[-1]}")
 
+    def frames_of(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Frames of video `index` that are its clips -> (V, T) int"""
+        return self.sampler(int(self.videos.num_frames[index]), rng)
+
     def _sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        indices = self.sampler(int(self.videos.num_frames[index]), rng)
+        indices = self.frames_of(index, rng)
         clips = self.crop(*self.reader.read(self.videos.names[index], indices), rng)
         sample = {"clips": torch.from_numpy(clips), "label": int(self.videos.labels[index]), "index": index}
         if self.draw is not None:

@@ -1,0 +1,107 @@
+"""Tables and the picture of what analysis.temporal measured, from its results as JSON holds them."""
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.files import write_text
+
+from . import figures
+from .page import csv_text, latex, markdown
+
+HOWS = {"linear": "linear probe", "neighbours": "vote of 10 neighbours"}
+KINDS = {"clips": "clips", "control": "control", "single": "one frame", "mean": "mean of single frames"}
+WITHHELD = "control off chance"
+Shares = Mapping[str, Any]  # a Measured of temporal_probe.py, as JSON holds it
+
+
+def plus_minus(share: Shares) -> str:
+    """Mean and half of the interval of 95 %."""
+    return f"{share['mean']:.3f} ± {(share['high'] - share['low']) / 2:.3f}"
+
+
+def floors_of(results: Mapping[str, Any], network: str, task: str, how: str) -> dict[str, float]:
+    """What a network must be above: those without training or without order, by name, and its own single frames."""
+    own = results["measures"][network]["tasks"][task]
+    others = {name: found["tasks"][task]["clips"][how]["mean"] for name, found in results["measures"].items()
+              if name not in results["networks"]}
+    return {**others, **{KINDS[kind]: own[kind][how]["mean"] for kind in ("single", "mean")},
+            "chance": results["tasks"][task]["chance"]}
+
+
+def cell(results: Mapping[str, Any], name: str, task: str, how: str) -> str:
+    """A network's share of right answers, with a * where its whole interval is above chance and all floors."""
+    found = results["measures"][name]["tasks"][task]
+    if not found["at_chance"][how]:
+        return f"{WITHHELD} ({found['control'][how]['mean']:.3f})"
+    share = found["clips"][how]
+    above = name in results["networks"] and share["low"] > max(floors_of(results, name, task, how).values())
+    return plus_minus(share) + (" *" if above else "")
+
+
+def answers_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
+    """A row for each task, a column for each network and each floor."""
+    return pd.DataFrame([{"task": facts["title"], "chance": facts["chance"],
+                          **{name: cell(results, name, task, how) for name in results["measures"]}}
+                         for task, facts in results["tasks"].items()])
+
+
+def frames_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
+    """The same of single frames, as each network sees them."""
+    return pd.DataFrame([{"task": facts["title"], "chance": facts["chance"],
+                          **{f"{name}, {KINDS[kind]}": plus_minus(results["measures"][name]["tasks"][task][kind][how])
+                             for name in results["networks"] for kind in ("single", "mean")}}
+                         for task, facts in results["tasks"].items()])
+
+
+def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each network and floor: top-1 of a linear probe of the classes, by what the test clips are."""
+    return pd.DataFrame([{"features": name, **{clip: plus_minus(share) for clip, share in found["classes"].items()}}
+                         for name, found in results["measures"].items() if found["classes"]])
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """Yields (name, table, caption)."""
+    for how, words in HOWS.items():
+        yield how, answers_table(results, how), (
+            f"Share of right answers, {words}, ± half of its 95 % interval. *: the whole interval is above chance and "
+            "above every floor, the network's own single frames too.")
+    yield "frames", frames_table(results, "linear"), "Linear probe of single frames, as the networks see them."
+    table = classes_table(results)
+    if len(table):
+        yield "classes", table, (
+            "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
+            "same reversed, with shuffled frames, or one frame repeated (still); "
+            "\"itself\": trained on such clips too. "
+            f"The commonest class is {results['class_chance']:.3f} of the test videos.")
+
+
+def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """Every number there is, a row each."""
+    rows = [{"features": name, "task": task, "of": KINDS[kind], "by": HOWS[how], "chance": facts["chance"], **share,
+             "control at chance": found["tasks"][task]["at_chance"][how]}
+            for name, found in results["measures"].items() for task, facts in results["tasks"].items()
+            for kind in KINDS for how, share in found["tasks"][task][kind].items()]
+    return pd.DataFrame(rows)
+
+
+def write_tables(folder: Path, results: Mapping[str, Any]) -> None:
+    """tables.md and tables.tex, as `tables` orders them, and all numbers as tables.csv."""
+    found = list(tables(results))
+    write_text(folder / "tables.md", "\n".join(f"{caption}\n\n{markdown(table)}" for _, table, caption in found))
+    write_text(folder / "tables.tex", "\n".join(f"% {caption}\n{latex(table)}" for _, table, caption in found))
+    write_text(folder / "tables.csv", csv_text(long_table(results), "%.6g"))
+
+
+def draw(results: Mapping[str, Any]) -> "figures.Figure":
+    """The linear probe's answers: a dot with its interval for each network, floors as ticks."""
+    rows = []
+    for task, facts in results["tasks"].items():
+        shares = {name: (own["clips"]["linear"] if own["at_chance"]["linear"] else None)
+                  for name in results["networks"] for own in [results["measures"][name]["tasks"][task]]}
+        dots = {name: (share["mean"], share["low"], share["high"]) if share else None for name, share in shares.items()}
+        ticks = {name: own["tasks"][task]["clips"]["linear"]["mean"] for name, own in results["measures"].items()
+                 if name not in results["networks"]}
+        rows.append((facts["title"], facts["chance"], dots, ticks))
+    return figures.dots(rows, "share of right answers, linear probe")

@@ -1,0 +1,133 @@
+"""Answers to the tasks of temporal_tasks.py from frozen features: a linear probe, a vote of neighbours, intervals."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dataset.lists import VideoList, hold_out
+
+from .probe import fit, predicted_by_vote
+from .temporal_tasks import CLASS_CLIPS, CLIPS, TASKS, Plan, Task
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of scikit-learn's C
+NEIGHBOURS = 10
+RESAMPLES = 2000
+FEWEST_RECORDINGS = 10  # for an interval over recordings
+SURE = 3.29  # standard errors within which a control must be of chance: 99.9 %
+
+
+@dataclass(frozen=True)
+class Side:
+    """One list in one draw: features (V, R, D) float32 of all rows of its plan."""
+
+    videos: VideoList
+    plan: Plan
+    features: np.ndarray
+
+    def of(self, clip: str, kind: str) -> np.ndarray:
+        """Features (V, D) of a clip by its name.
+
+        kind: "clips"; "control", of the shuffled videos; "single", its middle frame alone; "mean", of single frames
+        """
+        column, every = CLIPS.index(clip), np.arange(len(self.features))
+        if kind == "single" and self.plan.single is not None:
+            return self.features[every, self.plan.single[:, column]]
+        if kind == "mean" and self.plan.spread is not None:
+            return self.features[every[:, None], self.plan.spread[:, column]].mean(axis=1)
+        return self.features[:, column + len(CLIPS) * (kind == "control")]
+
+    def examples(self, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of a task, of the videos that are long enough -> features (N, E, D), answers (N, E), videos (N,), numbers."""
+        fit = np.flatnonzero(self.plan.fit[name])
+        values = [np.concatenate([self.of(clip, kind) for clip in clips], axis=1)[fit]
+                  for clips, _ in TASKS[name].examples]
+        return np.stack(values, axis=1), self.plan.answers[name][fit], fit
+
+
+class Measured(NamedTuple):
+    """Share of right answers of the videos, mean over draws, with an interval of 95 % and its standard error."""
+
+    mean: float
+    low: float
+    high: float
+    error: float
+
+
+def choose_strength(features: np.ndarray, answers: np.ndarray, videos: VideoList, group: str, seed: int) -> float:
+    """Of STRENGTHS the one that is best on recordings held out of the training list; of equals the strongest.
+
+    features: (V, E, D); answers: (V, E); videos: these V
+    """
+    kept, held = hold_out(videos, 0.2, group, seed)
+    inside = np.isin(videos.names, held.names)
+    own = features[~inside].reshape(-1, features.shape[2]), answers[~inside].ravel()
+    other = features[inside].reshape(-1, features.shape[2]), answers[inside].ravel()
+    if len(np.unique(own[1])) < 2:
+        return STRENGTHS[0]
+    return STRENGTHS[int(np.argmax([fit(*own, strength).score(*other) for strength in STRENGTHS]))]
+
+
+def answered(train: Side, test: Side, name: str, kind: str, group: str, seed: int) -> dict[str, np.ndarray]:
+    """Right answers to a task -> {"linear", "neighbours": (V,) share of a test video's examples, nan: it has none}.
+
+    The probe's strength is chosen on recordings held out of the training list.
+    """
+    features, answers, own = train.examples(name, kind)
+    queries, truth, asked = test.examples(name, kind)
+    strength = choose_strength(features, answers, train.videos.subset(own), group, seed)
+    flat, labels = features.reshape(-1, features.shape[2]), answers.ravel()
+    flat_queries = queries.reshape(-1, queries.shape[2])
+    said = {"linear": fit(flat, labels, strength).predict(flat_queries),
+            "neighbours": predicted_by_vote(torch.from_numpy(flat_queries), torch.from_numpy(flat),
+                                            torch.from_numpy(labels), min(NEIGHBOURS, len(flat))).numpy()}
+    found = {}
+    for how, values in said.items():
+        found[how] = np.full(len(test.videos), np.nan)
+        found[how][asked] = (values.reshape(truth.shape) == truth).mean(axis=1)
+    return found
+
+
+def class_gaps(train: Side, test: Side, group: str, seed: int) -> dict[str, np.ndarray]:
+    """Linear probe of classes -> {"<clip>": trained on the clips as they are, "<clip> itself": on such clips}, (V,).
+
+    clip: each of CLASS_CLIPS, which the test videos show.
+    """
+    own, asked = (np.flatnonzero(side.plan.fit["arrow"]) for side in (train, test))
+    videos, labels = train.videos.subset(own), train.videos.labels[own]
+    found = {}
+    for clip in CLASS_CLIPS:
+        features = train.of(clip, "clips")[own]
+        strength = choose_strength(features[:, None], labels[:, None], videos, group, seed)
+        probe = fit(features, labels, strength)
+        if clip == CLASS_CLIPS[0]:
+            first = probe
+        for kind, used in ((clip, first), (f"{clip} itself", probe)):
+            found[kind] = np.full(len(test.videos), np.nan)
+            found[kind][asked] = used.predict(test.of(clip, "clips")[asked]) == test.videos.labels[asked]
+    return found
+
+
+def measured(draws: Sequence[np.ndarray], recordings: np.ndarray, seed: int = 0) -> Measured:
+    """Mean over videos and draws, with an interval from resampled recordings (of videos, where these are few).
+
+    draws: (V,) each, shares of right answers, nan where a video has none; recordings: (V,) of the videos
+    """
+    table = np.array(draws)
+    known = np.isfinite(table).all(axis=0)  # whether a video is long enough does not depend on the draw
+    values, recordings = table[:, known].mean(axis=0), recordings[known]
+    names, which = np.unique(recordings, return_inverse=True)
+    if len(names) < FEWEST_RECORDINGS:
+        which = np.arange(len(values))
+    count = which.max() + 1
+    sums, sizes = np.bincount(which, values, count), np.bincount(which, minlength=count)
+    taken = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    means = sums[taken].sum(axis=1) / sizes[taken].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Measured(float(values.mean()), float(low), float(high), float(means.std()))
+
+
+def is_chance(control: Measured, task: Task) -> bool:
+    """Whether a control, in which nothing is to be found, is within SURE standard errors of chance."""
+    return abs(control.mean - task.chance) <= SURE * control.error + 1e-9

@@ -1,0 +1,252 @@
+"""Probes of what features know of time: which frames are shown, floors that cannot be fooled, and networks whose
+answers are known.
+"""
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import NARROW, SMALL, make_dataset
+
+from analysis import temporal, temporal_output, temporal_probe, temporal_tasks
+from analysis.temporal_probe import Side, answered, is_chance, measured
+from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, make_plan, steps
+from dataset.lists import VideoList
+
+LENGTH, STRIDES = 16, dict.fromkeys(("clip", *TASKS), 2)
+
+
+def draw(frames=200, seed=0, rate=1.0, **strides):
+    return draw_clips(frames, LENGTH, STRIDES | strides, rate, np.random.default_rng(seed))
+
+
+# --- which frames ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clips_are_what_their_names_say(seed):
+    clips, answers, fit = draw(seed=seed)
+    assert tuple(clips) and set(clips) == {*CLIPS} and fit == {*TASKS}
+    true = clips["true"]
+    assert (np.diff(true) == 2).all() and (clips["reversed"] == true[::-1]).all()
+    assert sorted(clips["shuffled"]) == true.tolist() and (clips["still"] == true[8]).all()
+    assert clips["earlier"].max() < clips["later"].min()
+    assert (np.diff(clips["earlier"]) == 2).all() and (np.diff(clips["later"]) == 2).all()
+    for k in (1, 2, 4):
+        assert (np.diff(clips[f"speed{k}"]) == 2 * k).all()
+    middles = [(clips[f"speed{k}"][0] + clips[f"speed{k}"][-1]) / 2 for k in (1, 2, 4)]
+    assert max(middles) - min(middles) <= 1
+    firsts = [clips[f"third{i}"][0] / (200 - 30) for i in range(3)]
+    assert firsts[0] < 1 / 3 <= firsts[1] < 2 / 3 <= firsts[2] < 1
+    jumps = np.diff(clips["cut"])
+    assert sorted(jumps) == [2] * 14 + [2 + 16] and (np.diff(clips["uncut"]) == 2).all()
+    assert clips["uncut"][0] in (clips["cut"][0], clips["cut"][0] + 16)
+    assert all(0 <= own.min() and own.max() < 200 for own in clips.values())
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_segments_stand_in_the_order_that_is_the_answer(n):
+    own, gap = temporal_tasks.segment_length(LENGTH, n)
+    clips, answers, _ = draw()
+    orders = list(itertools.permutations(range(n)))
+    assert len(set(answers[f"order{n}"])) == min(len(orders), 6)
+    for k, answer in enumerate(answers[f"order{n}"]):
+        parts = clips[f"order{n}_{k}"][:n * own].reshape(n, own)
+        assert (np.diff(parts, axis=1) == 2).all()
+        assert tuple(np.argsort(np.argsort(parts[:, 0]))) == orders[answer]
+        joints = np.sort(parts[:, 0])
+        assert (np.diff(joints) == 2 * (own + gap)).all()  # something is left out between any two
+        assert (clips[f"order{n}_{k}"][n * own:] == parts.min()).all()
+
+
+def test_speed_is_by_time_not_by_frames():
+    """At twice the frames a second a clip of the same speed takes every second frame more."""
+    slow, fast = draw(400, rate=1.0)[0], draw(400, rate=2.0)[0]
+    for k in (1, 2, 4):
+        assert (np.diff(fast[f"speed{k}"]) == 2 * np.diff(slow[f"speed{k}"])).all()
+    assert (np.diff(fast["true"]) == 2).all()  # the paper's clips are by frames
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_video_just_long_enough_fits(task):
+    needed = 2 * steps(task, LENGTH) + 1
+    for seed in range(5):
+        clips, _, fit = draw(needed, seed)
+        assert task in fit and task not in draw(needed - 1, seed)[2]
+        for names, _ in TASKS[task].examples:
+            for own in (clips[name] for name in names):
+                assert 0 <= own.min() and own.max() < needed
+    for names, _ in TASKS[task].examples:
+        assert not any(draw(needed - 1)[0][name].any() for name in names)  # its first frame alone
+
+
+def test_stride_is_what_most_videos_have_frames_for():
+    frames = np.array([61] * 95 + [20] * 5)
+    assert {task: choose_stride(task, frames, 16, 2) for task in ("clip", "order2", "precedence", "speed", "cut")} == {
+        "clip": 2, "order2": 2, "precedence": 1, "speed": 1, "cut": 2}
+    assert choose_stride("clip", np.array([61] * 80 + [20] * 20), 16, 4) == 1
+    assert choose_stride("speed", np.full(9, 400), 16, 8) == 4
+
+
+def test_plans_repeat_by_seed_and_differ_by_draw():
+    frames, rates = np.array([90, 120]), np.ones(2)
+    one, same, other = (make_plan(frames, rates, LENGTH, STRIDES, [0, 0, number], True) for number in (0, 0, 1))
+    assert (one.indices == same.indices).all() and (one.indices[:, :5] != other.indices[:, :5]).any()
+
+
+def test_control_rows_show_the_frames_of_a_shuffled_video():
+    plan = make_plan(np.array([90]), np.ones(1), LENGTH, STRIDES, [0], True)
+    own, control = plan.indices[0, :len(CLIPS)], plan.indices[0, len(CLIPS):2 * len(CLIPS)]
+    mapping = {}
+    for a, b in zip(own.ravel().tolist(), control.ravel().tolist(), strict=True):
+        assert mapping.setdefault(a, b) == b  # one place for each frame
+    assert len(set(mapping.values())) == len(mapping) and mapping != {a: a for a in mapping}
+
+
+def test_stills_are_of_the_middle_frame_and_of_frames_spread_over_a_clip():
+    plan = make_plan(np.array([90, 300]), np.ones(2), LENGTH, STRIDES, [0], True)
+    for video in range(2):
+        for column, clip in enumerate(plan.indices[video, :len(CLIPS)]):
+            assert (plan.indices[video, plan.single[video, column]] == clip[8]).all()
+            assert plan.indices[video, plan.spread[video, column], 0].tolist() == np.sort(clip)[[2, 6, 10, 14]].tolist()
+
+
+# --- networks whose answers are known ------------------------------------------------------------------------------
+# Videos of numbers: frame i of a video is one value, so that a network is a function of (V, R, T).
+
+
+def lists(count):
+    names = np.array([f"a/v{i:03d}" for i in range(count)])
+    return VideoList(names, np.full(count, 200), np.arange(count) % 2, np.array(["a", "b"]))
+
+
+def side(frames, network, seed, count=60):
+    """frames: (V, N) values of each frame; network: (V, R, T) -> (V, R, D)"""
+    plan = make_plan(np.full(count, frames.shape[1]), np.ones(count), LENGTH, STRIDES, [seed], True)
+    values = np.take_along_axis(frames[:, None], plan.indices.reshape(count, 1, -1), 2).reshape(plan.indices.shape)
+    return Side(lists(count), plan, network(values).astype(np.float32))
+
+
+def sides(network, make):
+    rng = np.random.default_rng(0)
+    return [side(make(rng), network, seed) for seed in range(2)]
+
+
+def stationary(rng, count=60):
+    """Waves of any phase: every moment is as likely as any other, and time runs forward."""
+    at = np.arange(200)
+    return (at / 7 + rng.random((count, 1))) % 1  # a saw
+
+
+def averages(x):
+    return np.stack([x.mean(axis=2), x.std(axis=2)], axis=-1)
+
+
+def moments(x):
+    """Sorted values: all that there is without order."""
+    return np.sort(x, axis=2)
+
+
+def steps_of(x):
+    """Differences of neighbours, wrapped: knows the order."""
+    return (np.diff(x, axis=2) + 0.5) % 1 - 0.5
+
+
+def linear(network, make, task, kind="clips"):
+    train, test = sides(network, make)
+    return measured([answered(train, test, task, kind, r"(?P<group>.+)", 0)["linear"]], test.videos.names)
+
+
+@pytest.mark.parametrize("task", ["arrow", "shuffle", "order2", "order3", "order4"])
+@pytest.mark.parametrize("network", [averages, moments])
+def test_a_network_without_order_is_at_chance(task, network):
+    found = linear(network, stationary, task)
+    assert is_chance(found, TASKS[task])
+    assert task == "order4" or found.mean == pytest.approx(TASKS[task].chance, abs=1e-9)
+
+
+@pytest.mark.parametrize("task", ["precedence", "position"])
+@pytest.mark.parametrize("network", [averages, steps_of])
+def test_in_stationary_videos_there_is_no_place_in_time(task, network):
+    assert is_chance(linear(network, stationary, task), TASKS[task])
+
+
+@pytest.mark.parametrize("task", ["arrow", "shuffle", "speed", "cut"])
+def test_a_network_of_order_knows_its_tasks(task):
+    assert linear(steps_of, stationary, task).mean > 0.95
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_controls_are_at_chance_where_the_task_is_known(task):
+    def rising(rng):
+        return np.linspace(0, 1, 200) + 0.01 * rng.random((60, 200))
+
+    assert is_chance(linear(lambda x: x, rising, task, "control"), TASKS[task])
+    assert linear(lambda x: x, rising, task).mean > {"order4": 0.3, "cut": 0.75}.get(task, 0.9)
+
+
+def test_a_place_in_time_that_shows_in_single_frames_is_told_by_their_mean():
+    def rising(rng):
+        return np.linspace(0, 1, 200) + 0.01 * rng.random((60, 200))
+
+    assert linear(moments, rising, "position", "mean").mean > 0.9
+    assert linear(moments, rising, "position", "single").mean > 0.9
+    assert linear(moments, rising, "order2", "mean").mean == 0.5
+
+
+def test_answers_in_another_order_are_chance():
+    """Each time the probe learns what most videos happen to say."""
+    train, test = sides(steps_of, stationary)
+    rng, shares, answers = np.random.default_rng(0), [], train.plan.answers["arrow"].copy()
+    for _ in range(40):
+        train.plan.answers["arrow"] = rng.permuted(answers, axis=1)
+        shares.append(answered(train, test, "arrow", "clips", r"(?P<group>.+)", 0)["linear"].mean())
+    assert abs(np.mean(shares) - 0.5) < 0.25
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_interval_is_over_recordings():
+    values = np.repeat(np.random.default_rng(0).random(20), 5)
+    over_recordings = measured([values], np.repeat(np.arange(20), 5).astype(str))
+    over_videos = measured([values], np.arange(100).astype(str))
+    assert over_recordings.mean == over_videos.mean == pytest.approx(values.mean())
+    assert over_recordings.error == pytest.approx(over_videos.error * 5**0.5, rel=0.15)
+    assert over_recordings.low < over_recordings.mean < over_recordings.high
+    few = measured([values], np.repeat(["a", "b"], 50))  # too few to resample
+    assert few.error == pytest.approx(over_videos.error, rel=0.1)
+
+
+def test_a_video_without_an_answer_does_not_count():
+    assert measured([np.array([1, np.nan, 0.5, 0.5])], np.array(list("abcd"))).mean == pytest.approx(2 / 3)
+
+
+def test_a_control_off_chance_withholds_the_number():
+    share = {"mean": 0.9, "low": 0.85, "high": 0.95, "error": 0.02}
+    kinds = {kind: dict.fromkeys(temporal_output.HOWS, share) for kind in temporal_output.KINDS}
+    results = {"networks": ["a"], "tasks": {"arrow": {"title": "arrow of time", "chance": 0.5}}, "measures": {
+        "a": {"tasks": {"arrow": {**kinds, "at_chance": {"linear": False, "neighbours": True}}}}}}
+    assert temporal_output.cell(results, "a", "arrow", "linear") == "control off chance (0.900)"
+    assert "0.900 ± 0.050" in temporal_output.cell(results, "a", "arrow", "neighbours")
+    assert not is_chance(temporal_probe.Measured(0.6, 0.55, 0.65, 0.02), TASKS["arrow"])
+    assert is_chance(temporal_probe.Measured(0.55, 0.5, 0.6, 0.02), TASKS["arrow"])
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("temporal")
+
+
+def test_floors_show_what_they_say():
+    clips = torch.zeros(2, 3, 4, 6, 6)
+    clips[0, :, 2] = 1
+    clips[1, :, :, ::2] = 1
+    assert temporal.Cues()(clips).shape == (2, 12, 1, 1, 1)
+    assert temporal.Cues()(clips)[0, :4].flatten().tolist() == [0, 0, 1, 0]
+    assert temporal.Cues()(clips)[1, 8:].flatten().tolist() == [1, 1, 1, 1]
+    assert temporal.Differences()(clips).flatten(1).tolist() == [[0, 1, 1], [0, 0, 0]]
