@@ -72,7 +72,4 @@ DATASETS = {
     "demo": standard("demo", DEMO_GROUP),
     "ucf101-5class": standard("ucf101-5class", UCF101_GROUP, splits=3),  # a subset, as an example
     "folder": standard("folder"),
-    "tennis-search": LocalDataset(DATA / "tennis-7class/frames", LISTS / "tennis-search", r"[^/]+/[a-z_]+?(?P<group>\d?)\d$", 1),
-    "ucf-search": LocalDataset(DATA / "ucf101-5class/frames", LISTS / "ucf-search", UCF101_GROUP, 1),
-    "tennis-7class": standard("tennis-7class", r"[^/]+/[a-z_]+?(?P<group>\d?)\d$"),  # a block of ten neighbours
 }

@@ -14,7 +14,7 @@ ROOMS = {
     "dataset": "fuzz_data augment augment_cuda dataset properties storage",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models pretrained",
     "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
-    "analysis": "evidence fuzz_runs pictures probe report retrieval variance",
+    "analysis": "evidence fuzz_runs pictures probe report retrieval temporal variance",
     "process_data": "flat_videos process_data storage verify write_csv",
     "asset": "assets",
     "benchmarks": "benchmarks",

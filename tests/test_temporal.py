@@ -4,15 +4,17 @@ answers are known.
 import itertools
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import NARROW, SMALL, make_dataset
+from helpers import InProcess, make_dataset
 
 from analysis import temporal, temporal_output, temporal_probe, temporal_tasks
 from analysis.temporal_probe import Side, answered, is_chance, measured
 from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, make_plan, steps
-from dataset.lists import VideoList
+from core.errors import DataError
+from dataset.lists import VideoList, open_list
 
 LENGTH, STRIDES = 16, dict.fromkeys(("clip", *TASKS), 2)
 
@@ -237,11 +239,6 @@ def test_a_control_off_chance_withholds_the_number():
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("temporal")
-
-
 def test_floors_show_what_they_say():
     clips = torch.zeros(2, 3, 4, 6, 6)
     clips[0, :, 2] = 1
@@ -250,3 +247,92 @@ def test_floors_show_what_they_say():
     assert temporal.Cues()(clips)[0, :4].flatten().tolist() == [0, 0, 1, 0]
     assert temporal.Cues()(clips)[1, 8:].flatten().tolist() == [1, 1, 1, 1]
     assert temporal.Differences()(clips).flatten(1).tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set whose videos are long enough for all tasks."""
+    return make_dataset(tmp_path_factory.mktemp("data"), groups=12, clips=1, frames=40, test_groups=5)
+
+
+FLAGS = ["--dataset", "ucf101", "--seq_len", "8", "--ds", "1", "--img_dim", "16", "--workers", "0", "--device", "cpu",
+         "--draws", "1", "--pretrain", "random", "--net", "r3d", "--width", "0.0625", "--name", "x"]
+
+
+@pytest.fixture
+def call(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    process = InProcess(place, monkeypatch, capsys)
+    return lambda *arguments: process("analysis.temporal", *FLAGS, *arguments)
+
+
+@pytest.mark.slow
+def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tmp_path, monkeypatch):
+    code, out, error = call("--tasks", "arrow", "speed")
+    assert code == 0, error
+    folder = tmp_path / "log/dualvar/temporal/x"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["measures"]) == ["random", *temporal.FLOORS] and list(results["tasks"]) == ["arrow", "speed"]
+    assert results["tasks"]["arrow"] == {"title": "arrow of time", "chance": 0.5, "stride": 1, "train": 14, "test": 10}
+    assert set(results["measures"]["random"]["classes"]) >= {"true", "reversed", "shuffled", "still"}
+    text = (folder / "tables.md").read_text()
+    assert "| arrow of time | 0.500 |" in text and "\\toprule" in (folder / "tables.tex").read_text()
+    rows = (folder / "tables.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * 2 * len(temporal_output.KINDS) * len(temporal_output.HOWS)
+    assert cv2.imread(str(folder / "temporal.png")).std() > 5
+
+    def never(*_, **__):
+        raise AssertionError("the features are there")
+
+    monkeypatch.setattr(temporal, "features_of", never)
+    assert call("--tasks", "arrow", "speed")[0] == 0
+    again = json.loads((folder / "results.json").read_text())
+    assert again["measures"] == results["measures"]
+    kept = sorted((folder.parent / "features").rglob("test_0.npy"))
+    assert len(kept) == 1 + len(temporal.FLOORS)
+    np.save(kept[0], np.zeros((3, 4, 5), np.float32))
+    code, _, error = call("--tasks", "arrow", "speed")
+    assert code == 1 and str(kept[0].relative_to(tmp_path)) in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_where_it_was(call, tmp_path, monkeypatch):
+    extract, made = temporal.features_of, []
+
+    def stopped(network, *arguments):
+        if len(made) == 3:
+            raise DataError("stopped")
+        made.append(type(network).__name__)
+        return extract(network, *arguments)
+
+    monkeypatch.setattr(temporal, "features_of", stopped)
+    assert call("--tasks", "arrow")[0] == 1
+    monkeypatch.setattr(temporal, "features_of", lambda *arguments: made.append("more") or extract(*arguments))
+    assert call("--tasks", "arrow")[0] == 0 and made.count("more") == 2 * (1 + len(temporal.FLOORS)) - 3
+
+
+@pytest.mark.parametrize("flags, code, words", [
+    (["--seq_len", "4"], 2, "--seq_len 4"), (["--draws", "0"], 2, "--draws"), (["--tasks", "x"], 2, "--tasks"),
+    (["--titles", "cues"], 2, "--titles"), (["--seq_len", "64"], 1, "their videos are too short"),
+    (["--pretrain", "nowhere.tar"], 1, "nowhere.tar")])
+def test_what_is_wrong_gets_a_sentence(call, tmp_path, flags, code, words):
+    found, _, error = call(*flags)
+    assert found == code and words in error.splitlines()[-1] and not list(tmp_path.rglob("results.json"))
+
+
+def test_frame_rates_are_those_of_the_manifest(place, call, monkeypatch):
+    videos = open_list("ucf101", "test", 1)
+    path = place / "ucf101/frames/manifest.csv"
+    assert temporal.frame_rates("ucf101", "frames", videos) is None
+    rows = [f"{name},{25 + 25 * (i % 2)}" for i, name in enumerate(videos.names)]
+    path.write_text("\n".join(["video,fps", *rows]) + "\n")
+    try:
+        assert temporal.frame_rates("ucf101", "frames", videos).tolist() == [25, 50] * 5
+        assert temporal.frame_rates("ucf101", "packed", videos) is None
+        path.write_text("video\n")
+        with pytest.raises(DataError, match="fps"):
+            temporal.frame_rates("ucf101", "frames", videos)
+        path.write_text("video,fps\n")
+        assert temporal.frame_rates("ucf101", "frames", videos) is None
+    finally:
+        path.unlink()
