@@ -23,7 +23,9 @@ from models.dualvar import TERMS
 from .modes import mode_position, parse_cell, unknown_modes
 from .page import csv_text, markdown
 from .runs import Run, read_probe
+from .temporal_output import read_results
 
+TIME = "time: "  # what columns of analysis.temporal begin with, which have a table of their own
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
 
 
@@ -44,6 +46,11 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
     found |= {measure: float(np.mean(values)) for measure, values in read_probe(log / "features" / name).items()}
     if (path := log / "test" / name / "results.json").exists():
         found["fine-tuned"] = list(Run(path, "test").facts["results"].values())[-1]["top1"]
+    if (path := log / "temporal" / name / "results.json").exists():
+        results = read_results(path)
+        own = results["measures"][results["networks"][0]]["tasks"]
+        found |= {f"{TIME}{facts['title']}": own[task]["clips"]["linear"]["mean"]
+                  for task, facts in results["tasks"].items() if own[task]["at_chance"]["linear"]}
     watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
     columns = monitor_columns() if watched else {}
     return found | {column: watched[-1][key] for key, column in columns.items() if key in watched[-1]}
@@ -65,13 +72,18 @@ def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame([{**asdict(cell), **measures} for cell, measures in measured if measures])
 
 
-def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `collect` of one data set and split -> a row for each mode: mean and deviation over its seeds."""
-    columns = [name for name in cells.columns if name not in CELL_COLUMNS and cells[name].notna().any()]
+def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:
+    """Rows of `collect` of one data set and split -> a row for each mode: mean and deviation over its seeds.
+
+    time: what analysis.temporal measured, instead of all else; without a column but these two where it has not
+    """
+    columns = [name for name in cells.columns if name not in CELL_COLUMNS and name.startswith(TIME) == time
+               and cells[name].notna().any()]
     rows: list[dict[str, Any]] = []
     for mode in sorted(cells["mode"].unique(), key=lambda mode: mode_position(mode) or ()):
         own = cells[cells["mode"] == mode]
-        rows.append({"mode": mode, "seeds": len(own), **{name: over_seeds(own[name].dropna()) for name in columns}})
+        rows.append({"mode": mode, "seeds": len(own),
+                     **{name.removeprefix(TIME): over_seeds(own[name].dropna()) for name in columns}})
     return pd.DataFrame(rows)
 
 
@@ -91,8 +103,9 @@ def main(argv: Sequence[str]) -> None:
     if cells.empty:
         raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet"
                          + "".join(f"; {sentence}" for sentence in unknown))
-    text = "\n".join(f"{dataset}, split {split}\n\n{markdown(summary(rows))}"
-                     for (dataset, split), rows in cells.groupby(["dataset", "split"]))
+    text = "\n".join(f"{dataset}, split {split}{', time' if time else ''}\n\n{markdown(table)}"
+                     for (dataset, split), rows in cells.groupby(["dataset", "split"])
+                     for time in (False, True) if (table := summary(rows, time)).shape[1] > 2)
     print(text)
     for sentence in unknown:
         print(f"note: {sentence}")

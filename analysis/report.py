@@ -17,12 +17,13 @@ from core.errors import UsageError
 from core.exits import run
 from core.parser import new_parser
 
-from . import evidence, paper
+from . import evidence, figures, paper
 from .modes import unknown_modes
 from .page import Page
 from .report_pictures import draw_pictures, pictures_to_draw
 from .report_tables import by_stage, comparison_table, data_table, not_run, results_table, runs_table
 from .runs import Run, Runs, all_runs, find_runs
+from .temporal_output import draw, joined, read_results, tables
 
 
 def flags() -> argparse.ArgumentParser:
@@ -49,8 +50,10 @@ def write_results(page: Page, found: Runs, cells: pd.DataFrame) -> None:
     """cells: the rows of evidence.collect that are of these runs."""
     page.section("Results")
     for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
-        page.table(f"evidence_{dataset}_split{split}", evidence.summary(rows),
-                   f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
+        for of_time, name in ((False, "evidence"), (True, "time")):
+            if (table := evidence.summary(rows, of_time)).shape[1] > 2:
+                page.table(f"{name}_{dataset}_split{split}", table,
+                           f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
     if unknown := unknown_modes(result.name for result in found["retrieval"]):
         page.items(unknown)
     table = results_table(found)
@@ -59,6 +62,27 @@ def write_results(page: Page, found: Runs, cells: pd.DataFrame) -> None:
                    "features: mean and deviation over draws of held-out recordings, the features being the same.")
     else:
         page.text("No retrieval and no test yet.")
+
+
+def write_time(page: Page, log: Path, dataset: str | None, experiment: str | None) -> None:
+    """What analysis.temporal measured; no section where it did not."""
+    found = {path.parent.name: read_results(path) for path in sorted((log / "temporal").glob("*/results.json"))}
+    found = {name: own for name, own in found.items() if dataset in (None, own["flags"]["dataset"])
+             and (experiment is None or name == experiment or name.startswith(f"{experiment}_"))}
+    if not found:
+        return
+    page.section("Time")
+    page.text("What frozen features know of time, by python -m analysis.temporal; docs/temporal.md says what each task "
+              "can show.")
+    for number, results in enumerate(joined(found)):
+        flags, name = results["flags"], f"time_{number}"
+        page.text(f"{flags['dataset']}, split {flags['split']}: clips of {flags['seq_len']} frames of "
+                  f"{flags['img_dim']} px.")
+        picture, *_ = figures.save(draw(results), page.folder / "pictures" / name)
+        page.picture(picture, "Linear probes of each task, with intervals of 95 %; floors as ticks.",
+                     "python -m analysis.temporal, with the flags in results.json")
+        for kind, table, caption in tables(results):
+            page.table(f"{name}_{kind}", table, caption)
 
 
 def write_comparison(page: Page, found: Runs) -> None:
@@ -115,6 +139,7 @@ def main(argv: Sequence[str]) -> None:
     page = Page(f"DualVar: {name}", args.out or args.log / "report" / name)
     write_head(page, runs, args.log)
     write_results(page, found, evidence.collect(args.log, {result.name for result in found["retrieval"]}))
+    write_time(page, args.log, args.dataset, args.experiment)
     write_comparison(page, found)
     page.section("Pictures")
     failed = draw_pictures(page, pictures)

@@ -1,11 +1,14 @@
 """Tables and the picture of what analysis.temporal measured, from its results as JSON holds them."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from core.errors import DataError
 from core.files import write_text
+from core.inputs import COUNT, read_json
 
 from . import figures
 from .page import csv_text, latex, markdown
@@ -14,6 +17,47 @@ HOWS = {"linear": "linear probe", "neighbours": "vote of 10 neighbours"}
 KINDS = {"clips": "clips", "control": "control", "single": "one frame", "mean": "mean of single frames"}
 WITHHELD = "control off chance"
 Shares = Mapping[str, Any]  # a Measured of temporal_probe.py, as JSON holds it
+
+SHARE = {"mean": float, "low": float, "high": float, "error": float}
+SHAPE = {"networks": [str], "class_chance": float,
+         "tasks": {str: {"title": str, "chance": float, "stride": COUNT, "train": COUNT, "test": COUNT}},
+         "measures": {str: {"classes": {str: SHARE},
+                            "tasks": {str: {**dict.fromkeys(KINDS, dict.fromkeys(HOWS, SHARE)),
+                                            "at_chance": dict.fromkeys(HOWS, bool)}}}},
+         "flags": {"dataset": str, "split": COUNT, "seq_len": COUNT, "ds": COUNT, "img_dim": COUNT, "resize": [COUNT],
+                   "draws": COUNT, "videos": COUNT, "storage": str, "seed": int, str: object}}
+SAME = ("dataset", "split", "seq_len", "ds", "img_dim", "resize", "draws", "videos", "storage")  # of one table
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """results.json of analysis.temporal. Raises DataError where it is damaged."""
+    hint = "remove it, and run analysis.temporal again"
+    found = read_json(path, SHAPE, hint)
+    measures = found["measures"]
+    if not found["tasks"] or not found["networks"] or not set(found["networks"]) <= set(measures) or any(
+            own["tasks"].keys() != found["tasks"].keys() for own in measures.values()):
+        raise DataError(f"{path} is damaged (its networks and tasks are not those that were measured): {hint}")
+    return found
+
+
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results by name -> those of one protocol and the same tasks as one, whose networks are called by these names.
+
+    Where a result is of several networks, theirs follow its name. Floors are the first one's: they are the same.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, found in parts.items():
+        key = repr([{flag: found["flags"][flag] for flag in SAME}, found["tasks"]])
+        several = len(found["networks"]) > 1
+        called = {own: f"{name}, {own}" if several else name for own in found["networks"]}
+        measures = {called[own]: found["measures"][own] for own in found["networks"]}
+        floors = {own: value for own, value in found["measures"].items() if own not in called}
+        whole = groups.setdefault(key, {**found, "networks": [], "measures": floors})
+        whole["measures"] = {**whole["measures"], **measures}
+        whole["networks"] = [*whole["networks"], *measures]
+    for whole in groups.values():  # networks first
+        whole["measures"] = {**{own: whole["measures"][own] for own in whole["networks"]}, **whole["measures"]}
+    return list(groups.values())
 
 
 def plus_minus(share: Shares) -> str:
@@ -40,19 +84,24 @@ def cell(results: Mapping[str, Any], name: str, task: str, how: str) -> str:
     return plus_minus(share) + (" *" if above else "")
 
 
+def with_chance(results: Mapping[str, Any], rows: Sequence[dict[str, str]]) -> pd.DataFrame:
+    """Rows of a table whose columns are the tasks, after one of what guessing gives."""
+    chance = {"features": "chance", **{facts["title"]: f"{facts['chance']:.3f}" for facts in results["tasks"].values()}}
+    return pd.DataFrame([chance, *rows])
+
+
 def answers_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
-    """A row for each task, a column for each network and each floor."""
-    return pd.DataFrame([{"task": facts["title"], "chance": facts["chance"],
-                          **{name: cell(results, name, task, how) for name in results["measures"]}}
-                         for task, facts in results["tasks"].items()])
+    """A row for each network and each floor, a column for each task."""
+    return with_chance(results, [{"features": name, **{facts["title"]: cell(results, name, task, how)
+                                                       for task, facts in results["tasks"].items()}}
+                                 for name in results["measures"]])
 
 
 def frames_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
     """The same of single frames, as each network sees them."""
-    return pd.DataFrame([{"task": facts["title"], "chance": facts["chance"],
-                          **{f"{name}, {KINDS[kind]}": plus_minus(results["measures"][name]["tasks"][task][kind][how])
-                             for name in results["networks"] for kind in ("single", "mean")}}
-                         for task, facts in results["tasks"].items()])
+    return with_chance(results, [{"features": f"{name}, {KINDS[kind]}", **{
+        facts["title"]: plus_minus(results["measures"][name]["tasks"][task][kind][how])
+        for task, facts in results["tasks"].items()}} for name in results["networks"] for kind in ("single", "mean")])
 
 
 def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -94,7 +143,7 @@ def write_tables(folder: Path, results: Mapping[str, Any]) -> None:
     write_text(folder / "tables.csv", csv_text(long_table(results), "%.6g"))
 
 
-def draw(results: Mapping[str, Any]) -> "figures.Figure":
+def draw(results: Mapping[str, Any]) -> Figure:
     """The linear probe's answers: a dot with its interval for each network, floors as ticks."""
     rows = []
     for task, facts in results["tasks"].items():

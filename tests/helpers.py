@@ -50,6 +50,24 @@ def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4,
     return root
 
 
+def results_of(network, mean=0.9, floor=0.6, at_chance=True, dataset="demo", single=0.5):
+    """What analysis.temporal writes of one network and one floor."""
+    from analysis.temporal_output import HOWS, KINDS
+
+    def one(mean, single):
+        share, frame = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "error": 0.02} for x in (mean, single))
+        kinds = {kind: dict.fromkeys(HOWS, share if kind in ("clips", "control") else frame)
+                 for kind in KINDS}
+        return {"tasks": {"arrow": {**kinds, "at_chance": {"linear": at_chance, "neighbours": True}}},
+                "classes": {"true": share}}
+
+    return {"networks": [network], "class_chance": 0.5,
+            "measures": {network: one(mean, single), "cues": one(floor, 0.5)},
+            "tasks": {"arrow": {"title": "arrow of time", "chance": 0.5, "stride": 2, "train": 20, "test": 20}},
+            "flags": {"dataset": dataset, "split": 1, "seq_len": 16, "ds": 2, "img_dim": 56, "resize": [64, 86],
+                      "draws": 3, "videos": 1000, "storage": "frames", "seed": 0}}
+
+
 def frames_of(reader, video, indices):
     """What FrameReader.read gives, put together -> (*indices.shape, H, W, 3)."""
     pictures, which = reader.read(video, indices)

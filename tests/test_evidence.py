@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from helpers import results_of
 
 from analysis import evidence
 from analysis.modes import mode_position, parse_cell, unknown_modes
@@ -108,6 +109,19 @@ def test_no_results_and_damaged_ones_are_errors(tmp_path):
     (tmp_path / "features/clip_demo_split1_seed0/probe.json").write_text("{")
     with pytest.raises(DataError, match="probe.json is damaged"):
         evidence.main([str(tmp_path)])
+
+
+def test_what_is_known_of_time_is_a_table_of_its_own(tmp_path, capsys):
+    for seed, mean in ((0, 0.6), (1, 0.7)):
+        name = f"clip_demo_split1_seed{seed}"
+        write(tmp_path, name, 0.3, [0.4])
+        (tmp_path / "temporal" / name).mkdir(parents=True)
+        (tmp_path / "temporal" / name / "results.json").write_text(json.dumps(results_of("x", mean)))
+    evidence.main([str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "demo, split 1\n\n| mode | seeds | R@1 | linear probe |" in out
+    assert "demo, split 1, time\n\n| mode | seeds | arrow of time |" in out
+    assert f"| clip | 2 | 0.650 ± {0.05 * 2**0.5:.3f} |" in out
 
 
 def test_a_result_without_a_number_is_no_row(tmp_path):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import InProcess, make_dataset
+from helpers import InProcess, make_dataset, results_of
 
 from analysis import temporal, temporal_output, temporal_probe, temporal_tasks
 from analysis.temporal_probe import Side, answered, is_chance, measured
@@ -225,11 +225,32 @@ def test_a_video_without_an_answer_does_not_count():
     assert measured([np.array([1, np.nan, 0.5, 0.5])], np.array(list("abcd"))).mean == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("mean, floor, single, above", [
+    (0.9, 0.6, 0.5, True), (0.64, 0.6, 0.5, False), (0.9, 0.86, 0.5, False), (0.9, 0.6, 0.86, False)])
+def test_a_star_needs_the_whole_interval_above_every_floor(mean, floor, single, above):
+    results = results_of("a", mean, floor, single=single)
+    assert temporal_output.cell(results, "a", "arrow", "linear") == f"{mean:.3f} ± 0.050" + " *" * above
+    assert "*" not in temporal_output.cell(results, "cues", "arrow", "linear")
+
+
+def test_results_of_one_protocol_are_one_table(tmp_path):
+    parts = {"clip_seed0": results_of("a"), "clip_seed1": results_of("a", 0.8), "other": results_of("a", dataset="x")}
+    one, other = temporal_output.joined(parts)
+    assert one["networks"] == ["clip_seed0", "clip_seed1"] and other["networks"] == ["other"]
+    table = temporal_output.answers_table(one, "linear")
+    assert table["features"].tolist() == ["chance", "clip_seed0", "clip_seed1", "cues"]
+    assert table["arrow of time"].tolist() == ["0.500", "0.900 ± 0.050 *", "0.800 ± 0.050 *", "0.600 ± 0.050"]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results_of("a")))
+    assert temporal_output.read_results(path) == results_of("a")
+    for damage in ({"networks": []}, {"networks": ["b"]}, {"tasks": {}}, {"measures": {}}, {"class_chance": "x"}):
+        path.write_text(json.dumps({**results_of("a"), **damage}))
+        with pytest.raises(DataError, match="results.json is damaged"):
+            temporal_output.read_results(path)
+
+
 def test_a_control_off_chance_withholds_the_number():
-    share = {"mean": 0.9, "low": 0.85, "high": 0.95, "error": 0.02}
-    kinds = {kind: dict.fromkeys(temporal_output.HOWS, share) for kind in temporal_output.KINDS}
-    results = {"networks": ["a"], "tasks": {"arrow": {"title": "arrow of time", "chance": 0.5}}, "measures": {
-        "a": {"tasks": {"arrow": {**kinds, "at_chance": {"linear": False, "neighbours": True}}}}}}
+    results = results_of("a", at_chance=False)
     assert temporal_output.cell(results, "a", "arrow", "linear") == "control off chance (0.900)"
     assert "0.900 ± 0.050" in temporal_output.cell(results, "a", "arrow", "neighbours")
     assert not is_chance(temporal_probe.Measured(0.6, 0.55, 0.65, 0.02), TASKS["arrow"])
@@ -276,7 +297,8 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     assert results["tasks"]["arrow"] == {"title": "arrow of time", "chance": 0.5, "stride": 1, "train": 14, "test": 10}
     assert set(results["measures"]["random"]["classes"]) >= {"true", "reversed", "shuffled", "still"}
     text = (folder / "tables.md").read_text()
-    assert "| arrow of time | 0.500 |" in text and "\\toprule" in (folder / "tables.tex").read_text()
+    assert "| chance | 0.500 | 0.333 |" in text and "| mean picture | " in text
+    assert "\\toprule" in (folder / "tables.tex").read_text()
     rows = (folder / "tables.csv").read_text().splitlines()
     assert len(rows) == 1 + 4 * 2 * len(temporal_output.KINDS) * len(temporal_output.HOWS)
     assert cv2.imread(str(folder / "temporal.png")).std() > 5
