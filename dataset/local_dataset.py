@@ -28,6 +28,7 @@ UCF101_GROUP = r"(?P<group>.+_g\d+)_c\d+"  # v_Lunges_g08_c01: group 8 of its cl
 DEMO_GROUP = r".+_(?P<group>g\d+)_c\d+"  # a demo group (one appearance) runs through all classes
 DIVING48_GROUP = r"[^/]+/(?P<group>.+)_\d+"  # LSe4bcYXRWw_00009: YouTube's name of the recording, of all classes
 HMDB51_GROUP = r"([^/]+)/(?P<group>.+)_\1_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
+TENNIS_GROUP = r"[^/]+/[a-z_]+?(?P<group>\d?)\d"  # smash12: tens of numbers are of one match, in all classes
 NO_GROUP = r"(?P<group>.+)"
 
 
@@ -71,5 +72,6 @@ DATASETS = {
     "diving48": standard("diving48", DIVING48_GROUP),
     "demo": standard("demo", DEMO_GROUP),
     "ucf101-5class": standard("ucf101-5class", UCF101_GROUP, splits=3),  # a subset, as an example
+    "tennis-7class": standard("tennis-7class", TENNIS_GROUP),  # the class is the motion
     "folder": standard("folder"),
 }

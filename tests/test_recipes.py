@@ -354,7 +354,8 @@ def test_numbers_of_the_environment_are_checked(script, name, value):
     ("retrieval/demo", "PRETRAINED", "/a\tb", "is not a path"), ("run/demo", "PRETRAIN_FLAGS", "lr 1", "with a dash"),
     ("run/demo", "RENDER_FLAGS", "*", "'*' does not begin"), ("run/demo", "TEST_FLAGS", "--ds\n4", "control character"),
     ("run/evidence", "COMMON_FLAGS", "x", "with a dash"), ("run/evidence", "MODES", "clip, tc", "clip, is not a mode"),
-    ("run/evidence", "GPUS", "2", "as one process"), ("run/evidence", "DATASET", "-d", "without a dash"),
+    ("run/evidence", "GPUS", "2", "as one process"), ("run/evidence", "LRS", "clip:1", "as in clip=0.01"),
+    ("run/evidence", "DATASET", "-d", "without a dash"),
     ("run/evidence", "LOG_DIR", "/a\rb", "not a path")])
 def test_words_of_the_environment_are_checked(script, name, value, says):
     done = show(REPOSITORY, script, **{name: value})

@@ -5,7 +5,8 @@
 # command before it runs it; with --show it only prints those that are left to run.
 #
 #   bash paper_scripts/run/evidence.sh                    R3D at a quarter of its width, 56 px: for CPUs
-#   DATASET (ucf101-5class or demo), SPLIT, MODES, SEEDS, EPOCHS: which cells, and the budget of each
+#   DATASET (ucf101-5class, tennis-7class, demo or your own), SPLIT, MODES, SEEDS, EPOCHS: which cells, and the budget
+#   of each; LRS: learning rates of modes, as in "clip=0.01 clip-sr=0.03", 0.05 for the others
 #   PRETRAIN_FLAGS, FINETUNE_FLAGS, COMMON_FLAGS (--net r21d --width 1 --img_dim 112 on a GPU): come last and win
 #   LOG_DIR, PYTHON: as for the launchers; results are in LOG_DIR/evidence
 set -eu -o pipefail
@@ -17,7 +18,7 @@ for flag in "$@"; do
     [ "$flag" = --show ] || wrong "$flag: evidence.sh takes --show only; flags of the stages go into PRETRAIN_FLAGS= etc."
     show=1
 done
-DATASET=${DATASET:-ucf101-5class} SPLIT=${SPLIT:-1} LOG=${LOG_DIR:-log}
+DATASET=${DATASET:-ucf101-5class} LRS=${LRS:-} SPLIT=${SPLIT:-1} LOG=${LOG_DIR:-log}
 all_modes="clip clip-sr clip-sr-tc tc sr-tc" all_seeds="0 1 2"
 MODES=${MODES:-$all_modes} SEEDS=${SEEDS:-$all_seeds}
 whole_number SPLIT "$SPLIT" 1 99 "the number of a train/test split"
@@ -35,15 +36,24 @@ for name in GPUS NNODES; do
     [ "${!name:-1}" = 1 ] || wrong "$name=${!name@Q}: a cell is small, so each runs as one process; unset $name"
 done
 GPUS=1 NNODES=1
+for word in $LRS; do
+    if ! [[ $word =~ ^[a-z0-9-]+=[0-9]*\.?[0-9]+$ ]]; then
+        wrong "LRS=$word is not a mode and its learning rate, as in clip=0.01"
+    fi
+done
 for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
 # shellcheck source=env.sh
 if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
 # shellcheck source=commands.sh
 source "$here/commands.sh"
+hflip=--hflip
 case "$DATASET" in
     demo)
         common=(--net r3d --width 0.125 --img_dim 16 --resize 32x32 --seq_len 8 --ds 1)
         pretrain=(--time_reverse 0 --epochs "${EPOCHS:-40}") ;;
+    tennis-7class)  # left and right are classes
+        common=(--net r3d --width 0.25 --img_dim 56 --seq_len 16 --ds 2) hflip=''
+        pretrain=(--epochs "${EPOCHS:-100}") ;;
     *)
         common=(--net r3d --width 0.25 --img_dim 56 --seq_len 16 --ds 4)
         pretrain=(--epochs "${EPOCHS:-60}") ;;
@@ -51,11 +61,20 @@ esac
 # shellcheck disable=SC2206  # lists of words
 common+=(--dataset "$DATASET" --split "$SPLIT" --log_dir "$LOG" --prefix evidence ${COMMON_FLAGS:-})
 # shellcheck disable=SC2206
-pretrain+=(--batch_size 32 --lr 0.05 --warmup 4 --cosine --clip_weight 1 --keep 1 ${PRETRAIN_FLAGS:-})
+pretrain+=(--batch_size 32 --warmup 4 --cosine --clip_weight 1 --keep 1 ${PRETRAIN_FLAGS:-})
 # shellcheck disable=SC2206
-finetune=(--batch_size 16 --lr 0.02 --wd 1e-4 --epochs 20 --cosine --hflip ${FINETUNE_FLAGS:-})
+finetune=(--batch_size 16 --lr 0.02 --wd 1e-4 --epochs 20 --cosine $hflip ${FINETUNE_FLAGS:-})
 
-# cell NAME WEIGHTS SEED: retrieval and its features, linear probe, fine-tuning and ten-clip test of weights
+# learning_rate MODE: of LRS, or the one for all
+learning_rate() {
+    local word
+    for word in $LRS; do
+        if [ "${word%=*}" = "$1" ]; then echo "${word#*=}"; return; fi
+    done
+    echo 0.05
+}
+
+# cell NAME WEIGHTS SEED: retrieval and its features, linear probe, what is known of time, fine-tuning and ten-clip test
 cell() {
     local name=$1 weights=$2 seed=$3 runs=$LOG/evidence
     if [ ! -e "$runs/retrieval/$name/results.json" ]; then
@@ -64,6 +83,11 @@ cell() {
     fi
     if [ ! -e "$runs/features/$name/probe.json" ]; then
         run_python -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
+    fi
+    if [ "$weights" != thumbnail ] && [ ! -e "$runs/temporal/$name/results.json" ]; then
+        if [ "$weights" != random ]; then seed=0; fi  # the same clips for all weights
+        run_python -m analysis.temporal "${common[@]}" --seed "$seed" --pretrain "$weights" --titles "$name" --name "$name"
+        seed=$3
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/test/$name/results.json" ]; then
         train "$runs/ft/$name" finetune.py "${common[@]}" "${finetune[@]}" --seed "$seed" --pretrain "$weights" \
@@ -84,8 +108,8 @@ for seed in $SEEDS; do
     for mode in $MODES; do
         name=${mode}_${suffix}_seed$seed weights=$LOG/evidence/pretrain/${mode}_${suffix}_seed$seed
         if [ ! -e "$weights/model/backbone.pth.tar" ]; then
-            train "$weights" train.py "${common[@]}" "${pretrain[@]}" --seed "$seed" --mode "$mode" --name "$name" \
-                --resume auto
+            train "$weights" train.py "${common[@]}" --lr "$(learning_rate "$mode")" "${pretrain[@]}" --seed "$seed" \
+                --mode "$mode" --name "$name" --resume auto
         fi
         cell "$name" "$weights/model/backbone.pth.tar" "$seed"
     done
