@@ -1,5 +1,4 @@
 """What the tools of process_data share: flags, listing videos, writing files, worker processes."""
-import argparse
 import csv
 import errno
 import io
@@ -11,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 
-from core import parser
 from core.errors import DataError, UsageError
 from core.exits import STOPS
 from core.files import whole_files
@@ -25,14 +23,6 @@ GO_ON = "what is finished is kept; start the same command again to go on"  # aft
 FULL = (errno.ENOSPC, errno.EDQUOT)
 COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
            "source_bytes", "opencv")
-
-
-class Parser(parser.Parser):
-    """As of all commands, its help with the defaults."""
-
-    def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **options)
-        parser.add_debug_flag(self)
 
 
 def check_range(flag, value, low, high, unit=""):

@@ -40,6 +40,7 @@ from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import TEMPORARY, take_lock
 from core.inputs import open_file, read_json
+from core.parser import new_parser
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_PIXELS
 from dataset.storage import BrokenVideo, open_video
@@ -48,7 +49,6 @@ from process_data.src.common import (
     FULL,
     GO_ON,
     MANIFEST,
-    Parser,
     WorkerDied,
     available_cores,
     check_range,
@@ -269,7 +269,7 @@ def check_same_settings(rows, videos, args):
 
 
 def parse(argv):
-    parser = Parser(description="Turn video files into numbered JPEG frames.")
+    parser = new_parser("process_data/src/extract_frame.py", __doc__)
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--videos", type=Path, help="folder of <class>/<video>, or of the videos themselves where the "
                         "lists give the classes; None: the data set's")

@@ -31,6 +31,7 @@ from core.exits import run
 from core.files import TEMPORARY, take_lock, whole_file
 from core.inputs import read_bytes
 from core.names import name_fault
+from core.parser import new_parser
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_BYTES
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
@@ -38,7 +39,6 @@ from process_data.src.common import (
     FULL,
     GO_ON,
     MANIFEST,
-    Parser,
     WorkerDied,
     available_cores,
     check_range,
@@ -134,7 +134,7 @@ def pack_all(todo, args):
 
 
 def parse(argv):
-    parser = Parser(description="Pack each video's frames into one file.")
+    parser = new_parser("process_data/src/pack.py", __doc__)
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--frames", type=Path, help="folder of <class>/<video>/image_00001.jpg; None: the data set's")
     parser.add_argument("--out", type=Path, help="folder to write; None: the data set's in local_dataset.py")

@@ -31,11 +31,11 @@ from core.errors import UsageError
 from core.exits import run
 from core.files import take_lock
 from core.inputs import read_json
+from core.parser import new_parser
 from dataset.local_dataset import DATA
 from dataset.storage import BrokenVideo, open_video
 from process_data.src.common import (
     GO_ON,
-    Parser,
     WorkerDied,
     available_cores,
     check_range,
@@ -161,7 +161,7 @@ def check_settings(root, settings):
 
 
 def parse(argv):
-    parser = Parser(description="Render the demo data set as video files and write its split lists.")
+    parser = new_parser("process_data/src/render_demo.py", __doc__)
     parser.add_argument("--videos", type=Path, default=DATA / "demo" / "videos", help="folder of <class>/<video>.avi")
     parser.add_argument("--splits", type=Path, default=DATA / "demo" / "splits", help="folder of the split lists")
     parser.add_argument("--groups", type=int, default=100, help="groups, each rendered in every class")

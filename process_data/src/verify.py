@@ -41,11 +41,11 @@ from core.exits import run
 from core.files import take_lock
 from core.inputs import csv_rows, read_text
 from core.names import cell
+from core.parser import new_parser
 from dataset.lists import MEND, WRITE, local_dataset, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
-    Parser,
     WorkerDied,
     available_cores,
     check_range,
@@ -233,7 +233,7 @@ def exclusion_text(bad, out):
 
 
 def parse(argv):
-    parser = Parser(description="Check a data set's frames and lists before training.")
+    parser = new_parser("process_data/src/verify.py", __doc__)
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--storage", choices=list(OPENERS), default="frames",
                         help="what is checked: the extracted frames, or those packed by pack.py")

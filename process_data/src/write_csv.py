@@ -31,13 +31,13 @@ from core.exits import run
 from core.files import take_lock
 from core.inputs import read_lines
 from core.names import name_fault, quoted
+from core.parser import new_parser
 from dataset.lists import VideoList, class_fault, hold_out, local_dataset
 from dataset.reader import FRAME_NAME
 from dataset.storage import PACKED_SUFFIX
 from process_data.src.common import (
     GO_ON,
     MANIFEST,
-    Parser,
     check_range,
     csv_text,
     first,
@@ -233,7 +233,7 @@ def to_csv(names, counts):
 
 
 def parse(argv):
-    parser = Parser(description="Write train and test lists from official lists and extracted frames.")
+    parser = new_parser("process_data/src/write_csv.py", __doc__)
     parser.add_argument("--dataset", default="ucf101", help="a name in dataset/local_dataset.py")
     parser.add_argument("--frames", type=Path, help="folder of <class>/<video>; None: the data set's")
     parser.add_argument("--splits", type=Path, help="folder of the official lists; None: `splits` beside the frames, "
