@@ -102,6 +102,16 @@ def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str
     return fit(features, videos.labels, best).score(test[0], test[1].labels), best
 
 
+def different_first(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rows (N,) int in an order in which no recording comes twice before all came once; groups: (V,) of all rows."""
+    earlier: Counter[str] = Counter()
+    turns = []  # how many videos of its recording come before
+    for row in rows:
+        turns.append(earlier[groups[row]])
+        earlier[groups[row]] += 1
+    return rows[np.argsort(turns, kind="stable")]
+
+
 def draw_shots(videos: VideoList, most: int, group: str, fold: int) -> list[np.ndarray]:
     """For each class its rows in `videos`, (most,) int, drawn at random; the first k of them are its k shots.
 
@@ -114,21 +124,22 @@ def draw_shots(videos: VideoList, most: int, group: str, fold: int) -> list[np.n
             name = shown(videos.names[rows[0]].partition("/")[0])
             raise DataError(f"--shots {most}: of class {name} there are only {len(rows)} training videos: give fewer "
                             "shots")
-        earlier: Counter[str] = Counter()
-        turns = []  # how many videos of its recording come before
-        for row in rows:
-            turns.append(earlier[groups[row]])
-            earlier[groups[row]] += 1
-        drawn.append(rows[np.argsort(turns, kind="stable")[:most]])
+        drawn.append(different_first(rows, groups)[:most])
     return drawn
+
+
+def said_by_few(shots: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Labels for queries (Q, D) by a probe that was fitted to a few features (N, D), labels (N,), alone -> (Q,) int."""
+    values, asked = torch.from_numpy(shots), torch.from_numpy(queries)
+    centre = values.mean(dim=0)
+    fitted = fit(centre_and_normalise(values, centre).numpy(), labels, SHOT_STRENGTH, standardise=False)
+    return fitted.predict(centre_and_normalise(asked, centre).numpy())
 
 
 def shot_probe(train: Part, test: Part, rows: np.ndarray) -> float:
     """Top-1 on the test videos of a probe that was fitted to the training videos at `rows` (N,) alone."""
-    shots, queries = torch.from_numpy(train[0][rows]), torch.from_numpy(test[0])
-    centre = shots.mean(dim=0)
-    fitted = fit(centre_and_normalise(shots, centre).numpy(), train[1].labels[rows], SHOT_STRENGTH, standardise=False)
-    return fitted.score(centre_and_normalise(queries, centre).numpy(), test[1].labels)
+    said = said_by_few(train[0][rows], train[1].labels[rows], test[0])
+    return float((said == test[1].labels).mean())
 
 
 def measure_shots(train: Part, test: Part, group: str, shots: Sequence[int], folds: int) -> dict[int, list[float]]:

@@ -58,7 +58,7 @@ from models.classifier import pooled
 from . import figures
 from .features import PARTS, Thumbnail
 from .temporal_output import WITHHELD, draw, write_tables
-from .temporal_probe import Measured, Side, answered, class_gaps, is_chance, measured
+from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_chance, measured
 from .temporal_tasks import TASKS, Plan, choose_stride, make_plan
 from .titles import add_titles, panel_titles
 
@@ -100,6 +100,7 @@ def flags() -> argparse.ArgumentParser:
     group.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="questions")
     group.add_argument("--draws", type=int, default=3, help="times that all clips are drawn")
     group.add_argument("--videos", type=int, default=1000, help="of each list, at most, drawn with --seed")
+    group.add_argument("--shots", type=int, nargs="+", default=[], help="also probes trained on so few videos")
     add_precision_flag(parser)
     add_run_flags(parser, training=False)
     return parser
@@ -203,8 +204,13 @@ def extract(source: str, network: nn.Module, lists: Mapping[str, VideoList], pla
 
 
 def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
-        features: Mapping[tuple[str, int], np.ndarray], tasks: Sequence[str], group: str, draws: int) -> dict[str, Any]:
-    """All measures of one network -> {"tasks": {task: {kind: {how: Measured}}}, "classes": {clip: Measured}}"""
+        features: Mapping[tuple[str, int], np.ndarray], tasks: Sequence[str], group: str, draws: int,
+        shots: Sequence[int]) -> dict[str, Any]:
+    """All measures of one network.
+
+    -> {"tasks": {task: {kind: {how: Measured}, "shots": {k: Measured}, "at_chance": {how: bool}}},
+    "classes": {clip: Measured}}
+    """
     recordings = video_groups(lists["test"].names, group)
     sides = [{part: Side(lists[part], plans[part, draw], features[part, draw]) for part in PARTS}
              for draw in range(draws)]
@@ -215,6 +221,9 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
             used = sides if kind in ("clips", "control") else sides[:1]
             shares = [answered(side["train"], side["test"], name, kind, group, draw) for draw, side in enumerate(used)]
             found["tasks"][name][kind] = {how: measured([own[how] for own in shares], recordings) for how in shares[0]}
+        few = [answered_by_few(side["train"], side["test"], name, shots, group, draw)
+               for draw, side in enumerate(sides)] if shots else [{}]
+        found["tasks"][name]["shots"] = {str(k): measured([own[k] for own in few], recordings) for k in few[0]}
         found["tasks"][name]["at_chance"] = {how: is_chance(share, TASKS[name])
                                              for how, share in found["tasks"][name]["control"].items()}
     if len(np.unique(lists["train"].labels)) > 1:
@@ -266,6 +275,8 @@ def main(argv: Sequence[str]) -> None:
     complete_data_flags(args, device)
     check_precision(args.precision, args.device)
     positive(args, "draws", "videos")
+    if args.shots and min(args.shots) < 2:
+        raise UsageError("--shots: give numbers of videos from 2")
     if args.seq_len < 8:
         raise UsageError(f"--seq_len {args.seq_len}: four segments with gaps between need clips of 8 frames or more")
     titles = panel_titles(args.titles, args.pretrain)
@@ -303,7 +314,7 @@ def main(argv: Sequence[str]) -> None:
         network = random_weights(args.pretrain[0], args) if title == RANDOM else open_network(source, args)
         features = extract(source, network, lists, plans, args, device, folder.parent / "features")
         if rank() == 0:
-            found[title] = ask(lists, plans, features, possible, group, args.draws)
+            found[title] = ask(lists, plans, features, possible, group, args.draws, sorted(set(args.shots)))
             print(sentence(title, found[title]))
     if rank() != 0:
         return

@@ -22,7 +22,7 @@ SHARE = {"mean": float, "low": float, "high": float, "error": float}
 SHAPE = {"networks": [str], "class_chance": float,
          "tasks": {str: {"title": str, "chance": float, "stride": COUNT, "train": COUNT, "test": COUNT}},
          "measures": {str: {"classes": {str: SHARE},
-                            "tasks": {str: {**dict.fromkeys(KINDS, dict.fromkeys(HOWS, SHARE)),
+                            "tasks": {str: {**dict.fromkeys(KINDS, dict.fromkeys(HOWS, SHARE)), "shots": {str: SHARE},
                                             "at_chance": dict.fromkeys(HOWS, bool)}}}},
          "flags": {"dataset": str, "split": COUNT, "seq_len": COUNT, "ds": COUNT, "img_dim": COUNT, "resize": [COUNT],
                    "draws": COUNT, "videos": COUNT, "storage": str, "seed": int, str: object}}
@@ -104,6 +104,14 @@ def frames_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
         for task, facts in results["tasks"].items()}} for name in results["networks"] for kind in ("single", "mean")])
 
 
+def shots_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each network or floor and number of training videos; none where --shots was not given."""
+    rows = [{"features": f"{name}, {k} videos", **{
+        facts["title"]: plus_minus(found["tasks"][task]["shots"][k]) for task, facts in results["tasks"].items()}}
+        for name, found in results["measures"].items() for k in next(iter(found["tasks"].values()))["shots"]]
+    return with_chance(results, rows) if rows else pd.DataFrame()
+
+
 def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """A row for each network and floor: top-1 of a linear probe of the classes, by what the test clips are."""
     return pd.DataFrame([{"features": name, **{clip: plus_minus(share) for clip, share in found["classes"].items()}}
@@ -117,8 +125,9 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
             f"Share of right answers, {words}, ± half of its 95 % interval. *: the whole interval is above chance and "
             "above every floor, the network's own single frames too.")
     yield "frames", frames_table(results, "linear"), "Linear probe of single frames, as the networks see them."
-    table = classes_table(results)
-    if len(table):
+    if len(table := shots_table(results)):
+        yield "shots", table, "Linear probes trained on the clips of a few videos alone."
+    if len(table := classes_table(results)):
         yield "classes", table, (
             "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
             "same reversed, with shuffled frames, or one frame repeated (still); "

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset.lists import VideoList, hold_out
+from dataset.lists import VideoList, hold_out, video_groups
 
-from .probe import fit, predicted_by_vote
+from .probe import different_first, fit, predicted_by_vote, said_by_few
 from .temporal_tasks import CLASS_CLIPS, CLIPS, TASKS, Plan, Task
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of scikit-learn's C
@@ -86,6 +86,26 @@ def answered(train: Side, test: Side, name: str, kind: str, group: str, seed: in
     for how, values in said.items():
         found[how] = np.full(len(test.videos), np.nan)
         found[how][asked] = (values.reshape(truth.shape) == truth).mean(axis=1)
+    return found
+
+
+def answered_by_few(train: Side, test: Side, name: str, shots: Sequence[int], group: str,
+                    seed: int) -> dict[int, np.ndarray]:
+    """Right answers of linear probes that were trained on k videos, all their examples -> {k: (V,) as in `answered`}.
+
+    The videos are of different recordings as far as there are, and those of a smaller k among those of a larger one.
+    Nothing else of the training list is used: the probe is that of analysis.probe --shots.
+    """
+    features, answers, own = train.examples(name, "clips")
+    queries, truth, asked = test.examples(name, "clips")
+    order = different_first(np.random.default_rng(seed).permutation(len(own)),
+                            video_groups(train.videos.names[own], group))
+    found = {}
+    for k in shots:
+        said = said_by_few(features[order[:k]].reshape(-1, features.shape[2]), answers[order[:k]].ravel(),
+                           queries.reshape(-1, queries.shape[2]))
+        found[k] = np.full(len(test.videos), np.nan)
+        found[k][asked] = (said.reshape(truth.shape) == truth).mean(axis=1)
     return found
 
 

@@ -58,7 +58,7 @@ def results_of(network, mean=0.9, floor=0.6, at_chance=True, dataset="demo", sin
         share, frame = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "error": 0.02} for x in (mean, single))
         kinds = {kind: dict.fromkeys(HOWS, share if kind in ("clips", "control") else frame)
                  for kind in KINDS}
-        return {"tasks": {"arrow": {**kinds, "at_chance": {"linear": at_chance, "neighbours": True}}},
+        return {"tasks": {"arrow": {**kinds, "shots": {}, "at_chance": {"linear": at_chance, "neighbours": True}}},
                 "classes": {"true": share}}
 
     return {"networks": [network], "class_chance": 0.5,

@@ -197,6 +197,16 @@ def test_a_place_in_time_that_shows_in_single_frames_is_told_by_their_mean():
     assert linear(moments, rising, "order2", "mean").mean == 0.5
 
 
+def test_few_videos_are_of_different_recordings_and_enough_for_a_network_that_knows():
+    train, test = sides(steps_of, stationary)
+    found = temporal_probe.answered_by_few(train, test, "arrow", [2, 20], r"(?P<group>.+)\d", 0)
+    assert found[2].shape == (60,) and found[20].mean() > 0.95
+    rows = np.random.default_rng(0).permutation(60)
+    groups = np.array([name[:-1] for name in train.videos.names])
+    ordered = temporal_probe.different_first(rows, groups)
+    assert sorted(ordered) == list(range(60)) and len(set(groups[ordered[:6]])) == 6
+
+
 def test_answers_in_another_order_are_chance():
     """Each time the probe learns what most videos happen to say."""
     train, test = sides(steps_of, stationary)
@@ -289,7 +299,7 @@ def call(place, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tmp_path, monkeypatch):
-    code, out, error = call("--tasks", "arrow", "speed")
+    code, out, error = call("--tasks", "arrow", "speed", "--shots", "4", "2")
     assert code == 0, error
     folder = tmp_path / "log/dualvar/temporal/x"
     results = json.loads((folder / "results.json").read_text())
@@ -307,7 +317,9 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
         raise AssertionError("the features are there")
 
     monkeypatch.setattr(temporal, "features_of", never)
-    assert call("--tasks", "arrow", "speed")[0] == 0
+    assert list(results["measures"]["random"]["tasks"]["speed"]["shots"]) == ["2", "4"]
+    assert "random, 4 videos" in text
+    assert call("--tasks", "arrow", "speed", "--shots", "2", "4")[0] == 0
     again = json.loads((folder / "results.json").read_text())
     assert again["measures"] == results["measures"]
     kept = sorted((folder.parent / "features").rglob("test_0.npy"))
