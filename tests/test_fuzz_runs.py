@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz import cases, damaged, in_sentence
-from helpers import NARROW, SMALL, InProcess, make_dataset
+from helpers import NARROW, SMALL, InProcess, make_dataset, results_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,6 +173,8 @@ def runs(tmp_path_factory):
     (split / "confusion.csv").write_bytes(CONFUSION)
     for stage in ("pretrain", "retrieval", "test"):
         shutil.copytree(folder / f"log/{stage}/demo", folder / f"log/{stage}/clip_demo_split1_seed0")
+    (folder / "log/temporal/clip_demo_split1_seed0").mkdir(parents=True)
+    (folder / "log/temporal/clip_demo_split1_seed0/results.json").write_text(json.dumps(results_of("x")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         monkeypatch.setattr("analysis.figures.KINDS", ("png",))
@@ -214,6 +216,7 @@ COMMANDS = {
     "retrieval/clip_demo_split1_seed0/results.json": [["evidence", "log"]],
     "test/clip_demo_split1_seed0/results.json": [["evidence", "log"]],
     "pretrain/clip_demo_split1_seed0/log.jsonl": [["evidence", "log"]],
+    "temporal/clip_demo_split1_seed0/results.json": [["evidence", "log"], ["report", "log", "--out", "report"]],
     "test/demo/results.json": [["report", "log", "--out", "report"]],
     "test/demo_ft_on_ucf101/results.json": [["summary", "log", "demo"]],
     "pretrain/demo/log.jsonl": [["pictures", "curves", "--runs", "log/pretrain/demo", "--out", "p.png"]],
