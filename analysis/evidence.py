@@ -20,10 +20,10 @@ from core.parser import new_parser
 from engine.log import log_rows
 from models.dualvar import TERMS
 
-from .modes import mode_position, parse_cell, unknown_modes
+from .modes import Cell, mode_position, parse_cell, unknown_modes
 from .page import csv_text, markdown
 from .runs import Run, read_probe
-from .temporal_output import read_results
+from .temporal_output import protocol_of, read_results
 
 TIME = "time: "  # what columns of analysis.temporal begin with, which have a table of their own
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
@@ -49,7 +49,7 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
     if (path := log / "temporal" / name / "results.json").exists():
         results = read_results(path)
         own = results["measures"][results["networks"][0]]["tasks"]
-        found |= {f"{TIME}{facts['title']}": own[task]["clips"]["linear"]["mean"]
+        found |= {f"{TIME}{facts['title']} ({facts['chance']:.3f})": own[task]["clips"]["linear"]["mean"]
                   for task, facts in results["tasks"].items() if own[task]["at_chance"]["linear"]}
     watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
     columns = monitor_columns() if watched else {}
@@ -68,8 +68,21 @@ def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
     """
     names = result_names(log) if names is None else sorted(names)
     cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
+    check_protocols(log, cells)
     measured = ((cell, cell_measures(log, cell.name)) for cell in cells)
     return pd.DataFrame([{**asdict(cell), **measures} for cell, measures in measured if measures])
+
+
+def check_protocols(log: Path, cells: Iterable[Cell]) -> None:
+    """Raise UsageError where results of analysis.temporal on one data set are of different protocols."""
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    for cell in cells:
+        if (path := log / "temporal" / cell.name / "results.json").exists():
+            found = protocol_of(read_results(path))
+            name, other = first.setdefault((cell.dataset, cell.split), (cell.name, found))
+            if found != other:
+                raise UsageError(f"{log / 'temporal'}: {cell.name} was asked with other clips or tasks than {name}: ask "
+                                 "it again with the same flags, or move it away")
 
 
 def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:

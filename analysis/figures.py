@@ -266,7 +266,7 @@ def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float
         for i, name in enumerate(names):
             y, colour, share = place + apart * (i - (len(names) - 1) / 2), COLOURS[i % len(COLOURS)], shares[name]
             if share is None:
-                axes.text(chance, y, " control off chance", fontsize=6.5, va="center", color=colour)
+                axes.text(chance, y, " control not at chance", fontsize=6.5, va="center", color=colour)
             else:
                 axes.plot(share[1:], [y, y], color=colour, linewidth=1.3)
                 axes.plot(share[0], y, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=5)

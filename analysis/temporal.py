@@ -7,7 +7,7 @@ The tasks are in analysis/temporal_tasks.py, and docs/temporal.md says what each
 training list and asked the test list; beside it stand chance, floors without a network and without training, and a
 control in which there is nothing to find. Where a control is not at chance, the task's numbers are not shown.
 Features are kept in <log_dir>/<prefix>/temporal/features/, and taken from there again.
-Writes <log_dir>/<prefix>/temporal/<name>/: results.json, table.md, .tex and .csv, and the picture temporal.png,
+Writes <log_dir>/<prefix>/temporal/<name>/: results.json, tables.md, .tex and .csv, and the picture temporal.png,
 .pdf and .svg.
 """
 import core.lifeline  # noqa: F401  # before what takes seconds to import
@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.files import take_lock, write_json, write_npy
 from core.inputs import csv_rows, read_npy, read_text
+from core.names import shown
 from core.parser import new_parser
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
@@ -50,16 +51,15 @@ from engine.flags import (
 from engine.folders import check_folder
 from engine.log import plain_types, versions
 from engine.precision import check_precision, default_precision
-from engine.setup import network_of, open_backbone, open_weights, seed_everything, start
+from engine.setup import check_shapes, load_pretrained, network_of, open_weights, seed_everything, start
 from models import build_backbone
-from models.backbones import BACKBONES
 from models.classifier import pooled
 
 from . import figures
 from .features import PARTS, Thumbnail
-from .temporal_output import WITHHELD, draw, write_tables
-from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_chance, measured
-from .temporal_tasks import TASKS, Plan, choose_stride, make_plan
+from .temporal_output import HOWS, KINDS, WITHHELD, draw, write_tables
+from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured
+from .temporal_tasks import TASKS, Plan, choose_stride, fits_length, make_plan
 from .titles import add_titles, panel_titles
 
 RANDOM = "random weights"
@@ -68,23 +68,38 @@ SEED = {"train": 0, "test": 1}
 
 
 class Cues(nn.Module):
-    """Brightness, contrast and sharpness of each frame of clips (N, 3, T, H, W), no more -> (N, 3T, 1, 1, 1).
+    """Brightness, contrast and sharpness of each frame of clips (N, 3, T, H, W) alone -> (N, 15 T - 6, 1, 1, 1).
 
-    What fades, exposure and compression leave: key frames, for one, are sharper.
+    What fades, exposure and compression leave: key frames, for one, are sharper. The numbers as they are, sorted, and
+    their steps from frame to frame: as they are, their sizes, these sorted, and the skewness of the steps, as of a slow
+    fall and a sudden rise.
     """
 
     def forward(self, clips: Tensor) -> Tensor:
         grey = clips.mean(dim=1)
         edges = (grey[..., 1:, :] - grey[..., :-1, :]).abs().mean(dim=(2, 3)) + (
             grey[..., 1:] - grey[..., :-1]).abs().mean(dim=(2, 3))
-        return torch.cat([grey.mean(dim=(2, 3)), grey.std(dim=(2, 3)), edges], dim=1)[:, :, None, None, None]
+        found = []
+        for own in (grey.mean(dim=(2, 3)), grey.std(dim=(2, 3)), edges):
+            change = own.diff(dim=1)
+            skewness = (change**3).mean(dim=1, keepdim=True) / (change.std(dim=1, keepdim=True)**3 + 1e-12)
+            found += [own, own.sort(dim=1).values, change, change.abs(), change.abs().sort(dim=1).values, skewness]
+        return torch.cat(found, dim=1)[:, :, None, None, None]
 
 
 class Differences(nn.Module):
-    """How much each frame of clips (N, 3, T, H, W) differs from the one before, one number -> (N, T - 1, 1, 1, 1)."""
+    """How much each frame of clips (N, 3, T, H, W) differs from the one before -> (N, 3 T - 1, 1, 1, 1).
+
+    One number a frame, as it is, its logarithm, that sorted, and by how much the largest is above the second and the
+    middle one: a cut.
+    """
 
     def forward(self, clips: Tensor) -> Tensor:
-        return clips.diff(dim=2).abs().mean(dim=(1, 3, 4))[:, :, None, None, None]
+        size = clips.diff(dim=2).abs().mean(dim=(1, 3, 4))
+        log = (size + 1e-4).log()
+        ordered = log.sort(dim=1, descending=True).values
+        above = ordered[:, :1] - ordered[:, [1, ordered.shape[1] // 2]]
+        return torch.cat([size, log, ordered, above], dim=1)[:, :, None, None, None]
 
 
 FLOORS: dict[str, type[nn.Module]] = {"mean picture": Thumbnail, "cues": Cues, "frame differences": Differences}
@@ -106,11 +121,11 @@ def flags() -> argparse.ArgumentParser:
     return parser
 
 
-def frame_rates(dataset: str, storage: str, videos: VideoList) -> np.ndarray | None:
-    """Frames a second of each video, (V,), from the manifest beside its frames; None where that does not say."""
-    path = local_dataset(dataset).root("frames") / "manifest.csv"
-    if storage != "frames" or not path.is_file():
-        return None
+def frame_rates(dataset: str, storage: str, videos: VideoList) -> np.ndarray | str:
+    """Frames a second of each video, (V,), from the manifest beside what is read; or a text, why it cannot say."""
+    path = local_dataset(dataset).root(storage) / "manifest.csv"
+    if not path.is_file():
+        return f"{path} is not there"
     hint = "extract the frames again"
     table = csv_rows(read_text(path, hint), path, hint)
     _, head = next(table, (1, []))
@@ -118,11 +133,15 @@ def frame_rates(dataset: str, storage: str, videos: VideoList) -> np.ndarray | N
         raise DataError(f"{path} row 1: there is no column video, or none called fps: {hint}")
     video, fps = head.index("video"), head.index("fps")
     rows = {fields[video]: fields[fps] for _, fields in table if len(fields) == len(head)}
-    try:
-        rates = np.array([float(rows[name]) for name in videos.names.tolist()])
-    except (KeyError, ValueError):
-        return None
-    return rates if np.all((rates > 0) & np.isfinite(rates)) else None
+    rates = np.ones(len(videos))
+    for i, name in enumerate(videos.names.tolist()):
+        try:
+            rates[i] = float(rows[name])
+        except (KeyError, ValueError):
+            rates[i] = np.nan
+        if not 0 < rates[i] < np.inf:
+            return f"{path} has no frame rate of {shown(name)}"
+    return rates
 
 
 def some(videos: VideoList, count: int, seed: int) -> VideoList:
@@ -151,34 +170,67 @@ def features_of(backbone: nn.Module, data: VideoClips, rows: int, device: torch.
     return found.unflatten(1, (rows, -1)).numpy()
 
 
-def open_network(source: str, args: argparse.Namespace) -> nn.Module:
-    """Of a floor, or of weights."""
-    if source in FLOORS:
-        return FLOORS[source]()
-    for net in [args.net] if args.net else BACKBONES:
-        check_network(args, partial(build_backbone, net, args.width))
-    seed_everything(args.seed)
-    return open_backbone(source, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim)
+class Source(NamedTuple):
+    """Weights, or a floor: what it is called, its word or path, and its network."""
+
+    title: str
+    path: str
+    net: str = ""
+    width: float = 1.0
+
+    def open(self, seed: int) -> nn.Module:
+        if self.path in FLOORS:
+            return FLOORS[self.path]()
+        seed_everything(seed)
+        backbone = build_backbone(self.net, self.width)
+        if checkpoint := open_weights(self.path, self.net):
+            load_pretrained(backbone, checkpoint, self.path)
+        return backbone
 
 
-def fingerprint(source: str, network: nn.Module, plans: Sequence[Plan], protocol: Mapping[str, Any]) -> str:
-    """Of all that features depend on: the weights, the frames that are taken, how they are shown."""
-    digest = hashlib.sha256(json.dumps([source if source in FLOORS else "", protocol]).encode())
-    for name, value in network.state_dict().items():
-        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    for plan in plans:
-        digest.update(plan.indices.tobytes())
+def sources(titles: Sequence[str], args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
+    """-> (the networks that are asked about, the floors). Looks at every checkpoint.
+
+    The floors are each network untrained, and FLOORS.
+    """
+    known = [network_of(open_weights(path, args.net), path, args.net, args.width)
+             for path in args.pretrain if path != "random"] or [network_of(None, "random", args.net, args.width)]
+    for net, width in set(known):
+        check_network(args, partial(build_backbone, net, width))
+        check_shapes(net, args.seq_len, args.img_dim)
+    own = iter(known)
+    networks = [Source(title, path, *(known[0] if path == "random" else next(own)))
+                for title, path in zip(titles, args.pretrain, strict=True)]
+    untrained = [Source(RANDOM if len(set(known)) == 1 else f"{RANDOM}, {net} x {width:g}", "random", net, width)
+                 for net, width in dict.fromkeys(known)]
+    return networks, [*untrained, *(Source(name, name) for name in FLOORS)]
+
+
+def fingerprint(*parts: Any) -> str:
+    """Of JSON, arrays and networks that features depend on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, nn.Module):
+            for name, value in part.state_dict().items():
+                digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode())
     return digest.hexdigest()[:16]
 
 
 def extract(source: str, network: nn.Module, lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
-            args: argparse.Namespace, device: torch.device, folder: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Features of both lists in each draw -> {(part, draw): (V, R, D)}; those that are kept in `folder` are read."""
+            pictures: Mapping[str, np.ndarray], args: argparse.Namespace, device: torch.device,
+            folder: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Features of both lists in each draw -> {(part, draw): (V, R, D)}; those that are kept in `folder` are read.
+
+    pictures: of each list the first frames of its videos, by which other frames under the same names are noticed
+    """
     precision = "fp32" if source in FLOORS else default_precision(args.precision, device)
-    protocol = {"dataset": args.dataset, "storage": args.storage, "resize": args.resize, "img_dim": args.img_dim,
-                "precision": precision, "lists": [videos.fingerprint() for videos in lists.values()]}
-    key = folder / fingerprint(source, network, list(plans.values()), protocol)
-    kept = of_all_processes([place for place in plans if (key / "{}_{}.npy".format(*place)).is_file()])[0]
+    key = folder / fingerprint(source if source in FLOORS else "", network, [
+        args.dataset, args.storage, args.resize, args.img_dim, precision])
+    paths = {(part, draw): key / f"{part}_{fingerprint(lists[part].fingerprint(), plan.indices, pictures[part])}.npy"
+             for (part, draw), plan in plans.items()}
+    kept = of_all_processes([place for place, path in paths.items() if path.is_file()])[0]
     if len(kept) < len(plans):
         rows = max(plan.indices.shape[1] for plan in plans.values())
         network, _ = evaluation.prepare_network(network, network, lists.values(), device, precision=precision,
@@ -187,11 +239,10 @@ def extract(source: str, network: nn.Module, lists: Mapping[str, VideoList], pla
     found = {}
     for place, plan in plans.items():
         part, draw = place
-        path = key / f"{part}_{draw}.npy"
         if place in kept:
-            found[place] = read_npy(path, "f4", 3, "remove it, and run this again")
+            found[place] = read_npy(paths[place], "f4", 3, "remove it, and run this again")
             if found[place].shape[:2] != plan.indices.shape[:2]:
-                raise DataError(f"{path} is damaged (it is of other clips): remove it, and run this again")
+                raise DataError(f"{paths[place]} is damaged (it is of other clips): remove it, and run this again")
             continue
         data = PlannedClips(plan, lists[part], open_reader(args.dataset, args.storage, args.resize), None,
                             FixedCrops(args.img_dim))
@@ -199,14 +250,26 @@ def extract(source: str, network: nn.Module, lists: Mapping[str, VideoList], pla
                                    f"{Path(source).name}, {part}, draw {draw}")
         if rank() == 0:
             key.mkdir(parents=True, exist_ok=True)
-            write_npy(path, found[place])
+            write_npy(paths[place], found[place])
+    if len({values.shape[2] for values in found.values()}) > 1:
+        raise DataError(f"{key} is damaged (its features differ in length): remove it, and run this again")
     return found
+
+
+def first_pictures(videos: VideoList, args: argparse.Namespace) -> np.ndarray:
+    """A hash of the first frame of each video, (V,) text."""
+    reader = open_reader(args.dataset, args.storage, args.resize)
+    return np.array([hashlib.sha256(next(reader.read(name, np.zeros(1, int))[0]).tobytes()).hexdigest()
+                     for name in videos.names.tolist()])
+
+
+Shares = dict[tuple[str, str, str], np.ndarray]  # (task, kind, how): (V,) of right answers of a test video
 
 
 def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         features: Mapping[tuple[str, int], np.ndarray], tasks: Sequence[str], group: str, draws: int,
-        shots: Sequence[int]) -> dict[str, Any]:
-    """All measures of one network.
+        shots: Sequence[int]) -> tuple[dict[str, Any], Shares]:
+    """All measures of one network, and the shares that they are means of.
 
     -> {"tasks": {task: {kind: {how: Measured}, "shots": {k: Measured}, "at_chance": {how: bool}}},
     "classes": {clip: Measured}}
@@ -215,21 +278,34 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
     sides = [{part: Side(lists[part], plans[part, draw], features[part, draw]) for part in PARTS}
              for draw in range(draws)]
     found: dict[str, Any] = {"tasks": {}, "classes": {}}
+    shares: Shares = {}
     for name in tasks:
-        found["tasks"][name] = {}
-        for kind in ("clips", "control", "single", "mean"):
+        own = found["tasks"][name] = {}
+        for kind in KINDS:
             used = sides if kind in ("clips", "control") else sides[:1]
-            shares = [answered(side["train"], side["test"], name, kind, group, draw) for draw, side in enumerate(used)]
-            found["tasks"][name][kind] = {how: measured([own[how] for own in shares], recordings) for how in shares[0]}
+            answers = [answered(side["train"], side["test"], name, kind, group, draw)
+                       for draw, side in enumerate(used)]
+            shares |= {(name, kind, how): np.mean([one[how] for one in answers], axis=0) for how in HOWS}
+            own[kind] = {how: measured([one[how] for one in answers], recordings) for how in HOWS}
         few = [answered_by_few(side["train"], side["test"], name, shots, group, draw)
                for draw, side in enumerate(sides)] if shots else [{}]
-        found["tasks"][name]["shots"] = {str(k): measured([own[k] for own in few], recordings) for k in few[0]}
-        found["tasks"][name]["at_chance"] = {how: is_chance(share, TASKS[name])
-                                             for how, share in found["tasks"][name]["control"].items()}
-    if len(np.unique(lists["train"].labels)) > 1:
-        shares = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
-        found["classes"] = {clip: measured([own[clip] for own in shares], recordings) for clip in shares[0]}
-    return found
+        own["shots"] = {str(k): measured([one[k] for one in few], recordings) for k in few[0]}
+        own["at_chance"] = {how: is_chance(share, TASKS[name]) for how, share in own["control"].items()}
+    whole = [plans[part, 0].fit["arrow"] for part in PARTS]
+    if len(np.unique(lists["train"].labels[whole[0]])) > 1 and min(map(np.sum, whole)) >= FEWEST:
+        gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
+        found["classes"] = {clip: measured([one[clip] for one in gaps], recordings) for clip in gaps[0]}
+    return found, shares
+
+
+def above_floors(own: Shares, floors: Mapping[str, Shares], task: str, how: str, recordings: np.ndarray,
+                 tests: int) -> bool:
+    """Whether a network is above chance and every floor, whichever way that answers, its own single frames too."""
+    mine = own[task, "clips", how]
+    others = [floor[task, "clips", way] for floor in floors.values() for way in HOWS]
+    others += [own[task, kind, way] for kind in ("single", "mean") for way in HOWS]
+    others.append(np.full(len(mine), TASKS[task].chance))
+    return all(is_above(mine, other, recordings, tests) for other in others)
 
 
 def to_plain(found: Any) -> Any:
@@ -240,19 +316,22 @@ def to_plain(found: Any) -> Any:
 
 
 def print_plan(args: argparse.Namespace, lists: Mapping[str, VideoList], strides: Mapping[str, int],
-               fitting: Mapping[str, Mapping[str, int]], rate: float | None, folder: Path) -> None:
+               fitting: Mapping[str, Mapping[str, int]], rate: float | str, clips: int, folder: Path) -> None:
+    """rate: frames a second, or why they are not known; clips: that each network is shown."""
     if rank() != 0:
         return
     print(f"{args.dataset} split {args.split}: {len(lists['train'])} training and {len(lists['test'])} test videos, "
-          f"{args.seq_len} frames of {args.img_dim} px, {args.draws} draws; results in {folder}")
-    print(f"speed by {rate:.4g} frames a second" if rate else
-          "note: no frame rates (frames/manifest.csv has them): all videos are taken to have the same")
+          f"{args.seq_len} frames of {args.img_dim} px, {args.draws} draws: {clips} clips for each network; results in "
+          f"{folder}")
+    print(f"note: {rate}: all videos are taken to have the same frame rate" if isinstance(rate, str) else
+          f"speed by {rate:.4g} frames a second")
     for name, counts in fitting.items():
         left_out = {part: len(lists[part]) - count for part, count in counts.items()}
-        print(f"{TASKS[name].title}: stride {strides[name]}"
-              + (f", too short for it: {left_out['train']} training, {left_out['test']} test videos"
-                 if any(left_out.values()) else "")
-              + ("" if min(counts.values()) >= FEWEST else f": not asked, fewer than {FEWEST} videos are left"))
+        why = (f": not asked, {args.seq_len} frames cannot be divided so" if not fits_length(name, args.seq_len) else
+               f", too short or too slow for it: {left_out['train']} training, {left_out['test']} test videos"
+               if any(left_out.values()) else "")
+        few = f": not asked, fewer than {FEWEST} are left" if 0 < min(counts.values()) < FEWEST else ""
+        print(f"{TASKS[name].title}: stride {strides[name]}{why}{few}")
 
 
 def sentence(title: str, found: Mapping[str, Any]) -> str:
@@ -262,68 +341,83 @@ def sentence(title: str, found: Mapping[str, Any]) -> str:
         for name, own in found["tasks"].items())
 
 
-def random_weights(path: str, args: argparse.Namespace) -> nn.Module:
-    """The network of a checkpoint, untrained."""
-    net, width = network_of(open_weights(path, args.net), path, args.net, args.width)
-    seed_everything(args.seed)
-    return build_backbone(net, width)
+def check(args: argparse.Namespace) -> list[str]:
+    """-> titles of the networks"""
+    check_precision(args.precision, args.device)
+    positive(args, "draws", "videos")
+    if args.videos < FEWEST:
+        raise UsageError(f"--videos {args.videos}: give {FEWEST} or more")
+    if args.shots and min(args.shots) < 2:
+        raise UsageError("--shots: give numbers of videos from 2")
+    if args.seq_len < 8:
+        raise UsageError(f"--seq_len {args.seq_len}: four segments with gaps between need clips of 8 frames or more")
+    titles = panel_titles(args.titles, args.pretrain)
+    reserved = {*FLOORS, *KINDS.values(), "chance"}
+    if taken := {title for title in titles if title in reserved or title.startswith(RANDOM)}:
+        raise UsageError(f"--titles: {shown(min(taken))} is a floor's name, give another")
+    return titles
 
 
 def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
-    check_precision(args.precision, args.device)
-    positive(args, "draws", "videos")
-    if args.shots and min(args.shots) < 2:
-        raise UsageError("--shots: give numbers of videos from 2")
-    if args.seq_len < 8:
-        raise UsageError(f"--seq_len {args.seq_len}: four segments with gaps between need clips of 8 frames or more")
-    titles = panel_titles(args.titles, args.pretrain)
-    if set(titles) & {*FLOORS, RANDOM}:
-        raise UsageError("--titles: a network is not called as one of the floors")
+    titles = check(args)
     args = frozen(args)
     group = local_dataset(args.dataset).group
     lists = {part: some(open_list(args.dataset, part, args.split, args.storage), args.videos, args.seed)
              for part in PARTS}
+    if len(set(video_groups(lists["train"].names, group))) < 2:
+        raise DataError(f"--dataset {args.dataset}: all training videos are of one recording, and a probe needs others "
+                        "to choose its strength: mend the group rule in dataset/local_dataset.py")
+    networks, floors = sources(titles, args)
     rates = {part: frame_rates(args.dataset, args.storage, videos) for part, videos in lists.items()}
-    known = all(rate is not None for rate in rates.values())
-    usual = float(np.median(np.concatenate(list(rates.values())))) if known else 1.0
+    unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
+    if unknown is not None:
+        rates = {part: np.ones(len(videos)) for part, videos in lists.items()}
+    usual = float(np.median(np.concatenate([*rates.values()])))
     frames = np.concatenate([videos.num_frames for videos in lists.values()])
     strides = {task: choose_stride(task, frames, args.seq_len, args.ds) for task in ("clip", *TASKS)}
-    plans = {(part, draw): make_plan(videos.num_frames, rates[part] / usual if known else np.ones(len(videos)),
-                                     args.seq_len, strides, [args.seed, SEED[part], draw], stills=draw == 0)
+    plans = {(part, draw): make_plan(videos.num_frames, rates[part] / usual, args.seq_len, strides,
+                                     [args.seed, SEED[part], draw], stills=draw == 0)
              for draw in range(args.draws) for part, videos in lists.items()}
     tasks = {name: {part: int(plans[part, 0].fit[name].sum()) for part in PARTS} for name in args.tasks}
     possible = [name for name, counts in tasks.items() if min(counts.values()) >= FEWEST]
     folder = Path(args.log_dir) / args.prefix / "temporal" / (args.name or args.dataset)
-    networks = dict(zip(titles, args.pretrain, strict=True))
-    print_plan(args, lists, strides, tasks, usual if known else None, folder)
+    print_plan(args, lists, strides, tasks, unknown or usual, sum(plan.indices[..., 0].size for plan in plans.values()),
+               folder)
     if not possible:
-        raise DataError(f"--dataset {args.dataset}: no task fits {FEWEST} videos of each list: their videos are too "
-                        "short: try a smaller --seq_len or --ds")
+        raise DataError(f"--dataset {args.dataset}: no task fits {FEWEST} videos of each list: they are too few, or "
+                        "too short: try a smaller --seq_len or --ds")
     check_folder(folder)
     if args.dry_run:
         return
 
     lock = take_lock(folder, "run folder") if rank() == 0 else None
     crashes_go_to(folder)
-    found = {}
-    for title in [*networks, *([] if "random" in args.pretrain else [RANDOM]), *FLOORS]:
-        source = networks.get(title, title)
-        network = random_weights(args.pretrain[0], args) if title == RANDOM else open_network(source, args)
-        features = extract(source, network, lists, plans, args, device, folder.parent / "features")
+    pictures = {part: first_pictures(videos, args) for part, videos in lists.items()}
+    found, shares = {}, {}
+    for source in [*networks, *floors]:
+        features = extract(source.path, source.open(args.seed), lists, plans, pictures, args, device,
+                           folder.parent / "features")
         if rank() == 0:
-            found[title] = ask(lists, plans, features, possible, group, args.draws, sorted(set(args.shots)))
-            print(sentence(title, found[title]))
+            found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,
+                                                            sorted(set(args.shots)))
+            print(sentence(source.title, found[source.title]))
     if rank() != 0:
         return
+    recordings = video_groups(lists["test"].names, group)
+    beside = {floor.title: shares[floor.title] for floor in floors}
+    for title, own in found.items():
+        for task, measures in own["tasks"].items():
+            measures["above_floors"] = {how: title in titles and above_floors(
+                shares[title], beside, task, how, recordings, len(possible) * len(HOWS) * len(titles)) for how in HOWS}
     results = {
-        "networks": list(networks), "measures": to_plain(found),
+        "networks": titles, "measures": to_plain(found),
         "tasks": {name: {"title": TASKS[name].title, "chance": TASKS[name].chance, "stride": strides[name],
                          **tasks[name]} for name in possible},
         "class_chance": float(np.bincount(lists["test"].labels).max() / len(lists["test"])),
-        "flags": plain_types(vars(args)), **versions()}
+        "recordings": len(set(recordings)), "flags": plain_types(vars(args)), **versions()}
     write_json(folder / "results.json", results)
     write_tables(folder, results)
     figures.save(draw(results), folder / "temporal")

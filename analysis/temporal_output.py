@@ -14,16 +14,18 @@ from . import figures
 from .page import csv_text, latex, markdown
 
 HOWS = {"linear": "linear probe", "neighbours": "vote of 10 neighbours"}
+FEWEST_RECORDINGS = 10  # for an interval over recordings
 KINDS = {"clips": "clips", "control": "control", "single": "one frame", "mean": "mean of single frames"}
-WITHHELD = "control off chance"
+WITHHELD = "control not at chance"
 Shares = Mapping[str, Any]  # a Measured of temporal_probe.py, as JSON holds it
 
 SHARE = {"mean": float, "low": float, "high": float, "error": float}
-SHAPE = {"networks": [str], "class_chance": float,
+SHAPE = {"networks": [str], "class_chance": float, "recordings": COUNT,
          "tasks": {str: {"title": str, "chance": float, "stride": COUNT, "train": COUNT, "test": COUNT}},
          "measures": {str: {"classes": {str: SHARE},
                             "tasks": {str: {**dict.fromkeys(KINDS, dict.fromkeys(HOWS, SHARE)), "shots": {str: SHARE},
-                                            "at_chance": dict.fromkeys(HOWS, bool)}}}},
+                                            "at_chance": dict.fromkeys(HOWS, bool),
+                                            "above_floors": dict.fromkeys(HOWS, bool)}}}},
          "flags": {"dataset": str, "split": COUNT, "seq_len": COUNT, "ds": COUNT, "img_dim": COUNT, "resize": [COUNT],
                    "draws": COUNT, "videos": COUNT, "storage": str, "seed": int, str: object}}
 SAME = ("dataset", "split", "seq_len", "ds", "img_dim", "resize", "draws", "videos", "storage")  # of one table
@@ -40,6 +42,11 @@ def read_results(path: Path) -> dict[str, Any]:
     return found
 
 
+def protocol_of(results: Mapping[str, Any]) -> str:
+    """What results must have in common to stand in one table."""
+    return repr([{flag: results["flags"][flag] for flag in SAME}, results["tasks"]])
+
+
 def joined(parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Results by name -> those of one protocol and the same tasks as one, whose networks are called by these names.
 
@@ -47,7 +54,7 @@ def joined(parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, found in parts.items():
-        key = repr([{flag: found["flags"][flag] for flag in SAME}, found["tasks"]])
+        key = protocol_of(found)
         several = len(found["networks"]) > 1
         called = {own: f"{name}, {own}" if several else name for own in found["networks"]}
         measures = {called[own]: found["measures"][own] for own in found["networks"]}
@@ -65,23 +72,12 @@ def plus_minus(share: Shares) -> str:
     return f"{share['mean']:.3f} ± {(share['high'] - share['low']) / 2:.3f}"
 
 
-def floors_of(results: Mapping[str, Any], network: str, task: str, how: str) -> dict[str, float]:
-    """What a network must be above: those without training or without order, by name, and its own single frames."""
-    own = results["measures"][network]["tasks"][task]
-    others = {name: found["tasks"][task]["clips"][how]["mean"] for name, found in results["measures"].items()
-              if name not in results["networks"]}
-    return {**others, **{KINDS[kind]: own[kind][how]["mean"] for kind in ("single", "mean")},
-            "chance": results["tasks"][task]["chance"]}
-
-
 def cell(results: Mapping[str, Any], name: str, task: str, how: str) -> str:
-    """A network's share of right answers, with a * where its whole interval is above chance and all floors."""
+    """A network's share of right answers, with a * where it is above chance and all floors."""
     found = results["measures"][name]["tasks"][task]
     if not found["at_chance"][how]:
-        return f"{WITHHELD} ({found['control'][how]['mean']:.3f})"
-    share = found["clips"][how]
-    above = name in results["networks"] and share["low"] > max(floors_of(results, name, task, how).values())
-    return plus_minus(share) + (" *" if above else "")
+        return WITHHELD
+    return plus_minus(found["clips"][how]) + (" *" if found["above_floors"][how] else "")
 
 
 def with_chance(results: Mapping[str, Any], rows: Sequence[dict[str, str]]) -> pd.DataFrame:
@@ -118,20 +114,29 @@ def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
                          for name, found in results["measures"].items() if found["classes"]])
 
 
+def control_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
+    """The same of the controls, in which there is nothing to find."""
+    return with_chance(results, [{"features": name, **{facts["title"]: plus_minus(found["tasks"][task]["control"][how])
+                                                       for task, facts in results["tasks"].items()}}
+                                 for name, found in results["measures"].items()])
+
+
 def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Yields (name, table, caption)."""
+    drawn = "recordings" if results["recordings"] >= FEWEST_RECORDINGS else "videos, as the recordings are few"
     for how, words in HOWS.items():
         yield how, answers_table(results, how), (
-            f"Share of right answers, {words}, ± half of its 95 % interval. *: the whole interval is above chance and "
-            "above every floor, the network's own single frames too.")
-    yield "frames", frames_table(results, "linear"), "Linear probe of single frames, as the networks see them."
+            f"Share of right answers, {words}, ± half of its 95 % interval over {results['recordings']} recordings "
+            f"(drawn anew: {drawn}). *: above chance and every floor by a paired test, 5 % over the whole table.")
+    yield "control", control_table(results, "linear"), "Linear probe of the controls, which should be at chance."
+    yield "frames", frames_table(results, "linear"), (
+        "Linear probe of single frames, as the networks see them (first draw).")
     if len(table := shots_table(results)):
         yield "shots", table, "Linear probes trained on the clips of a few videos alone."
     if len(table := classes_table(results)):
         yield "classes", table, (
             "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
-            "same reversed, with shuffled frames, or one frame repeated (still); "
-            "\"itself\": trained on such clips too. "
+            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such clips. "
             f"The commonest class is {results['class_chance']:.3f} of the test videos.")
 
 

@@ -9,12 +9,12 @@ import torch
 from dataset.lists import VideoList, hold_out, video_groups
 
 from .probe import different_first, fit, predicted_by_vote, said_by_few
+from .temporal_output import FEWEST_RECORDINGS
 from .temporal_tasks import CLASS_CLIPS, CLIPS, TASKS, Plan, Task
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of scikit-learn's C
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of scikit-learn's C
 NEIGHBOURS = 10
-RESAMPLES = 2000
-FEWEST_RECORDINGS = 10  # for an interval over recordings
+RESAMPLES = 4000
 SURE = 3.29  # standard errors within which a control must be of chance: 99.9 %
 
 
@@ -60,7 +60,9 @@ def choose_strength(features: np.ndarray, answers: np.ndarray, videos: VideoList
 
     features: (V, E, D); answers: (V, E); videos: these V
     """
-    kept, held = hold_out(videos, 0.2, group, seed)
+    # labels play no part
+    alike = VideoList(videos.names, videos.num_frames, np.zeros(len(videos), int), np.array(["any"]))
+    _, held = hold_out(alike, 0.2, group, seed)
     inside = np.isin(videos.names, held.names)
     own = features[~inside].reshape(-1, features.shape[2]), answers[~inside].ravel()
     other = features[inside].reshape(-1, features.shape[2]), answers[inside].ravel()
@@ -134,18 +136,28 @@ def measured(draws: Sequence[np.ndarray], recordings: np.ndarray, seed: int = 0)
 
     draws: (V,) each, shares of right answers, nan where a video has none; recordings: (V,) of the videos
     """
-    table = np.array(draws)
-    known = np.isfinite(table).all(axis=0)  # whether a video is long enough does not depend on the draw
-    values, recordings = table[:, known].mean(axis=0), recordings[known]
-    names, which = np.unique(recordings, return_inverse=True)
+    values = np.mean(draws, axis=0)  # nan where a video is too short, in every draw
+    means = resampled(values, recordings, seed)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Measured(float(np.nanmean(values)), float(low), float(high), float(means.std()))
+
+
+def resampled(values: np.ndarray, recordings: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Means (RESAMPLES,) of values (V,), nan left out, over recordings drawn anew, or videos where these are few."""
+    known = np.isfinite(values)
+    values, (names, which) = values[known], np.unique(recordings[known], return_inverse=True)
     if len(names) < FEWEST_RECORDINGS:
         which = np.arange(len(values))
     count = which.max() + 1
     sums, sizes = np.bincount(which, values, count), np.bincount(which, minlength=count)
     taken = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    means = sums[taken].sum(axis=1) / sizes[taken].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Measured(float(values.mean()), float(low), float(high), float(means.std()))
+    return sums[taken].sum(axis=1) / sizes[taken].sum(axis=1)
+
+
+def is_above(own: np.ndarray, floor: np.ndarray, recordings: np.ndarray, tests: int) -> bool:
+    """Whether shares (V,) are above a floor's on the same videos: a paired bootstrap, one-sided, 5 % over all `tests`.
+    """
+    return bool(np.quantile(resampled(own - floor, recordings), 0.05 / tests) > 0)
 
 
 def is_chance(control: Measured, task: Task) -> bool:

@@ -7,11 +7,11 @@ arrow      forward or backward                              Wei et al. 2018, "Le
 shuffle    frames in their order, or shuffled               Misra et al. 2016, "Shuffle and Learn"
 order n    in which of the n! orders n segments stand       Lee et al. 2017 (OPN); Xu et al. 2019 (VCOP)
 precedence which of two clips of the video comes first      Fernando et al. 2015, Xu et al. 2019
-speed      1, 2 or 4 times                                  Benaim et al. 2020 (SpeedNet); Yao et al. 2020 (PRP)
+speed      at 1, 2 or 4 times a stride                      Benaim et al. 2020 (SpeedNet); Yao et al. 2020 (PRP)
 position   first, middle or last third of the video
 cut        frames without a gap, or some left out amid      Jenni et al. 2020, "temporal transformations"
 
-Control: the same, of a video whose frames were all shuffled before. There is nothing to be found in it.
+Control: the same, of a video whose frames were all shuffled before. What is found in it, the construction gives away.
 """
 import itertools
 import math
@@ -71,6 +71,18 @@ def segment_length(length: int, n: int) -> tuple[int, int]:
     return length // n, max(length // n // 2, 1)
 
 
+def fits_length(task: str, length: int) -> bool:
+    """Whether clips of so many frames can be asked a task: segments must be of equal length, without a frame left over,
+    which would tell where it belongs.
+    """
+    return not task.startswith("order") or length % int(task[len("order"):]) == 0
+
+
+def margin(length: int) -> int:
+    """Frames at both ends of a video that clips of the task speed leave out: fast ones would reach them more often."""
+    return length // 2
+
+
 def steps(task: str, length: int) -> int:
     """Steps of the stride that the clips of a task need of a video, from the first frame to the last.
 
@@ -91,8 +103,8 @@ def choose_stride(task: str, frames: np.ndarray, length: int, ds: int, share: fl
     frames: (V,) int, of the videos. Speed begins at half of ds, for its 2x to be ds.
     """
     most = max(ds // 2, 1) if task == "speed" else ds
-    needed = steps(task, length)
-    return next((stride for stride in range(most, 1, -1) if np.mean(frames > needed * stride) >= share), 1)
+    needed, left_out = steps(task, length), 2 * margin(length) * (task == "speed")
+    return next((stride for stride in range(most, 1, -1) if np.mean(frames > needed * stride + left_out) >= share), 1)
 
 
 def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float,
@@ -106,15 +118,15 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
     answers: dict[str, list[int]] = {}
     fit: set[str] = set()
 
-    def start(task: str, more: int = 0, scale: float = 1.0) -> int | None:
-        """Where the clips of a task begin, uniform over the video; None: it is too short."""
-        last = frames - 1 - math.ceil(steps(task, length) * strides[task] * scale)
+    def start(task: str, scale: float = 1.0, ends: int = 0) -> int | None:
+        """Where the clips of a task begin, uniform over the video without its ends; None: it is too short."""
+        last = frames - 1 - 2 * ends - math.ceil(steps(task, length) * strides[task] * scale)
         where = rng.random()  # drawn in any case, so that other tasks' clips do not depend on this one's
         if last < 0:
             return None
         if task != "clip":
             fit.add(task)
-        return int(where * (last + 1)) + more
+        return int(where * (last + 1)) + ends
 
     def put(name: str, indices: np.ndarray | None) -> None:
         clips[name] = np.zeros(length, np.int64) if indices is None else indices
@@ -133,7 +145,7 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
     for name in (name for name in TASKS if name.startswith("order")):
         n = int(name[len("order"):])
         own, gap = segment_length(length, n)
-        begin = start(name)
+        begin = start(name) if fits_length(name, length) else None
         orders = list(itertools.permutations(range(n)))
         drawn = rng.permutation(len(orders))[:DRAWN_ORDERS]
         answers[name] = drawn.tolist()
@@ -142,8 +154,7 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
                 put(f"{name}_{k}", None)
                 continue
             placed = [begin + (part * (own + gap) + np.arange(own)) * strides[name] for part in orders[number]]
-            # where n does not divide the clip it ends in the first frame of the first segment, in every order alike
-            put(f"{name}_{k}", np.concatenate([*placed, np.full(length - n * own, begin)]))
+            put(f"{name}_{k}", np.concatenate(placed))
 
     begin, between = start("precedence"), rng.random()
     stride = strides["precedence"]
@@ -157,7 +168,10 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
         put("earlier", low + run * stride)
         put("later", high + (length + run) * stride)
 
-    begin = start("speed", scale=rate)
+    # a slower step than one frame would show frames twice
+    begin = start("speed", rate, margin(length)) if rate * strides["speed"] > 0.999 else None
+    if begin is None:
+        fit.discard("speed")
     middle = None if begin is None else begin + steps("speed", length) * strides["speed"] * rate / 2
     for k in SPEEDS:
         put(f"speed{k}", None if middle is None else np.floor(

@@ -58,10 +58,11 @@ def results_of(network, mean=0.9, floor=0.6, at_chance=True, dataset="demo", sin
         share, frame = ({"mean": x, "low": x - 0.05, "high": x + 0.05, "error": 0.02} for x in (mean, single))
         kinds = {kind: dict.fromkeys(HOWS, share if kind in ("clips", "control") else frame)
                  for kind in KINDS}
-        return {"tasks": {"arrow": {**kinds, "shots": {}, "at_chance": {"linear": at_chance, "neighbours": True}}},
+        return {"tasks": {"arrow": {**kinds, "shots": {}, "at_chance": {"linear": at_chance, "neighbours": True},
+                                    "above_floors": dict.fromkeys(HOWS, mean > floor)}},
                 "classes": {"true": share}}
 
-    return {"networks": [network], "class_chance": 0.5,
+    return {"networks": [network], "class_chance": 0.5, "recordings": 20,
             "measures": {network: one(mean, single), "cues": one(floor, 0.5)},
             "tasks": {"arrow": {"title": "arrow of time", "chance": 0.5, "stride": 2, "train": 20, "test": 20}},
             "flags": {"dataset": dataset, "split": 1, "seq_len": 16, "ds": 2, "img_dim": 56, "resize": [64, 86],

@@ -120,8 +120,20 @@ def test_what_is_known_of_time_is_a_table_of_its_own(tmp_path, capsys):
     evidence.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert "demo, split 1\n\n| mode | seeds | R@1 | linear probe |" in out
-    assert "demo, split 1, time\n\n| mode | seeds | arrow of time |" in out
+    assert "demo, split 1, time\n\n| mode | seeds | arrow of time \\(0.500\\) |" in out
     assert f"| clip | 2 | 0.650 ± {0.05 * 2**0.5:.3f} |" in out
+
+
+def test_what_was_asked_otherwise_is_not_averaged(tmp_path):
+    for seed, changes in ((0, {}), (1, {"seq_len": 8})):
+        name = f"clip_demo_split1_seed{seed}"
+        write(tmp_path, name, 0.3, [0.4])
+        (tmp_path / "temporal" / name).mkdir(parents=True)
+        found = results_of("x")
+        found["flags"].update(changes)
+        (tmp_path / "temporal" / name / "results.json").write_text(json.dumps(found))
+    with pytest.raises(UsageError, match="clip_demo_split1_seed1 was asked with other clips or tasks than clip_demo_split1_"):
+        evidence.main([str(tmp_path)])
 
 
 def test_a_result_without_a_number_is_no_row(tmp_path):

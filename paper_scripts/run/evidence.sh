@@ -40,6 +40,7 @@ for word in $LRS; do
     if ! [[ $word =~ ^[a-z0-9-]+=[0-9]*\.?[0-9]+$ ]]; then
         wrong "LRS=$word is not a mode and its learning rate, as in clip=0.01"
     fi
+    case " $MODES " in *" ${word%=*} "*) ;; *) wrong "LRS=$word is of a mode that is not run: MODES are $MODES" ;; esac
 done
 for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
 # shellcheck source=env.sh
