@@ -81,8 +81,8 @@ def check_protocols(log: Path, cells: Iterable[Cell]) -> None:
             found = protocol_of(read_results(path))
             name, other = first.setdefault((cell.dataset, cell.split), (cell.name, found))
             if found != other:
-                raise UsageError(f"{log / 'temporal'}: {cell.name} was asked with other clips or tasks than {name}: ask "
-                                 "it again with the same flags, or move it away")
+                raise UsageError(f"{log / 'temporal'}: {cell.name} was asked with other clips or tasks than {name}: "
+                                 "ask it again with the same flags, or move it away")
 
 
 def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def test_what_was_asked_otherwise_is_not_averaged(tmp_path):
         found = results_of("x")
         found["flags"].update(changes)
         (tmp_path / "temporal" / name / "results.json").write_text(json.dumps(found))
-    with pytest.raises(UsageError, match="clip_demo_split1_seed1 was asked with other clips or tasks than clip_demo_split1_"):
+    with pytest.raises(UsageError, match="seed1 was asked with other clips or tasks than clip_demo_split1_"):
         evidence.main([str(tmp_path)])
 
 
