@@ -74,7 +74,7 @@ class PretrainViews:
     def plan(self, num_frames: np.ndarray) -> str:
         """Text for the plan: what becomes of the clips of videos of num_frames (N,)."""
         text = f"{self.share_clamped(num_frames):.1%} reach over an end of their video and are clamped there"
-        return text + (f", segments {self.gap} x {self.ds} frames further apart" if self.gap else "")
+        return text + (f", {self.gap * self.ds} frames left out between segments" if self.gap else "")
 
     def check_room(self, names: Sequence[str] | np.ndarray, num_frames: np.ndarray) -> None:
         """Raise UsageError where clips must lie inside and some of the videos, (N,) each, are too short for one."""

@@ -270,7 +270,7 @@ def test_dry_run_writes_nothing(root, tmp_path, monkeypatch, capsys, script, fla
     # of 9 frames 3 are centres of whole clips
     ([], "66.7% reach over an end of their video and are clamped there, permutations any"),
     (["--centres", "inside", "--segment_gap", "1", "--permutations", "changed"],
-     "0.0% reach over an end of their video and are clamped there, segments 1 x 2 frames further apart, permutations "
+     "0.0% reach over an end of their video and are clamped there, 2 frames left out between segments, permutations "
      "changed")], ids=["published", "ours"])
 def test_the_plan_says_how_clips_are_drawn(root, tmp_path, monkeypatch, capsys, flags, clips):
     monkeypatch.chdir(tmp_path)
