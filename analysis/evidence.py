@@ -96,15 +96,16 @@ def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:
     for mode in sorted(cells["mode"].unique(), key=lambda mode: mode_position(mode) or ()):
         own = cells[cells["mode"] == mode]
         rows.append({"mode": mode, "seeds": len(own),
-                     **{name.removeprefix(TIME): over_seeds(own[name].dropna()) for name in columns}})
+                     **{name.removeprefix(TIME): over_seeds(own[name].dropna(), len(own) * time) for name in columns}})
     return pd.DataFrame(rows)
 
 
-def over_seeds(values: pd.Series) -> str:
-    """"0.512 ± 0.013" of several seeds, "0.512" of one, "" of none."""
+def over_seeds(values: pd.Series, seeds: int = 0) -> str:
+    """"0.512 ± 0.013" of several seeds, "0.512" of one, "" of none; with "(2)" where there should be more `seeds`."""
     if values.empty:
         return ""
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    text = f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    return text + (f" ({len(values)})" if len(values) < seeds else "")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -112,16 +112,17 @@ def test_no_results_and_damaged_ones_are_errors(tmp_path):
 
 
 def test_what_is_known_of_time_is_a_table_of_its_own(tmp_path, capsys):
-    for seed, mean in ((0, 0.6), (1, 0.7)):
+    for seed, mean in ((0, 0.6), (1, 0.7), (2, 0.9)):
         name = f"clip_demo_split1_seed{seed}"
         write(tmp_path, name, 0.3, [0.4])
         (tmp_path / "temporal" / name).mkdir(parents=True)
-        (tmp_path / "temporal" / name / "results.json").write_text(json.dumps(results_of("x", mean)))
+        (tmp_path / "temporal" / name / "results.json").write_text(
+            json.dumps(results_of("x", mean, at_chance=seed < 2)))  # what is withheld is in no mean
     evidence.main([str(tmp_path)])
     out = capsys.readouterr().out
     assert "demo, split 1\n\n| mode | seeds | R@1 | linear probe |" in out
     assert "demo, split 1, time\n\n| mode | seeds | arrow of time \\(0.500\\) |" in out
-    assert f"| clip | 2 | 0.650 ± {0.05 * 2**0.5:.3f} |" in out
+    assert f"| clip | 3 | 0.650 ± {0.05 * 2**0.5:.3f} \\(2\\) |" in out
 
 
 def test_what_was_asked_otherwise_is_not_averaged(tmp_path):
