@@ -172,6 +172,9 @@ def test_a_second_signal_ends_at_once(root, tmp_path):
     assert wait_for(logged(folder, "epoch 0 step 2/6"), group)
     (worker,) = children(group[0].pid)
     os.kill(worker, signal.SIGSTOP)
+    log, size = folder / "log.txt", -1
+    while size != (size := log.stat().st_size):  # until the batches that were loaded are used up, and it waits for more
+        time.sleep(2)
     os.kill(group[0].pid, signal.SIGTERM)
     os.kill(group[0].pid, signal.SIGINT)  # handed on by a launcher: the same one
     time.sleep(1.5)
