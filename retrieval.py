@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import utils
-from analysis.features import AGAIN, Thumbnail, read_features_of, write_features
+from analysis.features import AGAIN, read_features_of, write_features
+from analysis.floors import Thumbnail
 from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
 from core.errors import DataError, UsageError

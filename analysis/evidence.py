@@ -4,7 +4,7 @@
 
 A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ def monitor_columns() -> dict[str, str]:
                for name, term in TERMS.items() if term.shuffles}}
 
 
-def cell_measures(log: Path, name: str) -> dict[str, float]:
-    """What the stages measured of the result `name` -> {column: value}, without the stages that were not run."""
+def cell_measures(log: Path, name: str, asked: Mapping[str, Any] | None) -> dict[str, float]:
+    """What the stages measured of the result `name` -> {column: value}, without the stages that were not run.
+
+    asked: its results of analysis.temporal
+    """
     found: dict[str, float] = {}
     if (path := log / "retrieval" / name / "results.json").exists():
         results = read_json(path, {"results": {str: float}})["results"]
@@ -46,11 +49,10 @@ def cell_measures(log: Path, name: str) -> dict[str, float]:
     found |= {measure: float(np.mean(values)) for measure, values in read_probe(log / "features" / name).items()}
     if (path := log / "test" / name / "results.json").exists():
         found["fine-tuned"] = list(Run(path, "test").facts["results"].values())[-1]["top1"]
-    if (path := log / "temporal" / name / "results.json").exists():
-        results = read_results(path)
-        own = results["measures"][results["networks"][0]]["tasks"]
+    if asked:
+        own = asked["measures"][asked["networks"][0]]["tasks"]
         found |= {f"{TIME}{facts['title']} ({facts['chance']:.3f})": own[task]["clips"]["linear"]["mean"]
-                  for task, facts in results["tasks"].items() if own[task]["at_chance"]["linear"]}
+                  for task, facts in asked["tasks"].items() if own[task]["at_chance"]["linear"]}
     watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
     columns = monitor_columns() if watched else {}
     return found | {column: watched[-1][key] for key, column in columns.items() if key in watched[-1]}
@@ -68,21 +70,22 @@ def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
     """
     names = result_names(log) if names is None else sorted(names)
     cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
-    check_protocols(log, cells)
-    measured = ((cell, cell_measures(log, cell.name)) for cell in cells)
+    asked = {cell.name: read_results(path) for cell in cells
+             if (path := log / "temporal" / cell.name / "results.json").exists()}
+    check_protocols(cells, asked)
+    measured = ((cell, cell_measures(log, cell.name, asked.get(cell.name))) for cell in cells)
     return pd.DataFrame([{**asdict(cell), **measures} for cell, measures in measured if measures])
 
 
-def check_protocols(log: Path, cells: Iterable[Cell]) -> None:
-    """Raise UsageError where results of analysis.temporal on one data set are of different protocols."""
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    for cell in cells:
-        if (path := log / "temporal" / cell.name / "results.json").exists():
-            found = protocol_of(read_results(path))
-            name, other = first.setdefault((cell.dataset, cell.split), (cell.name, found))
-            if found != other:
-                raise UsageError(f"{log / 'temporal'}: {cell.name} was asked with other clips or tasks than {name}: "
-                                 "ask it again with the same flags, or move it away")
+def check_protocols(cells: Iterable[Cell], asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UsageError where cells of one data set were asked about time by different protocols; asked: by their names.
+    """
+    first: dict[tuple[str, str], str] = {}
+    for cell in (cell for cell in cells if cell.name in asked):
+        name = first.setdefault((cell.dataset, cell.split), cell.name)
+        if protocol_of(asked[cell.name]) != protocol_of(asked[name]):
+            raise UsageError(f"temporal/{cell.name} was asked with other clips or tasks than {name}: ask it again with "
+                             "the same flags, or move it away")
 
 
 def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:

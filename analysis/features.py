@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import DataError
@@ -78,10 +76,3 @@ def read_features_of(folder: str | Path, part: str, videos: VideoList, flag: str
     if names.tolist() != videos.names.tolist() or labels.tolist() != videos.labels.tolist():
         raise DataError(f"{flag}: {folder} is of another list than {dataset}'s {part} list of split {split}")
     return torch.from_numpy(values), protocol
-
-
-class Thumbnail(nn.Module):
-    """The floor that learning must beat: clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]

@@ -247,12 +247,12 @@ def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarr
     return figure
 
 
-def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | None], Mapping[str, float]]],
+def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | str], Mapping[str, float]]],
          label: str) -> Figure:
     """Shares with their intervals, beside what they must be above.
 
-    rows: [(title, chance, {name: (share, low, high), or None where there is nothing to show}, {floor: share})], with
-    the same names in each; label: of the axis.
+    rows: [(title, chance, {name: (share, low, high), or a text in their place}, {floor: share})], with the same names
+    in each; label: of the axis.
     """
     names, floors = list(rows[0][2]), list(rows[0][3])
     apart = 0.8 / max(len(names), 2)
@@ -265,8 +265,8 @@ def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float
                       linestyle=DASHES[i % len(DASHES)])
         for i, name in enumerate(names):
             y, colour, share = place + apart * (i - (len(names) - 1) / 2), COLOURS[i % len(COLOURS)], shares[name]
-            if share is None:
-                axes.text(chance, y, " control not at chance", fontsize=6.5, va="center", color=colour)
+            if isinstance(share, str):
+                axes.text(chance, y, f" {share}", fontsize=6.5, va="center", color=colour)
             else:
                 axes.plot(share[1:], [y, y], color=colour, linewidth=1.3)
                 axes.plot(share[0], y, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=5)

@@ -14,30 +14,22 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 # isort: split
 import argparse
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 import torch.nn as nn
-from torch import Tensor
 
 from core.dist import rank
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
-from core.files import take_lock, write_json, write_npy
-from core.inputs import csv_rows, read_npy, read_text
+from core.files import take_lock, write_json
+from core.inputs import csv_rows, read_text
 from core.names import shown
 from core.parser import new_parser
-from dataset.clips import VideoClips, open_reader
-from dataset.crops import FixedCrops
 from dataset.lists import VideoList, local_dataset, open_list, video_groups
-from engine import evaluation
-from engine.agreement import of_all_processes
 from engine.flags import (
     add_data_flags,
     add_net_flags,
@@ -50,13 +42,14 @@ from engine.flags import (
 )
 from engine.folders import check_folder
 from engine.log import plain_types, versions
-from engine.precision import check_precision, default_precision
-from engine.setup import check_shapes, load_pretrained, network_of, open_weights, seed_everything, start
+from engine.precision import check_precision
+from engine.setup import check_shapes, network_of, open_backbone, open_weights, seed_everything, start
 from models import build_backbone
-from models.classifier import pooled
 
 from . import figures
-from .features import PARTS, Thumbnail
+from .features import PARTS
+from .floors import FLOORS
+from .temporal_features import extract, first_pictures
 from .temporal_output import HOWS, KINDS, WITHHELD, draw, write_tables
 from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured
 from .temporal_tasks import TASKS, Plan, choose_stride, fits_length, make_plan
@@ -65,44 +58,6 @@ from .titles import add_titles, panel_titles
 RANDOM = "random weights"
 FEWEST = 10  # videos of a list that a task must fit
 SEED = {"train": 0, "test": 1}
-
-
-class Cues(nn.Module):
-    """Brightness, contrast and sharpness of each frame of clips (N, 3, T, H, W) alone -> (N, 15 T - 6, 1, 1, 1).
-
-    What fades, exposure and compression leave: key frames, for one, are sharper. The numbers as they are, sorted, and
-    their steps from frame to frame: as they are, their sizes, these sorted, and the skewness of the steps, as of a slow
-    fall and a sudden rise.
-    """
-
-    def forward(self, clips: Tensor) -> Tensor:
-        grey = clips.mean(dim=1)
-        edges = (grey[..., 1:, :] - grey[..., :-1, :]).abs().mean(dim=(2, 3)) + (
-            grey[..., 1:] - grey[..., :-1]).abs().mean(dim=(2, 3))
-        found = []
-        for own in (grey.mean(dim=(2, 3)), grey.std(dim=(2, 3)), edges):
-            change = own.diff(dim=1)
-            skewness = (change**3).mean(dim=1, keepdim=True) / (change.std(dim=1, keepdim=True)**3 + 1e-12)
-            found += [own, own.sort(dim=1).values, change, change.abs(), change.abs().sort(dim=1).values, skewness]
-        return torch.cat(found, dim=1)[:, :, None, None, None]
-
-
-class Differences(nn.Module):
-    """How much each frame of clips (N, 3, T, H, W) differs from the one before -> (N, 3 T - 1, 1, 1, 1).
-
-    One number a frame, as it is, its logarithm, that sorted, and by how much the largest is above the second and the
-    middle one: a cut.
-    """
-
-    def forward(self, clips: Tensor) -> Tensor:
-        size = clips.diff(dim=2).abs().mean(dim=(1, 3, 4))
-        log = (size + 1e-4).log()
-        ordered = log.sort(dim=1, descending=True).values
-        above = ordered[:, :1] - ordered[:, [1, ordered.shape[1] // 2]]
-        return torch.cat([size, log, ordered, above], dim=1)[:, :, None, None, None]
-
-
-FLOORS: dict[str, type[nn.Module]] = {"mean picture": Thumbnail, "cues": Cues, "frame differences": Differences}
 
 
 def flags() -> argparse.ArgumentParser:
@@ -150,42 +105,19 @@ def some(videos: VideoList, count: int, seed: int) -> VideoList:
     return videos.subset(np.sort(order))
 
 
-class PlannedClips(VideoClips):
-    """Clips by a plan, of which each video has the same number."""
-
-    def __init__(self, plan: Plan, *args: Any) -> None:
-        super().__init__(*args)
-        self.plan = plan
-
-    def frames_of(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        return self.plan.indices[index]
-
-
-def features_of(backbone: nn.Module, data: VideoClips, rows: int, device: torch.device, args: argparse.Namespace,
-                description: str) -> np.ndarray:
-    """-> (V, R, D) float32, pooled features of each row of the plan"""
-    loader = evaluation.eval_loader(data, device, batch_size=args.batch_size, workers=args.workers,
-                                    timeout=args.loader_timeout)
-    found = evaluation.over_videos(lambda x: pooled(backbone, x), loader, len(data), device, description, average=False)
-    return found.unflatten(1, (rows, -1)).numpy()
-
-
 class Source(NamedTuple):
-    """Weights, or a floor: what it is called, its word or path, and its network."""
+    """Weights, or one of FLOORS: what it is called, its word or path, and the network of weights."""
 
     title: str
     path: str
     net: str = ""
     width: float = 1.0
 
-    def open(self, seed: int) -> nn.Module:
-        if self.path in FLOORS:
+    def open(self, args: argparse.Namespace) -> nn.Module:
+        if not self.net:
             return FLOORS[self.path]()
-        seed_everything(seed)
-        backbone = build_backbone(self.net, self.width)
-        if checkpoint := open_weights(self.path, self.net):
-            load_pretrained(backbone, checkpoint, self.path)
-        return backbone
+        seed_everything(args.seed)
+        return open_backbone(self.path, self.net, self.width, seq_len=args.seq_len, img_dim=args.img_dim)
 
 
 def sources(titles: Sequence[str], args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
@@ -204,63 +136,6 @@ def sources(titles: Sequence[str], args: argparse.Namespace) -> tuple[list[Sourc
     untrained = [Source(RANDOM if len(set(known)) == 1 else f"{RANDOM}, {net} x {width:g}", "random", net, width)
                  for net, width in dict.fromkeys(known)]
     return networks, [*untrained, *(Source(name, name) for name in FLOORS)]
-
-
-def fingerprint(*parts: Any) -> str:
-    """Of JSON, arrays and networks that features depend on."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, value in part.state_dict().items():
-                digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        else:
-            digest.update(part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part).encode())
-    return digest.hexdigest()[:16]
-
-
-def extract(source: str, network: nn.Module, lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
-            pictures: Mapping[str, np.ndarray], args: argparse.Namespace, device: torch.device,
-            folder: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Features of both lists in each draw -> {(part, draw): (V, R, D)}; those that are kept in `folder` are read.
-
-    pictures: of each list the first frames of its videos, by which other frames under the same names are noticed
-    """
-    precision = "fp32" if source in FLOORS else default_precision(args.precision, device)
-    key = folder / fingerprint(source if source in FLOORS else "", network, [
-        args.dataset, args.storage, args.resize, args.img_dim, precision])
-    paths = {(part, draw): key / f"{part}_{fingerprint(lists[part].fingerprint(), plan.indices, pictures[part])}.npy"
-             for (part, draw), plan in plans.items()}
-    kept = of_all_processes([place for place, path in paths.items() if path.is_file()])[0]
-    if len(kept) < len(plans):
-        rows = max(plan.indices.shape[1] for plan in plans.values())
-        network, _ = evaluation.prepare_network(network, network, lists.values(), device, precision=precision,
-                                                batch_size=args.batch_size, clips=rows, seq_len=args.seq_len,
-                                                img_dim=args.img_dim)
-    found = {}
-    for place, plan in plans.items():
-        part, draw = place
-        if place in kept:
-            found[place] = read_npy(paths[place], "f4", 3, "remove it, and run this again")
-            if found[place].shape[:2] != plan.indices.shape[:2]:
-                raise DataError(f"{paths[place]} is damaged (it is of other clips): remove it, and run this again")
-            continue
-        data = PlannedClips(plan, lists[part], open_reader(args.dataset, args.storage, args.resize), None,
-                            FixedCrops(args.img_dim))
-        found[place] = features_of(network, data, plan.indices.shape[1], device, args,
-                                   f"{Path(source).name}, {part}, draw {draw}")
-        if rank() == 0:
-            key.mkdir(parents=True, exist_ok=True)
-            write_npy(paths[place], found[place])
-    if len({values.shape[2] for values in found.values()}) > 1:
-        raise DataError(f"{key} is damaged (its features differ in length): remove it, and run this again")
-    return found
-
-
-def first_pictures(videos: VideoList, args: argparse.Namespace) -> np.ndarray:
-    """A hash of the first frame of each video, (V,) text."""
-    reader = open_reader(args.dataset, args.storage, args.resize)
-    return np.array([hashlib.sha256(next(reader.read(name, np.zeros(1, int))[0]).tobytes()).hexdigest()
-                     for name in videos.names.tolist()])
 
 
 Shares = dict[tuple[str, str, str], np.ndarray]  # (task, kind, how): (V,) of right answers of a test video
@@ -398,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
     pictures = {part: first_pictures(videos, args) for part, videos in lists.items()}
     found, shares = {}, {}
     for source in [*networks, *floors]:
-        features = extract(source.path, source.open(args.seed), lists, plans, pictures, args, device,
+        features = extract(source.title, source.open(args), lists, plans, pictures, args, device,
                            folder.parent / "features")
         if rank() == 0:
             found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,

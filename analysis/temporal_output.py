@@ -1,5 +1,5 @@
 """Tables and the picture of what analysis.temporal measured, from its results as JSON holds them."""
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,45 +80,32 @@ def cell(results: Mapping[str, Any], name: str, task: str, how: str) -> str:
     return plus_minus(found["clips"][how]) + (" *" if found["above_floors"][how] else "")
 
 
-def with_chance(results: Mapping[str, Any], rows: Sequence[dict[str, str]]) -> pd.DataFrame:
-    """Rows of a table whose columns are the tasks, after one of what guessing gives."""
-    chance = {"features": "chance", **{facts["title"]: f"{facts['chance']:.3f}" for facts in results["tasks"].values()}}
-    return pd.DataFrame([chance, *rows])
+def by_task(results: Mapping[str, Any], rows: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
+    """A table whose columns are the tasks, by their titles; rows: {title: {task: text}}. What guessing gives is first.
+    """
+    chance = {task: f"{facts['chance']:.3f}" for task, facts in results["tasks"].items()}
+    titles = {task: facts["title"] for task, facts in results["tasks"].items()}
+    return pd.DataFrame([{"features": row, **{titles[task]: texts[task] for task in titles}}
+                         for row, texts in {"chance": chance, **rows}.items()])
 
 
 def answers_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
     """A row for each network and each floor, a column for each task."""
-    return with_chance(results, [{"features": name, **{facts["title"]: cell(results, name, task, how)
-                                                       for task, facts in results["tasks"].items()}}
-                                 for name in results["measures"]])
+    return by_task(results, {name: {task: cell(results, name, task, how) for task in results["tasks"]}
+                             for name in results["measures"]})
 
 
-def frames_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
-    """The same of single frames, as each network sees them."""
-    return with_chance(results, [{"features": f"{name}, {KINDS[kind]}", **{
-        facts["title"]: plus_minus(results["measures"][name]["tasks"][task][kind][how])
-        for task, facts in results["tasks"].items()}} for name in results["networks"] for kind in ("single", "mean")])
-
-
-def shots_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each network or floor and number of training videos; none where --shots was not given."""
-    rows = [{"features": f"{name}, {k} videos", **{
-        facts["title"]: plus_minus(found["tasks"][task]["shots"][k]) for task, facts in results["tasks"].items()}}
-        for name, found in results["measures"].items() for k in next(iter(found["tasks"].values()))["shots"]]
-    return with_chance(results, rows) if rows else pd.DataFrame()
+def shares_table(results: Mapping[str, Any], wanted: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
+    """Shares as they are; wanted: (title of the row, network or floor, kind, classifier or number of videos)."""
+    return by_task(results, {title: {task: plus_minus(found[kind][which])
+                                     for task, found in results["measures"][name]["tasks"].items()}
+                             for title, name, kind, which in wanted})
 
 
 def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
     """A row for each network and floor: top-1 of a linear probe of the classes, by what the test clips are."""
     return pd.DataFrame([{"features": name, **{clip: plus_minus(share) for clip, share in found["classes"].items()}}
                          for name, found in results["measures"].items() if found["classes"]])
-
-
-def control_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
-    """The same of the controls, in which there is nothing to find."""
-    return with_chance(results, [{"features": name, **{facts["title"]: plus_minus(found["tasks"][task]["control"][how])
-                                                       for task, facts in results["tasks"].items()}}
-                                 for name, found in results["measures"].items()])
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]]:
@@ -128,11 +115,16 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
         yield how, answers_table(results, how), (
             f"Share of right answers, {words}, ± half of its 95 % interval over {results['recordings']} recordings "
             f"(drawn anew: {drawn}). *: above chance and every floor by a paired test, 5 % over the whole table.")
-    yield "control", control_table(results, "linear"), "Linear probe of the controls, which should be at chance."
-    yield "frames", frames_table(results, "linear"), (
+    everything = results["measures"]
+    yield "control", shares_table(results, [(name, name, "control", "linear") for name in everything]), (
+        "Linear probe of the controls, which should be at chance.")
+    yield "frames", shares_table(results, [(f"{name}, {KINDS[kind]}", name, kind, "linear")
+                                           for name in results["networks"] for kind in ("single", "mean")]), (
         "Linear probe of single frames, as the networks see them (first draw).")
-    if len(table := shots_table(results)):
-        yield "shots", table, "Linear probes trained on the clips of a few videos alone."
+    few = [(f"{name}, {k} videos", name, "shots", k) for name, found in everything.items()
+           for k in next(iter(found["tasks"].values()))["shots"]]
+    if few:
+        yield "shots", shares_table(results, few), "Linear probes trained on the clips of a few videos alone."
     if len(table := classes_table(results)):
         yield "classes", table, (
             "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
@@ -161,10 +153,9 @@ def draw(results: Mapping[str, Any]) -> Figure:
     """The linear probe's answers: a dot with its interval for each network, floors as ticks."""
     rows = []
     for task, facts in results["tasks"].items():
-        shares = {name: (own["clips"]["linear"] if own["at_chance"]["linear"] else None)
-                  for name in results["networks"] for own in [results["measures"][name]["tasks"][task]]}
-        dots = {name: (share["mean"], share["low"], share["high"]) if share else None for name, share in shares.items()}
-        ticks = {name: own["tasks"][task]["clips"]["linear"]["mean"] for name, own in results["measures"].items()
-                 if name not in results["networks"]}
+        own = {name: found["tasks"][task] for name, found in results["measures"].items()}
+        dots = {name: tuple(own[name]["clips"]["linear"][part] for part in ("mean", "low", "high"))
+                if own[name]["at_chance"]["linear"] else WITHHELD for name in results["networks"]}
+        ticks = {name: found["clips"]["linear"]["mean"] for name, found in own.items() if name not in dots}
         rows.append((facts["title"], facts["chance"], dots, ticks))
     return figures.dots(rows, "share of right answers, linear probe")

@@ -10,7 +10,7 @@ from dataset.lists import VideoList, hold_out, video_groups
 
 from .probe import different_first, fit, predicted_by_vote, said_by_few
 from .temporal_output import FEWEST_RECORDINGS
-from .temporal_tasks import CLASS_CLIPS, CLIPS, TASKS, Plan, Task
+from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, Task
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of scikit-learn's C
 NEIGHBOURS = 10
@@ -31,12 +31,12 @@ class Side:
 
         kind: "clips"; "control", of the shuffled videos; "single", its middle frame alone; "mean", of single frames
         """
-        column, every = CLIPS.index(clip), np.arange(len(self.features))
+        column, every = self.plan.clips.index(clip), np.arange(len(self.features))
         if kind == "single" and self.plan.single is not None:
             return self.features[every, self.plan.single[:, column]]
         if kind == "mean" and self.plan.spread is not None:
             return self.features[every[:, None], self.plan.spread[:, column]].mean(axis=1)
-        return self.features[:, column + len(CLIPS) * (kind == "control")]
+        return self.features[:, column + len(self.plan.clips) * (kind == "control")]
 
     def examples(self, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of a task, of the videos that are long enough -> features (N, E, D), answers (N, E), videos (N,), numbers."""

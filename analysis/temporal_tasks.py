@@ -71,6 +71,13 @@ def segment_length(length: int, n: int) -> tuple[int, int]:
     return length // n, max(length // n // 2, 1)
 
 
+def segments(order: Sequence[int], length: int) -> np.ndarray:
+    """Steps of a clip (length,) of n segments of equal length, with gaps between them, in an order, (n,) of 0 to n - 1.
+    """
+    own, gap = segment_length(length, len(order))
+    return np.concatenate([part * (own + gap) + np.arange(own) for part in order])
+
+
 def fits_length(task: str, length: int) -> bool:
     """Whether clips of so many frames can be asked a task: segments must be of equal length, without a frame left over,
     which would tell where it belongs.
@@ -114,9 +121,10 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
     frames: of the video; strides: {task: stride}, that of the clip itself under "clip"; rate: frames a second by those
     of the other videos, for speed. Clips of a task for which the video is too short are its first frame, repeated.
     """
-    clips: dict[str, np.ndarray] = {}
+    clips = {name: np.zeros(length, np.int64) for name in CLIPS}
     answers: dict[str, list[int]] = {}
     fit: set[str] = set()
+    run = np.arange(length)
 
     def start(task: str, scale: float = 1.0, ends: int = 0) -> int | None:
         """Where the clips of a task begin, uniform over the video without its ends; None: it is too short."""
@@ -124,69 +132,50 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
         where = rng.random()  # drawn in any case, so that other tasks' clips do not depend on this one's
         if last < 0:
             return None
-        if task != "clip":
-            fit.add(task)
+        fit.update(("arrow", "shuffle") if task == "clip" else (task,))
         return int(where * (last + 1)) + ends
 
-    def put(name: str, indices: np.ndarray | None) -> None:
-        clips[name] = np.zeros(length, np.int64) if indices is None else indices
-
-    run = np.arange(length)
-    first = start("clip")
-    true = None if first is None else first + run * strides["clip"]
-    mixed = rng.permutation(length)
-    put("true", true)
-    put("reversed", None if true is None else true[::-1])
-    put("shuffled", None if true is None else true[mixed])
-    put("still", None if true is None else np.full(length, true[length // 2]))
-    if true is not None:
-        fit |= {"arrow", "shuffle"}
+    begin, mixed = start("clip"), rng.permutation(length)
+    if begin is not None:
+        true = begin + run * strides["clip"]
+        clips |= {"true": true, "reversed": true[::-1], "shuffled": true[mixed],
+                  "still": np.full(length, true[length // 2])}
 
     for name in (name for name in TASKS if name.startswith("order")):
-        n = int(name[len("order"):])
-        own, gap = segment_length(length, n)
         begin = start(name) if fits_length(name, length) else None
+        n = int(name[len("order"):])
         orders = list(itertools.permutations(range(n)))
-        drawn = rng.permutation(len(orders))[:DRAWN_ORDERS]
-        answers[name] = drawn.tolist()
-        for k, number in enumerate(drawn):
-            if begin is None:
-                put(f"{name}_{k}", None)
-                continue
-            placed = [begin + (part * (own + gap) + np.arange(own)) * strides[name] for part in orders[number]]
-            put(f"{name}_{k}", np.concatenate(placed))
+        answers[name] = rng.permutation(len(orders))[:DRAWN_ORDERS].tolist()
+        if begin is not None:
+            clips |= {f"{name}_{k}": begin + segments(orders[number], length) * strides[name]
+                      for k, number in enumerate(answers[name])}
 
-    begin, between = start("precedence"), rng.random()
-    stride = strides["precedence"]
-    if begin is None:
-        put("earlier", None)
-        put("later", None)
-    else:
+    begin, between, stride = start("precedence"), rng.random(), strides["precedence"]
+    if begin is not None:
         # of the two places one is drawn from what is left beside the other, so that both can be anywhere
         spare = frames - 1 - steps("precedence", length) * stride
         low, high = sorted((begin, int(between * (spare + 1))))
-        put("earlier", low + run * stride)
-        put("later", high + (length + run) * stride)
+        clips |= {"earlier": low + run * stride, "later": high + (length + run) * stride}
 
     # a slower step than one frame would show frames twice
-    begin = start("speed", rate, margin(length)) if rate * strides["speed"] > 0.999 else None
-    if begin is None:
-        fit.discard("speed")
-    middle = None if begin is None else begin + steps("speed", length) * strides["speed"] * rate / 2
-    for k in SPEEDS:
-        put(f"speed{k}", None if middle is None else np.floor(
-            middle + (run - (length - 1) / 2) * k * strides["speed"] * rate + 0.5).astype(np.int64).clip(0, frames - 1))
+    stride = strides["speed"] * rate
+    begin = start("speed", rate, margin(length)) if stride > 0.999 else None
+    if begin is not None:
+        middle = begin + steps("speed", length) * stride / 2
+        clips |= {f"speed{k}": np.floor(middle + (run - (length - 1) / 2) * k * stride + 0.5).astype(np.int64).clip(
+            0, frames - 1) for k in SPEEDS}
 
     begin, stride = start("position"), strides["position"]
     places = frames - (length - 1) * stride  # at which a clip can begin
-    for i in range(3):
-        where = (i + rng.random()) / 3
-        put(f"third{i}", None if begin is None else int(where * places) + run * stride)
+    parts = [(i + rng.random()) / 3 for i in range(3)]
+    if begin is not None:
+        clips |= {f"third{i}": int(part * places) + run * stride for i, part in enumerate(parts)}
 
     begin, stride = start("cut"), strides["cut"]
     jump, at, later = length // 2, rng.integers(length // 4, length - length // 4), rng.integers(2)
-    put("uncut", None if begin is None else begin + (run + later * jump) * stride)
-    put("cut", None if begin is None else begin + (run + np.where(run < at, 0, jump)) * stride)
+    if begin is not None:
+        clips |= {"uncut": begin + (run + later * jump) * stride,
+                  "cut": begin + (run + np.where(run < at, 0, jump)) * stride}
     return clips, answers, fit
 
 
@@ -194,12 +183,14 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
 class Plan:
     """The clips of a list of V videos.
 
-    indices: (V, R, T) int, frames of every row, R rows a video: the clips of CLIPS, the same of the shuffled videos,
-    then stills, one frame repeated. answers: {task: (V, E) int}. fit: {task: (V,) bool}, the videos that are long
-    enough. single: (V, C) int, the row of the still of each clip's middle frame; spread: (V, C, MEAN_OF) int, those of
-    frames that are evenly spread over it; both None where there are no stills.
+    clips: names, those of CLIPS that some video is long enough for. indices: (V, R, T) int, frames of every row, R rows
+    a video: these C clips, the same of the shuffled videos, then stills, one frame repeated. answers: {task: (V, E)
+    int}. fit: {task: (V,) bool}, the videos that are long enough. single: (V, C) int, the row of the still of each
+    clip's middle frame; spread: (V, C, MEAN_OF) int, those of frames that are evenly spread over it; both None where
+    there are no stills.
     """
 
+    clips: tuple[str, ...]
     indices: np.ndarray
     answers: dict[str, np.ndarray]
     fit: dict[str, np.ndarray]
@@ -214,27 +205,29 @@ def make_plan(frames: np.ndarray, rates: np.ndarray, length: int, strides: Mappi
     frames: (V,) int, of the videos; rates: (V,) float, their frames a second by those of the others; length: T; seed:
     of the draw, integers; stills: whether to add the stills
     """
-    rows, drawn, fits, shown = [], [], [], []
+    videos = []
     for index, (count, rate) in enumerate(zip(frames.tolist(), rates.tolist(), strict=True)):
         rng = np.random.default_rng([*seed, index])
-        clips, answers, fit = draw_clips(count, length, strides, rate, rng)
-        own = np.stack([clips[name] for name in CLIPS])
-        rows.append(np.concatenate([own, rng.permutation(count)[own]]))
-        drawn.append(answers)
-        fits.append(fit)
+        videos.append((*draw_clips(count, length, strides, rate, rng), rng.permutation(count)))
+    fit_of = {name: np.array([name in fit for _, _, fit, _ in videos]) for name in TASKS}
+    asked = {name for task in TASKS if fit_of[task].any() for names, _ in TASKS[task].examples for name in names}
+    used = tuple(name for name in CLIPS if name in asked or name in CLASS_CLIPS)
+    rows, shown = [], []
+    for clips, _, _, mixed in videos:
+        own = np.stack([clips[name] for name in used])
+        rows.append(np.concatenate([own, mixed[own]]))
         # of the frames in the order of the video: a clip and its permutations have the same
         spread = np.sort(own, axis=1)[:, (np.arange(MEAN_OF) * 2 + 1) * length // (2 * MEAN_OF)]
         shown.append(np.concatenate([own[:, [length // 2]], spread], axis=1))
-    answers_of = {name: np.array([answers[name] for answers in drawn] if name in drawn[0] else
-                                 [[answer for _, answer in task.examples]] * len(rows)) for name, task in TASKS.items()}
-    fit_of = {name: np.array([name in fit for fit in fits]) for name in TASKS}
+    answers_of = {name: np.array([answers.get(name, [answer for _, answer in task.examples])
+                                  for _, answers, _, _ in videos]) for name, task in TASKS.items()}
     if not stills:
-        return Plan(np.stack(rows), answers_of, fit_of, None, None)
+        return Plan(used, np.stack(rows), answers_of, fit_of, None, None)
     distinct = [np.unique(own, return_inverse=True) for own in shown]
     most = max(len(values) for values, _ in distinct)
-    offset = 2 * len(CLIPS)
+    offset = 2 * len(used)
     for i, (values, _) in enumerate(distinct):
         padded = np.pad(values, (0, most - len(values)), mode="edge")
         rows[i] = np.concatenate([rows[i], np.repeat(padded[:, None], length, axis=1)])
-    where = offset + np.stack([which.reshape(len(CLIPS), 1 + MEAN_OF) for _, which in distinct])
-    return Plan(np.stack(rows), answers_of, fit_of, where[:, :, 0], where[:, :, 1:])
+    where = offset + np.stack([which.reshape(len(used), 1 + MEAN_OF) for _, which in distinct])
+    return Plan(used, np.stack(rows), answers_of, fit_of, where[:, :, 0], where[:, :, 1:])

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import CheckpointError, DataError, RunError, Stopped, UsageError
-from .imports import missing
+from .imports import DEBUG, missing
 from .names import one_line
 
 FAULT = 70  # the exit code, as in BSD's sysexits.h
 CRASH = "crash.txt"
-DEBUG = "--debug"  # of all commands; `run` takes it out of the flags
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # what to do where the system refuses a file, by its reason

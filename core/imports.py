@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DEBUG = "--debug"  # of all commands: tracebacks too
 
 
 def is_ours(program: str) -> bool:
@@ -17,13 +18,17 @@ def is_ours(program: str) -> bool:
                                and path.absolute().is_relative_to(REPOSITORY))
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, at most 300 characters."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
 def missing(error: ImportError) -> str:
     """One sentence about a package that cannot be imported."""
-    lines = str(error).strip().splitlines() or ["a package cannot be imported"]
     if not isinstance(error, ModuleNotFoundError):
-        return (f"{lines[0][:300]}: a package cannot be loaded: install it again, or the system's library that is "
+        return (f"{first_line(error)}: a package cannot be loaded: install it again, or the system's library that is "
                 "named; take what stands before it out of PYTHONPATH; or raise the limit of memory (ulimit -v)")
-    return (f"{lines[0][:300]}: install what the project needs, {sys.executable} -m pip install -r "
+    return (f"{first_line(error)}: install what the project needs, {sys.executable} -m pip install -r "
             f"{REPOSITORY / 'requirements.txt'}, or take the Python that has it (the launchers make .venv/bin/python)")
 
 
@@ -31,17 +36,16 @@ def say(kind: type[BaseException], error: BaseException, trace: TracebackType | 
     """In place of sys.excepthook, for what core.exits.run does not see."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-    elif isinstance(error, ImportError) and "--debug" not in sys.argv:
+    elif not isinstance(error, Exception) or DEBUG in sys.argv:
+        sys.__excepthook__(kind, error, trace)
+    elif isinstance(error, ImportError):
         print(f"error: {missing(error)}", file=sys.stderr)
-    elif isinstance(error, Exception) and "--debug" not in sys.argv:
+    else:
         while trace and trace.tb_next:
             trace = trace.tb_next
         where = trace.tb_frame.f_code.co_filename if trace else "?"
-        lines = str(error).strip().splitlines() or ["no message"]
-        print(f"error: {kind.__name__} in {where} while this program imports what it needs: {lines[0][:300]}: if a "
-              "file of another's stands before it in PYTHONPATH, take that out; --debug says more", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+        print(f"error: {kind.__name__} in {where} while this program imports what it needs: {first_line(error)}: if a "
+              f"file of another's stands before it in PYTHONPATH, take that out; {DEBUG} says more", file=sys.stderr)
 
 
 def begin() -> None:

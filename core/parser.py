@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UsageError
-from .exits import DEBUG
+from .imports import DEBUG
 from .names import path_fault, quoted
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import InProcess, make_dataset, results_of
 
-from analysis import temporal, temporal_output, temporal_probe, temporal_tasks
+from analysis import floors, temporal, temporal_features, temporal_output, temporal_probe, temporal_tasks
 from analysis.temporal_probe import Side, answered, is_chance, measured
 from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, make_plan, steps
 from core.errors import DataError
@@ -89,6 +89,10 @@ def test_segments_that_leave_a_frame_over_are_not_asked_for():
     assert [temporal_tasks.fits_length(f"order{n}", 16) for n in (2, 3, 4)] == [True, False, True]
     clips, _, fit = draw_clips(200, 16, STRIDES, 1.0, np.random.default_rng(0))
     assert "order3" not in fit and {"order2", "order4", "speed"} <= fit and not clips["order3_0"].any()
+    plan = make_plan(np.full(2, 200), np.ones(2), 16, STRIDES, [0], True)
+    assert set(CLIPS) - set(plan.clips) == {f"order3_{k}" for k in range(6)}  # nor shown to a network
+    for video in range(2):
+        assert (plan.indices[video, plan.single[video], 0] == plan.indices[video, :len(plan.clips), 8]).all()
 
 
 def test_no_frame_is_shown_twice():
@@ -116,7 +120,8 @@ def test_plans_repeat_by_seed_and_differ_by_draw():
 
 def test_control_rows_show_the_frames_of_a_shuffled_video():
     plan = make_plan(np.array([90]), np.ones(1), LENGTH, STRIDES, [0], True)
-    own, control = plan.indices[0, :len(CLIPS)], plan.indices[0, len(CLIPS):2 * len(CLIPS)]
+    count = len(plan.clips)
+    own, control = plan.indices[0, :count], plan.indices[0, count:2 * count]
     mapping = {}
     for a, b in zip(own.ravel().tolist(), control.ravel().tolist(), strict=True):
         assert mapping.setdefault(a, b) == b  # one place for each frame
@@ -126,7 +131,7 @@ def test_control_rows_show_the_frames_of_a_shuffled_video():
 def test_stills_are_of_the_middle_frame_and_of_frames_spread_over_a_clip():
     plan = make_plan(np.array([90, 300]), np.ones(2), LENGTH, STRIDES, [0], True)
     for video in range(2):
-        for column, clip in enumerate(plan.indices[video, :len(CLIPS)]):
+        for column, clip in enumerate(plan.indices[video, :len(plan.clips)]):
             assert (plan.indices[video, plan.single[video, column]] == clip[6]).all()
             assert plan.indices[video, plan.spread[video, column], 0].tolist() == np.sort(clip)[[1, 4, 7, 10]].tolist()
 
@@ -306,11 +311,11 @@ def test_floors_show_what_they_say():
     clips = torch.zeros(2, 3, 4, 6, 6)
     clips[0, :, 2] = 1
     clips[1, :, :, ::2] = 1
-    found = temporal.Cues()(clips)
+    found = floors.Cues()(clips)
     assert found.shape == (2, 15 * 4 - 6, 1, 1, 1) and found.isfinite().all()
     assert found[0, :4].flatten().tolist() == [0, 0, 1, 0] and found[0, 8:11].flatten().tolist() == [0, 1, -1]
     assert found[1, -18:-14].flatten().tolist() == [1, 1, 1, 1]  # of edges
-    found = temporal.Differences()(clips)
+    found = floors.Differences()(clips)
     assert found.shape == (2, 3 * 4 - 1, 1, 1, 1) and found[:, :3].flatten(1).tolist() == [[0, 1, 1], [0, 0, 0]]
 
 
@@ -334,7 +339,7 @@ def test_floors_know_a_cut_and_a_sawtooth_of_sharpness():
         own = own[::-1] if label else own
         return np.broadcast_to(own[None, :, None, None], (3, 12, 4, 4)) * (np.arange(4) % 2), label
 
-    assert known(temporal.Differences(), cut) > 0.9 and known(temporal.Cues(), sharp) > 0.9
+    assert known(floors.Differences(), cut) > 0.9 and known(floors.Cues(), sharp) > 0.9
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +365,7 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     assert code == 0, error
     folder = tmp_path / "log/dualvar/temporal/x"
     results = json.loads((folder / "results.json").read_text())
-    assert list(results["measures"]) == ["random", temporal.RANDOM, *temporal.FLOORS]
+    assert list(results["measures"]) == ["random", temporal.RANDOM, *floors.FLOORS]
     assert list(results["tasks"]) == ["arrow", "speed"]
     assert results["tasks"]["arrow"] == {"title": "arrow of time", "chance": 0.5, "stride": 1, "train": 14, "test": 10}
     assert set(results["measures"]["random"]["classes"]) >= {"true", "reversed", "shuffled", "still"}
@@ -374,14 +379,14 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     def never(*_, **__):
         raise AssertionError("the features are there")
 
-    monkeypatch.setattr(temporal, "features_of", never)
+    monkeypatch.setattr(temporal_features, "features_of", never)
     assert list(results["measures"]["random"]["tasks"]["speed"]["shots"]) == ["2", "4"]
     assert "random, 4 videos" in text
     assert call("--tasks", "arrow", "speed", "--shots", "2", "4")[0] == 0
     again = json.loads((folder / "results.json").read_text())
     assert again["measures"] == results["measures"]
     kept = sorted((folder.parent / "features").rglob("test_*.npy"))
-    assert len(kept) == 1 + len(temporal.FLOORS)  # random weights are those of the floor
+    assert len(kept) == 1 + len(floors.FLOORS)  # random weights are those of the floor
     np.save(kept[0], np.zeros((3, 4, 5), np.float32))
     code, _, error = call("--tasks", "arrow", "speed")
     assert code == 1 and str(kept[0].relative_to(tmp_path)) in error and error.count("\n") == 1
@@ -389,7 +394,7 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_where_it_was(call, tmp_path, monkeypatch):
-    extract, made = temporal.features_of, []
+    extract, made = temporal_features.features_of, []
 
     def stopped(network, *arguments):
         if len(made) == 3:
@@ -397,10 +402,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(call, tmp_path, monkeypatch
         made.append(type(network).__name__)
         return extract(network, *arguments)
 
-    monkeypatch.setattr(temporal, "features_of", stopped)
+    monkeypatch.setattr(temporal_features, "features_of", stopped)
     assert call("--tasks", "arrow")[0] == 1
-    monkeypatch.setattr(temporal, "features_of", lambda *arguments: made.append("more") or extract(*arguments))
-    assert call("--tasks", "arrow")[0] == 0 and made.count("more") == 2 * (1 + len(temporal.FLOORS)) - 3
+    monkeypatch.setattr(temporal_features, "features_of", lambda *arguments: made.append("more") or extract(*arguments))
+    assert call("--tasks", "arrow")[0] == 0 and made.count("more") == 2 * (1 + len(floors.FLOORS)) - 3
 
 
 @pytest.mark.parametrize("flags, code, words", [
@@ -436,12 +441,12 @@ def test_other_frames_under_the_same_names_are_noticed(call, place):
     args = temporal.flags().parse_args([*FLAGS])
     args.resize = (18, 24)
     videos = open_list("ucf101", "test", 1)
-    before = temporal.first_pictures(videos, args)
+    before = temporal_features.first_pictures(videos, args)
     path = place / "ucf101/frames" / str(videos.names[0]) / "image_00001.jpg"
     whole = path.read_bytes()
     try:
         path.write_bytes((path.parent.with_name(videos.names[1].split("/")[1]) / "image_00001.jpg").read_bytes())
-        after = temporal.first_pictures(videos, args)
+        after = temporal_features.first_pictures(videos, args)
         assert (after != before).tolist() == [True] + [False] * 9
     finally:
         path.write_bytes(whole)

@@ -77,7 +77,7 @@ learning_rate() {
 
 # cell NAME WEIGHTS SEED: retrieval and its features, linear probe, what is known of time, fine-tuning and ten-clip test
 cell() {
-    local name=$1 weights=$2 seed=$3 runs=$LOG/evidence
+    local name=$1 weights=$2 seed=$3 runs=$LOG/evidence asked_seed=0  # about time, with the same clips for all weights
     if [ ! -e "$runs/retrieval/$name/results.json" ]; then
         launch retrieval.py "${common[@]}" --seed "$seed" --pretrain "$weights" --name "$name" \
             --save_features "$runs/features/$name" --per_clip
@@ -86,9 +86,9 @@ cell() {
         run_python -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/temporal/$name/results.json" ]; then
-        if [ "$weights" != random ]; then seed=0; fi  # the same clips for all weights
-        run_python -m analysis.temporal "${common[@]}" --seed "$seed" --pretrain "$weights" --titles "$name" --name "$name"
-        seed=$3
+        if [ "$weights" = random ]; then asked_seed=$seed; fi
+        run_python -m analysis.temporal "${common[@]}" --seed "$asked_seed" --pretrain "$weights" --titles "$name" \
+            --name "$name"
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/test/$name/results.json" ]; then
         train "$runs/ft/$name" finetune.py "${common[@]}" "${finetune[@]}" --seed "$seed" --pretrain "$weights" \
