@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import InProcess, make_dataset, results_of
+from helpers import REPOSITORY, InProcess, environment, exit_code, make_dataset, results_of, succeed
 
 from analysis import floors, temporal, temporal_features, temporal_output, temporal_probe, temporal_tasks
 from analysis.temporal_probe import Side, answered, is_chance, measured
 from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, make_plan, steps
 from core.errors import DataError
 from dataset.lists import VideoList, open_list
+from dataset.local_dataset import DATASETS, DEMO_GROUP, LocalDataset
 
 LENGTH, STRIDES = 12, dict.fromkeys(("clip", *TASKS), 2)
 
@@ -406,6 +407,28 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(call, tmp_path, monkeypatch
     assert call("--tasks", "arrow")[0] == 1
     monkeypatch.setattr(temporal_features, "features_of", lambda *arguments: made.append("more") or extract(*arguments))
     assert call("--tasks", "arrow")[0] == 0 and made.count("more") == 2 * (1 + len(floors.FLOORS)) - 3
+
+
+@pytest.mark.slow
+def test_rendered_videos_lie_between_chance_and_certainty(tmp_path, monkeypatch):
+    """The demo set, through every tool: no averaged frames know an order, and no real network knows all speeds."""
+    env = environment(tmp_path)
+    for name, *flags in (["render_demo", "--groups", "16", "--test_groups", "6", "--workers", "1"],
+                         ["extract_frame", "--dataset", "demo", "--workers", "1"], ["write_csv", "--dataset", "demo"]):
+        succeed(REPOSITORY / f"process_data/src/{name}.py", *flags, cwd=tmp_path, env=env)
+    monkeypatch.chdir(tmp_path)
+    made = LocalDataset(tmp_path / "demo/frames", tmp_path / "lists/demo", DEMO_GROUP, 1)
+    monkeypatch.setitem(DATASETS, "demo", made)
+    flags = """--dataset demo --pretrain random --net r3d --width 0.125 --img_dim 16 --resize 32x32 --seq_len 8 --ds 1
+        --workers 0 --device cpu --draws 1 --tasks order2 speed"""
+    assert exit_code(temporal, flags.split(), monkeypatch) == 0
+    measures = temporal_output.read_results(tmp_path / "log/dualvar/temporal/demo/results.json")["measures"]
+    share = {(title, task): measures[title]["tasks"][task]["clips"]["linear"] for title in measures
+             for task in ("order2", "speed")}
+    assert share["mean picture", "order2"]["low"] == share["mean picture", "order2"]["high"] == 0.5
+    for title, task in (("random", "speed"), ("frame differences", "speed"), ("frame differences", "order2")):
+        assert TASKS[task].chance < share[title, task]["low"] < share[title, task]["high"] < 1, (title, task)
+    assert all(own["at_chance"]["linear"] for network in measures.values() for own in network["tasks"].values())
 
 
 @pytest.mark.parametrize("flags, code, words", [

@@ -6,7 +6,8 @@
 #
 #   bash paper_scripts/run/evidence.sh                    R3D at a quarter of its width, 56 px: for CPUs
 #   DATASET (ucf101-5class, tennis-7class, demo or your own), SPLIT, MODES, SEEDS, EPOCHS: which cells, and the budget
-#   of each; LRS: learning rates of modes, as in "clip=0.01 clip-sr=0.03", 0.05 for the others
+#   of each; LRS: learning rates of modes, as in "clip=0.01 clip-sr=0.03", 0.05 for the others; SHOTS: few labels of
+#   the probe, 1 5 10
 #   PRETRAIN_FLAGS, FINETUNE_FLAGS, COMMON_FLAGS (--net r21d --width 1 --img_dim 112 on a GPU): come last and win
 #   LOG_DIR, PYTHON: as for the launchers; results are in LOG_DIR/evidence
 set -eu -o pipefail
@@ -43,6 +44,8 @@ for word in $LRS; do
     case " $MODES " in *" ${word%=*} "*) ;; *) wrong "LRS=$word is of a mode that is not run: MODES are $MODES" ;; esac
 done
 for seed in $SEEDS; do whole_number SEEDS "$seed" 0 4294967295 "a seed"; done
+SHOTS=${SHOTS-1 5 10}
+for k in $SHOTS; do whole_number SHOTS "$k" 1 99999 "a number of training videos of each class"; done
 # shellcheck source=env.sh
 if [ -z "$show" ]; then source "$here/env.sh" requirements.txt; fi
 # shellcheck source=commands.sh
@@ -83,7 +86,9 @@ cell() {
             --save_features "$runs/features/$name" --per_clip
     fi
     if [ ! -e "$runs/features/$name/probe.json" ]; then
-        run_python -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name"
+        # shellcheck disable=SC2086  # a list of words
+        run_python -m analysis.probe --dataset "$DATASET" --features "$runs/features/$name" \
+            ${SHOTS:+--shots $SHOTS}
     fi
     if [ "$weights" != thumbnail ] && [ ! -e "$runs/temporal/$name/results.json" ]; then
         if [ "$weights" = random ]; then asked_seed=$seed; fi
