@@ -12,7 +12,9 @@ from .classifier import Classifier
 from .dualvar import DualEncoder, Pretrainer, parse_mode
 from .moco import MoCo
 from .simclr import SimCLR
+from .weights.loading import load_released
 
+__all__ = ["BACKBONES", "FRAMEWORKS", "build_backbone", "build_classifier", "build_pretrainer", "load_released"]
 FRAMEWORKS: dict[str, type[Pretrainer]] = {"simclr": SimCLR, "moco": MoCo}
 
 

@@ -234,7 +234,8 @@ class InProcess:
 
     def __call__(self, script, *flags):
         """-> (exit code, standard output, standard error)"""
-        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        name = script.removesuffix(".py").replace("/", ".")
+        module = importlib.import_module(f"{name}.__main__" if name == "models.weights" else name)
         code = exit_code(module, flags, self.monkeypatch)
         out, err = self.capsys.readouterr()
         return code, out, err

@@ -87,6 +87,11 @@ def module_of(script):
     return script.removesuffix(".py").replace("/", ".")
 
 
+def started(name):
+    """The module that `python -m name` runs."""
+    return name if name in (*MODULES, *programs()) else f"{name}.__main__"
+
+
 def parser_of(module):
     """The argparse parser that a program's main builds; None where it has none."""
     def stop(parser, *_, **__):
@@ -362,7 +367,7 @@ def check_python(words, parsers):
     if words[:2] == ["-m", "torch.distributed.run"]:
         words = after_torchrun(words)
     if words[0] == "-m":
-        module, words = words[1], words[2:]
+        module, words = started(words[1]), words[2:]
         if module in MODULES:
             return None
     else:
@@ -440,7 +445,7 @@ def test_commands_in_sentences(page):
         if program not in ("python", "bash", "torchrun") or not words or "<" in code:
             continue
         if words[0] == "-m":
-            there = words[1] in {*MODULES, *programs()}
+            there = started(words[1]) in {*MODULES, *programs()}
         else:
             there = any(word in files() for word in words)
         if not there:

@@ -68,7 +68,7 @@ def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, process
     assert config["target_momentum"] == 0.9 and "queue_size" not in config
     out = succeed("tests/toys.py", "retrieval.py", *SMALL, "--pretrain", run / "model/backbone.pth.tar", **options)
     assert "R@1" in out
-    inspected = succeed("tests/toys.py", "models/pretrained.py", "inspect", run / "model/backbone.pth.tar",
+    inspected = succeed("tests/toys.py", "models/weights/__main__.py", "inspect", run / "model/backbone.pth.tar",
                         cwd=tmp_path, env=env)
     assert "tiny  x 0.25   fits" in inspected
 

@@ -23,8 +23,9 @@ from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from engine.optim import sgd
 from engine.resume import find_resume
 from engine.session import RunSettings, Session
-from models import build_backbone, build_classifier, build_pretrainer, pretrained
+from models import build_backbone, build_classifier, build_pretrainer
 from models.dualvar import Embedded
+from models.weights import __main__ as weights
 from models.weights.checkpoint import read_checkpoint
 from models.weights.loading import load_backbone
 
@@ -237,7 +238,7 @@ def look(path):
     out.unlink(missing_ok=True)
     for arguments in (["inspect", str(path)], ["convert", str(path), str(out)]):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            found = in_sentence(pretrained.main, arguments)
+            found = in_sentence(weights.main, arguments)
         text = printed.getvalue()
         assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
         assert out.exists() == (not isinstance(found, SENTENCES) and arguments[0] == "convert")

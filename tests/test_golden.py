@@ -8,9 +8,8 @@ import torch
 from golden.formula import noise, released_state_dict, unit
 
 from dataset.sampling import centred_clip_indices, ten_clip_indices
-from models import build_backbone, build_classifier, build_pretrainer
+from models import build_backbone, build_classifier, build_pretrainer, load_released
 from models.losses import info_nce, nt_xent, shuffle_rank, temporal_coherent, temporal_coherent_queue, top1
-from models.pretrained import load_released
 from retrieval import topk_accuracy
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text())

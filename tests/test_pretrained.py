@@ -12,9 +12,8 @@ from torchvision.models.video import r2plus1d_18, r3d_18
 from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
 from core.errors import CheckpointError
-from models import build_backbone, build_classifier, build_pretrainer
+from models import build_backbone, build_classifier, build_pretrainer, load_released
 from models.backbones import BACKBONES
-from models.pretrained import load_released
 from models.weights.checkpoint import read_checkpoint
 from models.weights.identify import guess_width, initial, template
 from models.weights.loading import load_backbone
@@ -114,7 +113,7 @@ def test_every_kind_of_file_is_converted(net, program, tmp_path):
         if kind not in ("a pretrainer of CoCLR", "a pretrainer of the release, SimCLR", "key encoder alone"):
             continue
         torch.save({"state_dict": state, "epoch": 3}, "in.pth.tar")
-        code, out, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--net", net,
+        code, out, error = program("models.weights", "convert", "in.pth.tar", "out.pth.tar", "--net", net,
                                 "--width", WIDTH, "--force")
         assert code == 0, (kind, error)
         assert f"{len(own)} of {len(own)} matched, 0 missing, 0 unexpected, 0 misshapen" in out
@@ -135,7 +134,7 @@ def test_network_and_width_are_told_from_the_file(net, program):
             assert {name: value.shape for name, value in found.items()} == {
                 name: value.shape for name, value in state.items()}
     torch.save({"state_dict": under("encoder_q.0.", in_release_names(net, weights(net)))}, "in.pth.tar")
-    code, _, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar")
+    code, _, error = program("models.weights", "convert", "in.pth.tar", "out.pth.tar")
     assert code == 0, error
     assert torch.load("out.pth.tar", weights_only=True)["config"] == {"net": net, "width": WIDTH}
 
@@ -143,7 +142,7 @@ def test_network_and_width_are_told_from_the_file(net, program):
 @pytest.mark.parametrize("script,flags", [("retrieval.py", []), ("finetune.py", ["--batch_size", "4"])])
 def test_a_converted_file_goes_into_every_stage(script, flags, program):
     torch.save(under("module.encoder_q.0.", in_release_names("r21d", weights("r21d"))), "in.pth")
-    code, _, error = program("models.pretrained", "convert", "in.pth", "new/out.pth.tar")
+    code, _, error = program("models.weights", "convert", "in.pth", "new/out.pth.tar")
     assert code == 0, error
     for file in ("new/out.pth.tar", "in.pth"):
         net = ["--net", "r21d", "--width", WIDTH] if file == "in.pth" else []
@@ -173,7 +172,7 @@ def test_torchvision_names_with_one_block_a_stage(program):
     """torchvision's network of R3D's depth is ours under other names: the same numbers come out."""
     model = randomised(VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 1, 1, 1], BasicStem))
     torch.save(under("encoder_q.", model.state_dict()), "in.pth")
-    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and "a video ResNet of torchvision inside MoCo" in out, error
     backbone = build_backbone("r3d")
     load_backbone(backbone, read_checkpoint("out.pth.tar"), "out.pth.tar")
@@ -185,12 +184,12 @@ def test_torchvision_r3d_18_is_deeper(program):
     """Its second blocks have no place here, which is an error unless it is wanted; the rest is ours."""
     model = randomised(r3d_18(weights=None))
     torch.save(model.state_dict(), "r3d_18.pth")
-    code, out, error = program("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar")
     assert code == 1 and "48 unexpected (layer1.1.conv1.0.weight, " in error and not Path("out.pth.tar").exists()
     assert "72 of 72 matched, 0 missing, 48 unexpected, 0 misshapen, 2 left aside" in out
-    with pytest.raises(CheckpointError, match="48 unexpected .*python -m models.pretrained inspect r3d_18.pth"):
+    with pytest.raises(CheckpointError, match="48 unexpected .*python -m models.weights inspect r3d_18.pth"):
         load_backbone(build_backbone("r3d"), read_checkpoint("r3d_18.pth"), "r3d_18.pth")
-    code, out, error = program("models.pretrained", "convert", "r3d_18.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar", "--allow_partial")
     assert code == 0 and "48 tensors of r3d_18.pth have no place and are dropped" in out, error
     config = torch.load("out.pth.tar", weights_only=True)["config"]
     assert "partial" not in config
@@ -207,13 +206,13 @@ def test_torchvision_r2plus1d_18_fits_in_part(program):
     """Its stem, shortcuts and some middle widths are others; what is taken in part says so for good."""
     theirs = randomised(r2plus1d_18(weights=None)).state_dict()
     torch.save(theirs, "in.pth")
-    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar")
     assert code == 1 and "21 missing (stage3.shortcut.spatial.weight, " in error
     assert "24 misshapen (stem.spatial.weight (45, 3, 1, 7, 7) for (83, 3, 1, 7, 7), " in error
     assert "    missing      stage5.shortcut.temporal.weight\n" in out
     assert "    unexpected   layer2.0.downsample.0.weight\n" in out
     torch.manual_seed(5)
-    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar", "--allow_partial")
     assert code == 0 and "45 tensors are as initialised with seed 0, untrained: stage3.shortcut.spatial.w" in out, error
     saved = torch.load("out.pth.tar", weights_only=True)
     partial, start = saved["config"]["partial"], initial("r21d", 1.0).state_dict()
@@ -227,9 +226,9 @@ def test_torchvision_r2plus1d_18_fits_in_part(program):
                         ("stage5.bn2.weight", "layer4.0.conv2.1.weight"),
                         ("stage3.shortcut_bn.running_mean", "layer2.0.downsample.1.running_mean")):
         assert name in partial if other is None else torch.equal(saved["state_dict"][name], theirs[other]), name
-    code, out, _ = program("models.pretrained", "inspect", "out.pth.tar")
+    code, out, _ = program("models.weights", "inspect", "out.pth.tar")
     assert code == 0 and "a backbone of ours, partly untrained" in out and partial[0] in out
-    code, _, _ = program("models.pretrained", "convert", "out.pth.tar", "again.pth.tar")
+    code, _, _ = program("models.weights", "convert", "out.pth.tar", "again.pth.tar")
     assert code == 0 and torch.load("again.pth.tar", weights_only=True)["config"]["partial"] == partial
     code, _, error = program("retrieval.py", *SMALL, "--pretrain", "out.pth.tar", "--dry_run")
     assert code == 0, error
@@ -240,7 +239,7 @@ def test_torchvision_r2plus1d_18_fits_in_part(program):
 def refused(program, state, *flags):
     """The sentence with which a state dict is not converted; nothing is written."""
     torch.save({"state_dict": state, "config": {"net": "r3d", "width": WIDTH}}, "in.pth.tar")
-    code, out, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", *flags)
+    code, out, error = program("models.weights", "convert", "in.pth.tar", "out.pth.tar", *flags)
     assert code == 1 and error.startswith("error: ") and error.count("\n") == 1, error
     assert [path.name for path in Path().iterdir()] == ["in.pth.tar"]
     return out, error
@@ -273,7 +272,7 @@ def test_what_does_not_fit_is_named(program):
         load_backbone(backbone, {"state_dict": state}, "x")
     assert equal(before, backbone.state_dict())
     # in part it is taken
-    code, _, _ = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--allow_partial")
+    code, _, _ = program("models.weights", "convert", "in.pth.tar", "out.pth.tar", "--allow_partial")
     saved = torch.load("out.pth.tar", weights_only=True)
     assert code == 0 and set(saved["config"]["partial"]) == {
         "stage3.bn1.bias", "stage5.bn2.weight", "stem_bn.weight", "stem_bn.bias", "stem_bn.running_mean",
@@ -298,7 +297,7 @@ def test_twins_that_differ_are_refused(flags, program):
     state = in_release_names("s3d", weights("s3d"))
     state["block3.2.branch1.1.bn2.bias"] = state["block3.2.branch1.1.bn2.bias"] + 1
     torch.save(state, "in.pth")
-    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--net", "s3d", *flags)
+    code, _, error = program("models.weights", "convert", "in.pth", "out.pth", "--net", "s3d", *flags)
     assert code == 1 and not Path("out.pth").exists()
     assert "1 contradictory (Mixed_3c.branch1.1.bn2.bias / block3.2.branch1.1.bn2.bias)" in error
     with pytest.raises(CheckpointError, match="contradictory"):
@@ -312,10 +311,10 @@ def test_two_networks_in_a_file_are_not_chosen_between(flags, program):
     assert "more than one such network (rgb.*, flow.*)" in error and "--prefix" in error
     with pytest.raises(CheckpointError, match="more than one"):
         load_backbone(build_backbone("r3d", WIDTH), read_checkpoint("in.pth.tar"), "x")
-    code, _, error = program("models.pretrained", "convert", "in.pth.tar", "out.pth.tar", "--prefix", "flow.", *flags)
+    code, _, error = program("models.weights", "convert", "in.pth.tar", "out.pth.tar", "--prefix", "flow.", *flags)
     assert code == 0, error
     assert equal(torch.load("out.pth.tar", weights_only=True)["state_dict"], flow)
-    assert "72 missing" in program("models.pretrained", "convert", "in.pth.tar", "no.pth.tar", "--prefix", "depth.")[2]
+    assert "72 missing" in program("models.weights", "convert", "in.pth.tar", "no.pth.tar", "--prefix", "depth.")[2]
 
 
 def test_another_network_is_refused(program):
@@ -324,10 +323,10 @@ def test_another_network_is_refused(program):
         with pytest.raises(CheckpointError, match=r"does not fit the model: \d+ missing \("):
             load_backbone(build_backbone(net, WIDTH), {"state_dict": state}, "x")
     torch.save(state, "in.pth")
-    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--net", "r21d")
+    code, _, error = program("models.weights", "convert", "in.pth", "out.pth", "--net", "r21d")
     assert code == 1 and "missing (" in error
     torch.save({"unknown": torch.zeros(3)}, "in.pth")
-    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth")
+    code, _, error = program("models.weights", "convert", "in.pth", "out.pth")
     assert code == 1 and "--net" in error and "inspect in.pth" in error and not Path("out.pth").exists()
 
 
@@ -336,7 +335,7 @@ def test_other_precisions_become_float32(dtype, program):
     state = {name: value.to(dtype) for name, value in weights("r21d").items()}
     state["stem_bn.num_batches_tracked"] = torch.tensor(float("inf"), dtype=dtype)  # 65536 halved
     torch.save(state, "in.pth")
-    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and f"120 tensors are {str(dtype)[6:]} in the file and become float32" in out, error
     saved = torch.load("out.pth.tar", weights_only=True)["state_dict"]
     for name, value in build_backbone("r21d", WIDTH).state_dict().items():
@@ -350,7 +349,7 @@ def test_missing_counters_become_zero(program):
     own = weights("r3d")
     state = {name: value for name, value in own.items() if "num_batches" not in name}
     torch.save(state, "in.pth")
-    code, out, error = program("models.pretrained", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar")
     assert code == 0 and "60 of 72 matched, 0 missing" in out, error
     assert "12 num_batches_tracked without a usable value are set to 0" in out
     saved = torch.load("out.pth.tar", weights_only=True)["state_dict"]
@@ -365,7 +364,7 @@ def test_inspect_says_what_a_file_is(kind, program):
     state = files("r21d", weights("r21d"), weights("r21d", "other"))[kind]
     torch.save({"state_dict": under("module.", state), "epoch": 189, "iteration": 7, "optimizer": {"state": {1: 2}},
                 "config": {"net": "r21d", "width": WIDTH}, "versions": {"torch": "9.9"}}, "in.pth.tar")
-    code, out, error = program("models.pretrained", "inspect", "in.pth.tar")
+    code, out, error = program("models.weights", "inspect", "in.pth.tar")
     lines = out.splitlines()
     assert code == 0 and lines[0].startswith(f"in.pth.tar: {kind}"), error
     for line in ("epoch        189", "iteration    7", f"config       net=r21d, width={WIDTH}",
@@ -377,7 +376,7 @@ def test_inspect_says_what_a_file_is(kind, program):
     assert fitting == ["r21d"] and "144 of 144 matched, 0 missing, 0 unexpected, 0 misshapen" in out
     prefixes = next(line for line in lines if line.startswith("  prefixes"))
     assert all(name.partition(".")[0] in prefixes for name in state)
-    code, out, _ = program("models.pretrained", "inspect", "in.pth.tar", "--all")
+    code, out, _ = program("models.weights", "inspect", "in.pth.tar", "--all")
     assert code == 0 and all(f" {name}\n" in out for name in state)
     assert "    missing      layers.conv1.weight\n" in out  # of c3d
 
@@ -386,10 +385,10 @@ def test_inspect_says_what_a_file_is(kind, program):
 def test_inspect_without_anything_known(program):
     torch.save({"state_dict": {"\x1b[2Jname": torch.zeros(3).to_sparse(), "text": "x", "a.b": torch.zeros(2, 3)},
                 "note": "\x1b[2Jred\n", "config": 3}, "in.pth")
-    code, out, error = program("models.pretrained", "inspect", "in.pth")
+    code, out, error = program("models.weights", "inspect", "in.pth")
     assert code == 0 and "in.pth: not known here" in out and "\x1b" not in out and "\\x1b[2Jred" in out, error
     assert "tensors      1, 6 numbers, 1 float32" in out and "no tensors   '\\x1b[2Jname', text" in out
-    code, out, error = program("models.pretrained", "inspect", "none.pth")
+    code, out, error = program("models.weights", "inspect", "none.pth")
     assert code == 1 and error == "error: checkpoint none.pth does not exist\n" and not out
 
 
@@ -404,19 +403,19 @@ def test_no_file_is_lost(program, tmp_path):
                                 ("hard.pth", ["--force"], "the file to convert"),
                                 ("soft.pth", ["--force"], "the file to convert"),
                                 ("folder", ["--force"], "is a folder"), ("out.pth/x", [], "out.pth")):
-        code, _, error = program("models.pretrained", "convert", "in.pth", out, *flags)
+        code, _, error = program("models.weights", "convert", "in.pth", out, *flags)
         assert code == 1 and message in error and error.startswith("error: "), error
     for flags, code, message in ((["--net", "r50"], 2, "--net"), (["--width", "0"], 2, "--width"),
                                  (["--width", "nan"], 2, "--width"), (["--width", "x"], 2, "--width"),
                                  (["--nosuch"], 2, "--nosuch")):
-        got, _, error = program("models.pretrained", "convert", "in.pth", "new.pth", *flags)
+        got, _, error = program("models.weights", "convert", "in.pth", "new.pth", *flags)
         assert got == code and message in error.splitlines()[-1], error
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    code, _, error = program("models.pretrained", "convert", "in.pth", "out.pth", "--force")
+    code, _, error = program("models.weights", "convert", "in.pth", "out.pth", "--force")
     assert code == 0 and equal(torch.load("out.pth", weights_only=True)["state_dict"], weights("r3d")), error
-    code, _, error = program("models.pretrained", "convert", "out.pth", "new.pth", "--net", "r21d")
+    code, _, error = program("models.weights", "convert", "out.pth", "new.pth", "--net", "r21d")
     assert code == 1 and "--net r21d: checkpoint out.pth was trained with --net r3d" in error
-    code, _, error = program("models.pretrained", "convert", "out.pth", "new.pth", "--width", "1")
+    code, _, error = program("models.weights", "convert", "out.pth", "new.pth", "--width", "1")
     assert code == 1 and f"--width 1.0: checkpoint out.pth was trained with --width {WIDTH}" in error
 
 

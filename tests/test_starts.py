@@ -43,7 +43,7 @@ def test_what_torchrun_may_start_is_tied_to_it_first():
 
 DATA_TOOLS = ("extract_frame", "pack", "render_demo", "verify", "write_csv")
 PROGRAMS = [*(path.name for path in REPOSITORY.glob("*.py") if path.name != "utils.py"), "-m analysis.report",
-            "-m models.pretrained", "asset/draw.py", *(f"process_data/src/{name}.py" for name in DATA_TOOLS)]
+            "-m models.weights", "asset/draw.py", *(f"process_data/src/{name}.py" for name in DATA_TOOLS)]
 
 
 def with_broken_packages(program, folder, fault):

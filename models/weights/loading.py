@@ -26,7 +26,7 @@ def load_backbone(backbone: Backbone, checkpoint: dict, path: object) -> Match:
     the file has more of a backbone than this one.
     """
     result = match(checkpoint["state_dict"], backbone)
-    check_fit(result, f"checkpoint {path}", hint=f"; python -m models.pretrained inspect {path} shows what it holds")
+    check_fit(result, f"checkpoint {path}", hint=f"; python -m models.weights inspect {path} shows what it holds")
     backbone.load_state_dict(result.tensors)
     return result
 

@@ -145,7 +145,7 @@ def check_fit(result: Match, source: str, forgiven: Sequence[str] = (), hint: st
     if result.rivals:
         prefixes = listed([f"{prefix}*" for prefix in (result.prefix, *result.rivals)], 5)
         raise CheckpointError(f"{source} holds more than one such network ({prefixes}): choose one with --prefix of "
-                              "python -m models.pretrained convert")
+                              "python -m models.weights convert")
 
 
 def _enter(result: Match, name: str, target: Tensor, values: Mapping[str, Any]) -> None:

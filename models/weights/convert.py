@@ -1,7 +1,4 @@
-"""Weights under others' names: the release's, CoCLR's, MoCo's, torchvision's and ours, loaded strictly.
-
-    python -m models.pretrained inspect FILE                   what a checkpoint holds, and which networks it fits
-    python -m models.pretrained convert FILE OUT --net r21d    its backbone, as a file of ours
+"""What a checkpoint of anybody's holds, and its backbone as a file of ours: `inspect` and `convert` of the commands.
 
 Every tensor of the backbone must be in the file, in its shape, and the file must hold no more of a backbone than
 that, unless --allow_partial. Heads, queues and key encoders are left aside.
@@ -14,40 +11,35 @@ from typing import Any
 
 import torch
 
-from core.errors import CheckpointError
-from core.exits import run
+from core.errors import CheckpointError, UsageError
 from core.inputs import fault
 from core.names import path_fault, quoted, shown
-from core.parser import new_parser
 
-from .backbones import BACKBONES
-from .weights.checkpoint import read_checkpoint, write_checkpoint
-from .weights.identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
-from .weights.loading import load_released
-from .weights.match import Match, check_fit, is_plain, listed
-
-__all__ = ["load_released", "main"]
+from ..backbones import BACKBONES
+from .checkpoint import read_checkpoint, write_checkpoint
+from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
+from .match import Match, check_fit, is_plain, listed
 
 OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
           "unknown": "no names known here"}
 
 
-def flags() -> argparse.ArgumentParser:
-    parser = new_parser("python -m models.pretrained", __doc__, defaults=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")
-    convert = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")
-    for command in (inspect, convert):
+def add_flags(commands: Any) -> None:
+    """The two commands, among the others of python -m models.weights."""
+    inspector = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")
+    converter = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")
+    for command, does in ((inspector, inspect), (converter, convert)):
         command.add_argument("file", metavar="FILE", type=Path, help="checkpoint")
-    inspect.add_argument("--all", action="store_true", help="list every name, not the first few")
-    convert.add_argument("out", metavar="OUT", type=Path, help="file to write, for --pretrain of the other scripts")
-    convert.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
-    convert.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
-    convert.add_argument("--prefix", help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
-    convert.add_argument("--allow_partial", action="store_true",
-                         help="leave tensors that the file does not give as they are initialised (seed 0)")
-    convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    return parser
+        command.set_defaults(does=does)
+    inspector.add_argument("--all", action="store_true", help="list every name, not the first few")
+    converter.add_argument("out", metavar="OUT", type=Path, help="file to write, for --pretrain of the other scripts")
+    converter.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
+    converter.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
+    converter.add_argument("--prefix",
+                           help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
+    converter.add_argument("--allow_partial", action="store_true",
+                           help="leave tensors that the file does not give as they are initialised (seed 0)")
+    converter.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def matched_text(result: Match) -> str:
@@ -106,7 +98,12 @@ def inspect(args: argparse.Namespace) -> None:
         print_names("note", result.notes)
 
 
-def check_out(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
+    if args.width is not None and not 0 < args.width <= MAX_WIDTH:
+        raise UsageError(f"--width must be above 0 and at most {MAX_WIDTH}, got {args.width}")
+    for name in (str(args.out), args.prefix or "-"):
+        if wrong := path_fault(name):
+            raise UsageError(f"{quoted(name)}: {wrong}, give another")
     if args.out.is_dir():
         raise CheckpointError(f"{args.out} is a folder: name the file to write")
     if args.out.exists() and args.file.exists() and args.out.samefile(args.file):
@@ -127,12 +124,12 @@ def chosen_network(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> t
     net = net or best_net(found)
     if net is None:
         raise CheckpointError(f"--net: checkpoint {args.file} does not show which network it is of, name it; "
-                              f"python -m models.pretrained inspect {args.file} shows what it holds")
+                              f"python -m models.weights inspect {args.file} shows what it holds")
     return net, *found[net]
 
 
 def convert(args: argparse.Namespace) -> None:
-    check_out(args)
+    check(args)
     checkpoint = read_checkpoint(args.file)
     net, width, result = chosen_network(args, checkpoint)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
@@ -158,20 +155,3 @@ def convert(args: argparse.Namespace) -> None:
         print(f"{len(result.unexpected)} tensors of {args.file} have no place and are dropped")
     write_checkpoint(args.out, {"state_dict": backbone.state_dict(), "config": config})
     print(f"written to {args.out}")
-
-
-def main(argv: list[str]) -> None:
-    parser = flags()
-    args = parser.parse_args(argv)
-    if args.command == "inspect":
-        return inspect(args)
-    if args.width is not None and not 0 < args.width <= MAX_WIDTH:
-        parser.error(f"argument --width: must be above 0 and at most {MAX_WIDTH}, got {args.width}")
-    for name in (str(args.out), args.prefix or "-"):
-        if wrong := path_fault(name):
-            parser.error(f"{quoted(name)}: {wrong}, give another")
-    convert(args)
-
-
-if __name__ == "__main__":
-    run(main)

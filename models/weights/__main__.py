@@ -1,0 +1,28 @@
+"""Weights: what a file holds, its backbone as a file of ours.
+
+    python -m models.weights inspect FILE                   what a checkpoint holds, and which networks it fits
+    python -m models.weights convert FILE OUT --net r21d    its backbone, as a file of ours
+"""
+import argparse
+
+from core.exits import run
+from core.parser import new_parser
+
+from . import convert
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = new_parser("python -m models.weights", __doc__, defaults=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for part in (convert,):
+        part.add_flags(commands)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    args = flags().parse_args(argv)
+    args.does(args)
+
+
+if __name__ == "__main__":
+    run(main)
