@@ -51,7 +51,7 @@ from .features import PARTS
 from .floors import FLOORS
 from .temporal_features import extract, first_pictures
 from .temporal_output import HOWS, KINDS, WITHHELD, draw, write_tables
-from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured
+from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured, units
 from .temporal_tasks import TASKS, Plan, choose_stride, fits_length, make_plan
 from .titles import add_titles, panel_titles
 
@@ -150,6 +150,7 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
     "classes": {clip: Measured}}
     """
     recordings = video_groups(lists["test"].names, group)
+    count = len(np.unique(units(recordings)))
     sides = [{part: Side(lists[part], plans[part, draw], features[part, draw]) for part in PARTS}
              for draw in range(draws)]
     found: dict[str, Any] = {"tasks": {}, "classes": {}}
@@ -165,7 +166,7 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         few = [answered_by_few(side["train"], side["test"], name, shots, group, draw)
                for draw, side in enumerate(sides)] if shots else [{}]
         own["shots"] = {str(k): measured([one[k] for one in few], recordings) for k in few[0]}
-        own["at_chance"] = {how: is_chance(share, TASKS[name]) for how, share in own["control"].items()}
+        own["at_chance"] = {how: is_chance(share, TASKS[name], count) for how, share in own["control"].items()}
     whole = [plans[part, 0].fit["arrow"] for part in PARTS]
     if len(np.unique(lists["train"].labels[whole[0]])) > 1 and min(map(np.sum, whole)) >= FEWEST:
         gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]

@@ -15,7 +15,7 @@ from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, Task
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of scikit-learn's C
 NEIGHBOURS = 10
 RESAMPLES = 4000
-SURE = 3.29  # standard errors within which a control must be of chance: 99.9 %
+SURE = 0.999  # confidence of the interval around a control in which chance must lie
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,17 @@ def measured(draws: Sequence[np.ndarray], recordings: np.ndarray, seed: int = 0)
 def resampled(values: np.ndarray, recordings: np.ndarray, seed: int = 0) -> np.ndarray:
     """Means (RESAMPLES,) of values (V,), nan left out, over recordings drawn anew, or videos where these are few."""
     known = np.isfinite(values)
-    values, (names, which) = values[known], np.unique(recordings[known], return_inverse=True)
-    if len(names) < FEWEST_RECORDINGS:
-        which = np.arange(len(values))
+    values, which = values[known], units(recordings[known])
     count = which.max() + 1
     sums, sizes = np.bincount(which, values, count), np.bincount(which, minlength=count)
     taken = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     return sums[taken].sum(axis=1) / sizes[taken].sum(axis=1)
+
+
+def units(recordings: np.ndarray) -> np.ndarray:
+    """(V,) names of the recordings of videos -> (V,) int, numbers of the recordings, of the videos if these are few."""
+    names, which = np.unique(recordings, return_inverse=True)
+    return np.arange(len(recordings)) if len(names) < FEWEST_RECORDINGS else which
 
 
 def is_above(own: np.ndarray, floor: np.ndarray, recordings: np.ndarray, tests: int) -> bool:
@@ -160,6 +164,11 @@ def is_above(own: np.ndarray, floor: np.ndarray, recordings: np.ndarray, tests: 
     return bool(np.quantile(resampled(own - floor, recordings), 0.05 / tests) > 0)
 
 
-def is_chance(control: Measured, task: Task) -> bool:
-    """Whether a control, in which nothing is to be found, is within SURE standard errors of chance."""
-    return abs(control.mean - task.chance) <= SURE * control.error + 1e-9
+def is_chance(control: Measured, task: Task, count: int) -> bool:
+    """Whether a control, in which nothing is to be found, does not differ from chance: a t-test, two-sided, 1 - SURE.
+
+    count: of what was drawn anew for its standard error
+    """
+    from scipy.stats import t
+    error = control.error * (count / (count - 1)) ** 0.5  # a resampled one is too small by that
+    return abs(control.mean - task.chance) <= t.ppf((1 + SURE) / 2, count - 1) * error + 1e-9
