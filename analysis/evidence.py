@@ -1,8 +1,10 @@
-"""Table of paper_scripts/run/evidence.sh: what each mode reached, mean and deviation over seeds.
+"""Tables of paper_scripts/run/evidence.sh: what each mode reached, and how far it is from plain contrast.
 
     python -m analysis.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
 
-A row is made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
+The first has means and deviations over seeds. The second has differences from mode --base, paired by seed, with the
+95 % interval of Student's t: it holds the chance in seeds, not that in the choice of test videos. A row is
+made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
 """
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +18,7 @@ from core.errors import UsageError
 from core.exits import run
 from core.files import write_text
 from core.inputs import read_json
+from core.names import shown
 from core.parser import new_parser
 from engine.log import log_rows
 from models.dualvar import TERMS
@@ -27,6 +30,7 @@ from .temporal_output import protocol_of, read_results
 
 TIME = "time: "  # what columns of analysis.temporal begin with, which have a table of their own
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
+SURE = 0.95  # confidence of the intervals of differences
 
 
 def monitor_columns() -> dict[str, str]:
@@ -93,14 +97,53 @@ def summary(cells: pd.DataFrame, time: bool = False) -> pd.DataFrame:
 
     time: what analysis.temporal measured, instead of all else; without a column but these two where it has not
     """
-    columns = [name for name in cells.columns if name not in CELL_COLUMNS and name.startswith(TIME) == time
-               and cells[name].notna().any()]
+    columns = measure_columns(cells, time)
     rows: list[dict[str, Any]] = []
-    for mode in sorted(cells["mode"].unique(), key=lambda mode: mode_position(mode) or ()):
+    for mode in modes_in_order(cells):
         own = cells[cells["mode"] == mode]
         rows.append({"mode": mode, "seeds": len(own),
                      **{name.removeprefix(TIME): over_seeds(own[name].dropna(), len(own) * time) for name in columns}})
     return pd.DataFrame(rows)
+
+
+def measure_columns(cells: pd.DataFrame, time: bool) -> list[str]:
+    return [name for name in cells.columns if name not in CELL_COLUMNS and name.startswith(TIME) == time
+            and cells[name].notna().any()]
+
+
+def modes_in_order(cells: pd.DataFrame) -> list[str]:
+    return sorted(cells["mode"].unique(), key=lambda mode: mode_position(mode) or ())
+
+
+def differences(cells: pd.DataFrame, base: str, time: bool = False) -> pd.DataFrame:
+    """Rows of `collect` of one data set and split -> a row for each mode that shares two seeds or more with `base`.
+
+    Its differences from `base`, seed by seed, as in `with_interval`; time: as in `summary`
+    """
+    by_seed = {mode: cells[cells["mode"] == mode].dropna(subset="seed").set_index("seed")
+               for mode in modes_in_order(cells)}
+    columns, rows = measure_columns(cells, time), []
+    for mode, own in by_seed.items() if base in by_seed else ():
+        shared = own.index.intersection(by_seed[base].index)
+        if mode != base and len(shared) > 1:
+            rows.append({f"mode, less {base}": mode, "seeds": len(shared), **{
+                name.removeprefix(TIME): with_interval((own[name] - by_seed[base][name])[shared].dropna(), len(shared))
+                for name in columns}})
+    table = pd.DataFrame(rows)
+    return table.loc[:, (table != "").any()]
+
+
+def with_interval(values: pd.Series, seeds: int) -> str:
+    """"+0.031 (-0.010 to 0.072)" of differences: mean and interval by Student's t; "" of fewer than two.
+
+    With ", 2" where there should be more `seeds`.
+    """
+    if len(values) < 2:
+        return ""
+    from scipy.stats import t
+    reach = t.ppf((1 + SURE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return (f"{values.mean():+.3f} ({values.mean() - reach:.3f} to {values.mean() + reach:.3f}"
+            + (f", {len(values)})" if len(values) < seeds else ")"))
 
 
 def over_seeds(values: pd.Series, seeds: int = 0) -> str:
@@ -114,15 +157,18 @@ def over_seeds(values: pd.Series, seeds: int = 0) -> str:
 def main(argv: Sequence[str]) -> None:
     parser = new_parser("python -m analysis.evidence", __doc__, defaults=False)
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
+    parser.add_argument("--base", default="clip", help="mode that the others are compared with; default: clip")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")
     args = parser.parse_args(argv)
+    if mode_position(args.base) is None:
+        raise UsageError(f"--base {shown(args.base)} is no mode: give clip, or another that was run")
     cells, unknown = collect(args.log), unknown_modes(result_names(args.log))
     if cells.empty:
         raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet"
                          + "".join(f"; {sentence}" for sentence in unknown))
     text = "\n".join(f"{dataset}, split {split}{', time' if time else ''}\n\n{markdown(table)}"
-                     for (dataset, split), rows in cells.groupby(["dataset", "split"])
-                     for time in (False, True) if (table := summary(rows, time)).shape[1] > 2)
+                     for (dataset, split), rows in cells.groupby(["dataset", "split"]) for time in (False, True)
+                     for table in (summary(rows, time), differences(rows, args.base, time)) if table.shape[1] > 2)
     print(text)
     for sentence in unknown:
         print(f"note: {sentence}")

@@ -56,6 +56,24 @@ def test_probes_of_few_shots_are_columns_where_there_are_any(tmp_path, capsys):
         "| clip | 2 | 0.200 ± 0.000 | 0.200 ± 0.000 | 0.400 ± 0.141 | 0.500 ± 0.000 |"]
 
 
+def test_differences_are_paired_by_seed(tmp_path, capsys):
+    for seed, (base, other) in enumerate(((0.1, 0.2), (0.5, 0.6), (0.3, 0.55))):
+        write(tmp_path, f"clip_demo_split1_seed{seed}", base, [0.5])
+        write(tmp_path, f"tc_demo_split1_seed{seed}", other, [0.5 + 0.1 * (seed == 0)])
+    write(tmp_path, "tc_demo_split1_seed3", 1.0, [1.0])  # without a partner
+    write(tmp_path, "sr-tc_demo_split1_seed0", 0.9, [0.9])  # one says nothing of chance
+    write(tmp_path, "thumbnail_demo_split1", 0.9, [0.9])
+    evidence.main([str(tmp_path)])
+    reach = 4.302653 * np.std([0.1, 0.1, 0.25], ddof=1) / 3**0.5  # t of 2 degrees of freedom
+    printed = capsys.readouterr().out.replace("\\", "").split("| mode, less clip |")[1]
+    assert [line for line in printed.splitlines() if " (" in line] == [
+        f"| tc | 3 | +0.150 ({0.15 - reach:.3f} to {0.15 + reach:.3f}) | +0.033 (-0.110 to 0.177) |"]
+    evidence.main([str(tmp_path), "--base", "sr-tc"])
+    assert "less" not in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--base no-mode"):
+        evidence.main([str(tmp_path), "--base", "no-mode"])
+
+
 @pytest.mark.parametrize("shots, says", [
     ({"1": []}, "1-shot is empty"), ({"one": [0.5]}, "'one' is no number of shots"), ({"0": [0.5]}, "'0' is no number"),
     ({"5": 0.5}, "5 is not a list"), ({"5": ["x"]}, r"5\[0\] is not a finite number"), ([0.5], "shots is not a dict")])
