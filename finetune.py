@@ -56,7 +56,9 @@ from engine.setup import (
     start,
 )
 from models import build_classifier
+from models.backbones import BACKBONES
 from models.classifier import topk
+from models.weights.loading import protocol_of
 
 
 def flags():
@@ -103,14 +105,18 @@ def build(args, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
     checkpoint = open_weights(args.pretrain, args.net, args.dry_run)
     net, width = network_of(checkpoint, args.pretrain, args.net, args.width)
+    kind = BACKBONES[net]
+    protocol = protocol_of(checkpoint, kind, args.pretrain).of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
-              "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what}
+              "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what,
+              **protocol.entry(kind.published)}
     parts = args.accumulate * (1 if args.bn == "sync" else world_size())
     check_shapes(net, args.seq_len, args.img_dim, args.batch_size // parts if args.train_what == "ft" else None)
     check_network(args, lambda: build_classifier(**config))
     model = build_classifier(**config)
     if checkpoint:
         load_pretrained(model.backbone, checkpoint, args.pretrain)
+        model.backbone.protocol = protocol
     return model, config, checkpoint is not None or args.pretrain == "random"
 
 

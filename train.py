@@ -54,6 +54,7 @@ from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
 from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start, takes_segments
 from models import FRAMEWORKS, build_pretrainer
+from models.backbones import BACKBONES
 from models.dualvar import TERMS, views_of_sample
 from models.weights.checkpoint import write_checkpoint
 
@@ -138,9 +139,11 @@ def clamp_flag(text):
 
 def build(args):
     """-> (model, what build_pretrainer was called with)"""
+    published = BACKBONES[args.net].protocol
     config = {"framework": args.framework, "net": args.net, "mode": args.mode, "n_series": args.n_series,
               "series_dim": args.series_dim, "dim": args.dim, "width": args.width, "temperature": args.temperature,
               "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp), "bn_splits": args.bn_splits,
+              **published.of_clips(args.seq_len, args.ds, args.img_dim, args.resize).entry(published),
               **framework_options(args, args.framework)}
     if FRAMEWORKS[args.framework].shuffles_keys:
         config["shuffle_keys"] = args.bn == "shuffle"
@@ -240,7 +243,8 @@ def main(argv):
                 session.log.line(warning)
         if rank() == 0:
             write_checkpoint(folder / "model" / "backbone.pth.tar", {
-                "state_dict": model.encoder.backbone.state_dict(), "config": {"net": args.net, "width": args.width}})
+                "state_dict": model.encoder.backbone.state_dict(),
+                "config": {name: config[name] for name in ("net", "width", "protocol") if name in config}})
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 

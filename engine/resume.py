@@ -12,6 +12,7 @@ from core.errors import CheckpointError, UsageError
 from core.names import shown
 from dataset.lists import VideoList
 from models import FRAMEWORKS
+from models.backbones import BACKBONES
 from models.weights.checkpoint import (
     epoch_copies,
     fingerprint,
@@ -90,13 +91,15 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
             raise CheckpointError(f"--resume {path} is not a training checkpoint of this program: its precision is "
                                   "unknown")
         check_precision(precision, flags["device"])
-    ours, theirs = (its.get("framework") for its in (config, state["config"]))
-    if (ours == theirs or None in (ours, theirs)) and (foreign := set(config) - set(state["config"])):
+    net = config.get("net")
+    config, config_there = (_without_sizes(its, net) for its in (config, state["config"]))
+    ours, theirs = (its.get("framework") for its in (config, config_there))
+    if (ours == theirs or None in (ours, theirs)) and (foreign := set(config) - set(config_there)):
         raise CheckpointError(f"--resume {path} is of another stage or program: its model has no "
                               f"{', '.join(sorted(foreign))}")
     differences = list(dict.fromkeys([
         *_differing_flags({**flags, "precision": precision}, flags_there, state["versions"]),
-        *_differences(config, state["config"]), *_differences(inputs, state["inputs"]),
+        *_differences(config, config_there), *_differences(inputs, state["inputs"]),
         *_differences({"steps of an epoch": steps}, {"steps of an epoch": state["steps"]})]))
     if differences and not flags["override"]:
         raise CheckpointError(f"--resume {path} is of another run: {'; '.join(differences)}; repeat its "
@@ -105,6 +108,16 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
         print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
     check_training_tensors(state, path, model)
     return Resume(state, path, precision, aside)
+
+
+def _without_sizes(config: Mapping[str, Any], net: str | None) -> dict[str, Any]:
+    """A config with the normalisation alone of its clip protocol: the flags say the rest, and there are more of them.
+
+    Where it says none it is that of `net`, as in runs before there was another.
+    """
+    said = config.get("protocol") or (BACKBONES[net].protocol.values() if net in BACKBONES else {})
+    normalised = {name: said.get(name) if isinstance(said, dict) else said for name in ("mean", "std")}
+    return {**{name: value for name, value in config.items() if name != "protocol"}, **normalised}
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from .batchnorm import split_batchnorm
 from .classifier import Classifier
 from .dualvar import DualEncoder, Pretrainer, parse_mode
 from .moco import MoCo
+from .protocol import Protocol
 from .simclr import SimCLR
 from .weights.loading import load_released
 
@@ -24,24 +25,33 @@ def _entry(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     return table[name]
 
 
-def build_backbone(name: str, width: float = 1.0) -> Backbone:
-    """Backbone `name` (r3d, r21d, s3d, s3dg, c3d) with its channels times `width`; attribute `feature_dim`.
+def _told(backbone: Backbone, protocol: Mapping[str, Any] | None) -> Backbone:
+    if protocol is not None:
+        backbone.protocol = Protocol.read(protocol, "the network's config")
+    return backbone
 
-    Maps clips (B, 3, T, H, W) float to (B, feature_dim, t, h, w). Raises ValueError for an unknown name.
+
+def build_backbone(name: str, width: float = 1.0, protocol: Mapping[str, Any] | None = None) -> Backbone:
+    """Backbone `name`, a key of BACKBONES, with its channels times `width`; attribute `feature_dim`.
+
+    protocol: what clips its weights will expect, as Protocol.values gives it; None: those of its class.
+    Maps clips (B, 3, T, H, W) float to (B, feature_dim, t, h, w). Raises ValueError for an unknown name or a protocol
+    that is none.
     """
-    return _entry("net", name, BACKBONES)(width)
+    return _told(_entry("net", name, BACKBONES)(width), protocol)
 
 
 def build_pretrainer(framework: str, net: str, mode: str = "clip-sr-tc", n_series: int = 2, series_dim: int = 64,
                      dim: int = 128, width: float = 1.0, temperature: float = 0.07, theta: float = 0.05,
-                     sr_clamp: float | None | str = "default", bn_splits: int = 1, **options: Any) -> Pretrainer:
+                     sr_clamp: float | None | str = "default", bn_splits: int = 1,
+                     protocol: Mapping[str, Any] | None = None, **options: Any) -> Pretrainer:
     """A framework (simclr, moco) with the loss terms of `mode`, terms of TERMS joined by '-'.
 
     n_series segments of series_dim, clip embedding of dim; temperature of clip and tc; theta of shuffle-rank and
     sr_clamp its cap ("default": the framework's); bn_splits > 1 takes batch statistics over that many parts of the
-    batch; options: the framework's own (MoCo: queue_size, momentum, shuffle_keys), those of other frameworks have no
-    effect. Raises ValueError for an unknown framework, net, mode or option, and where segments are shuffled but fewer
-    than 2.
+    batch; protocol: as in build_backbone; options: the framework's own (MoCo: queue_size, momentum, shuffle_keys),
+    those of other frameworks have no effect. Raises ValueError for an unknown framework, net, mode or option, and
+    where segments are shuffled but fewer than 2.
     """
     build = _entry("framework", framework, FRAMEWORKS)
     _entry("net", net, BACKBONES)
@@ -53,13 +63,19 @@ def build_pretrainer(framework: str, net: str, mode: str = "clip-sr-tc", n_serie
         raise ValueError(f"no framework has an option {', '.join(sorted(unknown))}")
     own = {name: value for name, value in options.items() if name in build.option_names()}
     encoder = DualEncoder(net, width, dim, n_series, series_dim, {term.head for term in terms.values()})
+    _told(encoder.backbone, protocol)
     if bn_splits > 1:
         split_batchnorm(encoder, bn_splits)
     clamp = build.default_sr_clamp if sr_clamp == "default" else sr_clamp
     return build(encoder, terms, temperature=temperature, theta=theta, sr_clamp=clamp, **own)
 
 
-def build_classifier(net: str, num_classes: int, width: float = 1.0, **options: Any) -> Classifier:
-    """Backbone and linear layer; options dropout, final_bn, l2_norm, train_what as in Classifier."""
+def build_classifier(net: str, num_classes: int, width: float = 1.0, protocol: Mapping[str, Any] | None = None,
+                     **options: Any) -> Classifier:
+    """Backbone and linear layer; protocol: as in build_backbone; options dropout, final_bn, l2_norm, train_what as in
+    Classifier.
+    """
     _entry("net", net, BACKBONES)
-    return Classifier(net, num_classes, width, **options)
+    model = Classifier(net, num_classes, width, **options)
+    _told(model.backbone, protocol)
+    return model

@@ -3,6 +3,7 @@ import contextlib
 import functools
 import importlib
 import io
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -72,7 +73,7 @@ def resumed(runs, tmp_path_factory):
         folder.mkdir()
         path, right = folder / "x.tar", runs[stage]
         torch.save(state, path)
-        before, model = path.read_bytes(), network(stage, tuple(right["config"].items()))
+        before, model = path.read_bytes(), network(stage, json.dumps(right["config"]))
         weights = {name: value.clone() for name, value in model.state_dict().items()}
         batches = TrainBatches(len(videos), 4)
         flags = {**right["flags"], "resume": str(path), "override": override}
@@ -98,7 +99,7 @@ def resumed(runs, tmp_path_factory):
 
 @functools.cache
 def network(stage, config):
-    return (build_classifier if stage == "ft" else build_pretrainer)(**dict(config))
+    return (build_classifier if stage == "ft" else build_pretrainer)(**json.loads(config))
 
 
 def equal(a, b):

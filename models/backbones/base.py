@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..batchnorm import running_statistics_kept
+from ..protocol import Protocol
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, replacement), applied in turn
 
@@ -19,6 +20,23 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]  # (pattern, repla
 def scaled(channels: int, width: float) -> int:
     """Channels of a layer under `width`: at least 4."""
     return max(4, round(channels * width))
+
+
+class ProtocolOfWeights:
+    """The attribute `protocol` of a backbone: its class's until it is set. Setting it changes how clips are converted.
+    """
+
+    def __get__(self, backbone: "Backbone | None", kind: "type[Backbone]") -> Protocol:
+        return kind.published if backbone is None else backbone.__dict__.get("_protocol", kind.published)
+
+    def __set__(self, backbone: "Backbone", protocol: Protocol) -> None:
+        backbone.__dict__["_protocol"] = protocol
+        device = next((p.device for p in backbone.parameters()), None)
+        scale, shift = protocol.conversion() if protocol.converts else (None, None)
+        for name, values in (("input_scale", scale), ("input_shift", shift)):
+            # not among the tensors of a checkpoint, whose config says the protocol
+            backbone.register_buffer(name, None if values is None else torch.tensor(
+                values, device=device).view(1, 3, 1, 1, 1), persistent=False)
 
 
 class Backbone(nn.Module):
@@ -33,16 +51,26 @@ class Backbone(nn.Module):
       are what --checkpointing keeps activations between.
     - `foreign_names(name)` gives the names that others have for one of its tensors; most networks set `rules`.
     - `follows_width(name)` says which batch norms have `scaled(channels, width)` channels; all but a few do.
+    - `published` says what clips the published weights of a network of others expect.
 
     low: torch.bfloat16 or torch.float16 to compute in under autocast, None for the weights' own dtype; the feature map
     is float32 either way. checkpointing: keep only what passes between parts for the backward pass, which computes the
-    rest again.
+    rest again. protocol: what clips the weights expect; where they are normalised in another way than our loader's,
+    the clips are converted first.
     """
 
     feature_dim: int
+    published: ClassVar[Protocol] = Protocol()
+    protocol = ProtocolOfWeights()
+    input_scale: Tensor | None  # (1, 3, 1, 1, 1)
+    input_shift: Tensor | None
     low: torch.dtype | None = None
     checkpointing: bool = False
     rules: ClassVar[dict[str, Rules]] = {}  # {family: rules from our name of a tensor to theirs}
+
+    def __init__(self, width: float = 1.0):
+        super().__init__()
+        self.protocol = self.published
 
     def parts(self) -> Sequence[nn.Module]:
         """Modules, in order, each given what the one before returns."""
@@ -64,11 +92,18 @@ class Backbone(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, feature_dim, t, h, w)"""
+        clips = self.converted(clips)
         if self.low is None:
             return self._run(clips)
         with torch.autocast(clips.device.type, self.low):
             features = self._run(clips)
         return features.float()
+
+    def converted(self, clips: Tensor) -> Tensor:
+        """Clips as our loader normalises them -> as the weights expect them; the same tensor where that is the same."""
+        if self.input_scale is None or self.input_shift is None:
+            return clips
+        return torch.addcmul(self.input_shift, clips, self.input_scale)
 
     def _run(self, x: Tensor) -> Tensor:
         for part in self.parts():

@@ -18,6 +18,7 @@ from core.names import path_fault, quoted, shown
 from ..backbones import BACKBONES
 from .checkpoint import read_checkpoint, write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
+from .loading import protocol_of
 from .match import Match, check_fit, is_plain, listed
 
 OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
@@ -142,7 +143,8 @@ def convert(args: argparse.Namespace) -> None:
     backbone = initial(net, width)
     own = backbone.state_dict()
     backbone.load_state_dict(own | result.tensors)
-    config = {"net": net, "width": width}
+    protocol = protocol_of(checkpoint, type(backbone), args.file)
+    config = {"net": net, "width": width, **protocol.entry(backbone.published)}
     partial = checkpoint["config"].get("partial", [])  # of an earlier conversion
     if wrong := fault(partial, [str], "partial"):
         raise CheckpointError(f"checkpoint {args.file} is damaged: {wrong} in its config; nothing is written")

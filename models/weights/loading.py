@@ -5,6 +5,7 @@ from ..backbones.base import Backbone
 from ..classifier import Classifier
 from ..dualvar import Pretrainer
 from ..moco import MoCo
+from ..protocol import Protocol
 from .checkpoint import strip_module
 from .match import Match, check_fit, load_strict, match
 
@@ -22,13 +23,25 @@ HEAD_RULES = {
 def load_backbone(backbone: Backbone, checkpoint: dict, path: object) -> Match:
     """All backbone tensors of a checkpoint from read_checkpoint, in any known names, into `backbone` -> Match.
 
-    Raises CheckpointError, with the backbone untouched, where one is missing, misshapen or not finite, or where
-    the file has more of a backbone than this one.
+    Its protocol becomes the checkpoint's, or its class's where the config says none. Raises CheckpointError, with the
+    backbone untouched, where a tensor is missing, misshapen or not finite, or where the file has more of a backbone
+    than this one.
     """
+    protocol = protocol_of(checkpoint, type(backbone), path)
     result = match(checkpoint["state_dict"], backbone)
     check_fit(result, f"checkpoint {path}", hint=f"; python -m models.weights inspect {path} shows what it holds")
     backbone.load_state_dict(result.tensors)
+    backbone.protocol = protocol
     return result
+
+
+def protocol_of(checkpoint: dict | None, kind: type[Backbone], path: object) -> Protocol:
+    """What clips the weights of a checkpoint expect, by its config; None, or where that is silent: as of the class.
+
+    Raises CheckpointError where the config says nonsense.
+    """
+    said = (checkpoint or {}).get("config", {}).get("protocol")
+    return kind.published if said is None else Protocol.read(said, f"checkpoint {path}")
 
 
 def load_classifier(model: Classifier, checkpoint: dict, path: object) -> None:

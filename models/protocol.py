@@ -1,0 +1,90 @@
+"""What clips the weights of a network expect: how long, how large, and how their values are normalised."""
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from core.errors import CheckpointError
+from core.inputs import fault
+from dataset.augment import MEAN, STD
+from dataset.crops import resize_for
+
+Triple = tuple[float, float, float]
+
+LONGEST, LARGEST = 2**12, 2**14  # frames and strides; pixels
+SHAPE = {"seq_len": range(1, LONGEST), "ds": range(1, LONGEST), "img_dim": range(1, LARGEST),
+         "resize": (None, [range(1, LARGEST)]), "mean": [float], "std": [float]}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Clips of `seq_len` frames at stride `ds`, cropped to `img_dim` pixels and normalised by `mean` and `std`.
+
+    resize: (H, W) of the frames before the crop; None: 128 x 171 in proportion to img_dim, as where --resize is not
+    given. mean, std: of red, green and blue in 0..1. The defaults are the paper's clips, normalised as our loader does
+    it; the classes of networks of others state what the published weights expect.
+    """
+
+    seq_len: int = 16
+    ds: int = 4
+    img_dim: int = 112
+    resize: tuple[int, int] | None = None
+    mean: Triple = MEAN
+    std: Triple = STD
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of the frames before the crop."""
+        return self.resize or resize_for(self.img_dim)
+
+    def of_clips(self, seq_len: int, ds: int, img_dim: int, resize: tuple[int, int]) -> "Protocol":
+        """The same normalisation of other clips, by the flags of these names: of weights that were trained on them."""
+        return replace(self, seq_len=seq_len, ds=ds, img_dim=img_dim,
+                       resize=None if resize == resize_for(img_dim) else resize)
+
+    def conversion(self) -> tuple[list[float], list[float]]:
+        """Clips of our loader -> these: clip * scale + shift, by channel. -> (scale, shift)"""
+        channels = list(zip(self.mean, self.std, MEAN, STD, strict=True))
+        return [own / std for _, std, _, own in channels], [(own - mean) / std for mean, std, own, _ in channels]
+
+    @property
+    def converts(self) -> bool:
+        """Whether the clips of our loader are normalised in another way."""
+        return (self.mean, self.std) != (MEAN, STD)
+
+    def values(self) -> dict[str, Any]:
+        """As plain types, for JSON and checkpoints."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def entry(self, net: "Protocol") -> dict[str, Any]:
+        """What a checkpoint's config says of it: {} where it is that of the network's class, `net`."""
+        return {} if self == net else {"protocol": self.values()}
+
+    @staticmethod
+    def read(values: object, where: str) -> "Protocol":
+        """The inverse of `values`. Raises CheckpointError, naming `where`, for anything else or sizes out of bounds."""
+        wrong = fault(values, SHAPE)
+        if not wrong:
+            assert isinstance(values, Mapping)
+            wrong = _number_fault(values)
+        if wrong:
+            raise CheckpointError(f"{where}: its clip protocol makes no sense ({wrong})")
+        assert isinstance(values, Mapping)
+        given: dict[str, Any] = {name: values[name] for name in SHAPE}
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return Protocol(**given)
+
+
+def _number_fault(values: Mapping[str, Any]) -> str | None:
+    """What of a dictionary of the right shape has no right length or size -> text, or None."""
+    resize, side = values["resize"], values["img_dim"]
+    if resize is not None and (len(resize) != 2 or min(resize) < side):
+        return f"resize is not height and width of img_dim {side} or more"
+    for name in ("mean", "std"):
+        if len(values[name]) != 3:
+            return f"{name} has {len(values[name])} values, not three"
+    if not all(math.fabs(x) <= 1000 for x in values["mean"]):
+        return "mean is not between -1000 and 1000"
+    if not all(0.001 <= x <= 1000 for x in values["std"]):
+        return "std is not between 0.001 and 1000"
+    return None
