@@ -22,6 +22,7 @@ from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.files import take_lock, write_json
 from core.parser import new_parser
+from core.versions import versions
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import open_list
@@ -38,12 +39,13 @@ from engine.flags import (
     frozen,
 )
 from engine.folders import check_folder, weights_name
-from engine.log import plain_types, versions
+from engine.log import plain_types
 from engine.precision import check_precision, default_precision
 from engine.setup import open_backbone, seed_everything, start
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.classifier import pooled
+from models.weights.checkpoint import fingerprint
 
 __all__ = ["flags", "main", "topk_accuracy"]
 
@@ -117,6 +119,7 @@ def main(argv):
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
     protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips)
     seed_everything(args.seed)
+    weights = None
     if args.load_features:
         features, protocol = load_features(args.load_features, lists, protocol, args.dataset, args.split)
     elif args.pretrain == "thumbnail":
@@ -126,6 +129,7 @@ def main(argv):
             check_network(args, partial(build_backbone, net, args.width))
         backbone = open_backbone(args.pretrain, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim,
                                  dry_run=args.dry_run)
+        weights = fingerprint(backbone.state_dict())
     source = args.pretrain or args.load_features
     name = args.name or f"{weights_name(source)}_on_{args.dataset}"
     folder = utils.run_folder(args.log_dir, args.prefix, "retrieval", name)
@@ -156,7 +160,7 @@ def main(argv):
           + "".join(f"  (no R@{k}: the gallery is smaller)" for k in KS[len(ks):]))
     write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
-        "gallery": len(lists["train"]), "queries": len(lists["test"]),
+        "gallery": len(lists["train"]), "queries": len(lists["test"]), "weights": weights,
         "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
     lock.close()

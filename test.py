@@ -24,6 +24,7 @@ from core.files import take_lock, whole_file, write_json
 from core.inputs import fault, read_npz
 from core.names import cell, shown
 from core.parser import new_parser
+from core.versions import versions
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import local_dataset, open_list
@@ -40,16 +41,18 @@ from engine.flags import (
     frozen,
 )
 from engine.folders import check_folder, weights_name
-from engine.log import plain_types, versions
+from engine.log import plain_types
 from engine.precision import check_precision, default_precision
 from engine.setup import check_shapes, network_of, open_weights, start
 from models import build_backbone, build_classifier
 from models.classifier import topk
+from models.weights.checkpoint import fingerprint
 from models.weights.loading import load_classifier
 
 # arguments of a classifier, as its checkpoint keeps them
 CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,
           "train_what": str}
+INPUTS = {"inputs": {str: str}}
 TEST_AGAIN = "test again"
 PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "protocol": ("U", 0),
                "probabilities": ("f4", 2)}  # of predictions.npz, as read_npz takes them
@@ -86,7 +89,7 @@ def check(args, splits):
 
 
 def load(args, split, num_classes):
-    """The classifier of a split, built as its checkpoint says and loaded strictly."""
+    """The classifier of a split, built as its checkpoint says and loaded strictly -> (it, which weights it has)"""
     path = args.checkpoint.replace("{split}", str(split))
     checkpoint = open_weights(path, args.net, args.dry_run)
     config = checkpoint["config"] if checkpoint else {}
@@ -110,7 +113,9 @@ def load(args, split, num_classes):
         load_classifier(model, checkpoint, path)
         utils.note_unfinished(checkpoint, path)
         utils.note_other_clips(checkpoint, path, seq_len=args.seq_len, img_dim=args.img_dim)
-    return model
+    before = checkpoint["inputs"].get("pretrained weights") if checkpoint and not fault(checkpoint, INPUTS) else None
+    return model, {"weights": fingerprint(model.state_dict()), "pretrained": before,
+                   "train_what": config.get("train_what")}
 
 
 def predict(args, model, videos, split, device, precision):
@@ -179,12 +184,12 @@ def main(argv):
     args = frozen(args)
     lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}
     protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops)
-    saved, models = {}, {}
+    saved, models, weights = {}, {}, {}
     for split, videos in lists.items():
         if args.from_predictions:
             saved[split], protocol = saved_predictions(args.from_predictions, videos, split, protocol)
         else:
-            models[split] = load(args, split, len(videos.classes))
+            models[split], weights[f"split{split:02d}"] = load(args, split, len(videos.classes))
     name = weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
     folder = utils.run_folder(args.log_dir, args.prefix, "test", args.name or f"{name}_on_{args.dataset}")
     utils.print_plan("Test", {
@@ -214,7 +219,7 @@ def main(argv):
         results["mean"] = {name: float(np.mean([row[name] for row in results.values()])) for name in names}
     print(pd.DataFrame(results).T.to_string(float_format="{:.4f}".format))
     write_json(folder / "results.json", {
-        "results": results, "classes": len(next(iter(lists.values())).classes),
+        "results": results, "classes": len(next(iter(lists.values())).classes), "weights": weights,
         "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
     for split in lists:  # at the end: no result is lost where a picture fails

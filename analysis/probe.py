@@ -29,9 +29,9 @@ from core.exits import run
 from core.files import write_json
 from core.names import quoted, shown
 from core.parser import new_parser
+from core.versions import versions
 from dataset.lists import VideoList, hold_out, local_dataset, video_groups
 from engine.flags import positive
-from engine.log import versions
 
 from .features import PARTS, read_features
 from .nearest import centre_and_normalise, nearest, vote

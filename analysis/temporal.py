@@ -29,6 +29,7 @@ from core.files import take_lock, write_json
 from core.inputs import csv_rows, read_text
 from core.names import shown
 from core.parser import new_parser
+from core.versions import versions
 from dataset.lists import VideoList, local_dataset, open_list, video_groups
 from engine.flags import (
     add_data_flags,
@@ -41,10 +42,11 @@ from engine.flags import (
     positive,
 )
 from engine.folders import check_folder
-from engine.log import plain_types, versions
+from engine.log import plain_types
 from engine.precision import check_precision
 from engine.setup import check_shapes, network_of, open_backbone, open_weights, seed_everything, start
 from models import build_backbone
+from models.weights.checkpoint import fingerprint
 
 from . import figures
 from .features import PARTS
@@ -272,10 +274,12 @@ def main(argv: Sequence[str]) -> None:
     lock = take_lock(folder, "run folder") if rank() == 0 else None
     crashes_go_to(folder)
     pictures = {part: first_pictures(videos, args) for part, videos in lists.items()}
-    found, shares = {}, {}
+    found, shares, weights = {}, {}, {}
     for source in [*networks, *floors]:
-        features = extract(source.title, source.open(args), lists, plans, pictures, args, device,
-                           folder.parent / "features")
+        network = source.open(args)
+        if source.title in titles:
+            weights[source.title] = fingerprint(network.state_dict())
+        features = extract(source.title, network, lists, plans, pictures, args, device, folder.parent / "features")
         if rank() == 0:
             found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,
                                                             sorted(set(args.shots)))
@@ -289,7 +293,7 @@ def main(argv: Sequence[str]) -> None:
             measures["above_floors"] = {how: title in titles and above_floors(
                 shares[title], beside, task, how, recordings, len(possible) * len(HOWS) * len(titles)) for how in HOWS}
     results = {
-        "networks": titles, "measures": to_plain(found),
+        "networks": titles, "weights": weights, "measures": to_plain(found),
         "tasks": {name: {"title": TASKS[name].title, "chance": TASKS[name].chance, "stride": strides[name],
                          **tasks[name]} for name in possible},
         "class_chance": float(np.bincount(lists["test"].labels).max() / len(lists["test"])),

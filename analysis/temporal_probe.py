@@ -171,4 +171,4 @@ def is_chance(control: Measured, task: Task, count: int) -> bool:
     """
     from scipy.stats import t
     error = control.error * (count / (count - 1)) ** 0.5  # a resampled one is too small by that
-    return abs(control.mean - task.chance) <= t.ppf((1 + SURE) / 2, count - 1) * error + 1e-9
+    return bool(abs(control.mean - task.chance) <= t.ppf((1 + SURE) / 2, count - 1) * error + 1e-9)

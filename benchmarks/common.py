@@ -18,11 +18,11 @@ import torch
 from core import parser as parsers
 from core.errors import RunError, UsageError
 from core.files import whole_file
+from core.versions import versions
 from dataset import local_dataset
 from dataset.lists import VideoList
 from dataset.loader import default_workers, return_memory
 from dataset.local_dataset import DATA, REPOSITORY
-from engine.log import versions
 from process_data.src.common import find_videos
 
 MIB = 2**20

@@ -3,6 +3,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,37 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder to write files to, which becomes `path` when all went well: it is whole or not there.
+
+    Raises DataError where something is at `path` already, but an empty folder. An OSError names `path`.
+    """
+    path = Path(path)
+    check_new_folder(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(temporary_name(path.name))
+    if temporary.is_dir() and not temporary.is_symlink():  # of a program that was killed
+        shutil.rmtree(temporary)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for name in sorted(temporary.iterdir()):
+            with open(name, "rb+") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise DataError unless there is nothing at `path`, or an empty folder."""
+    if path.is_symlink() or path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path} is there already, and is no empty folder: name another, or remove it")
 
 
 def append_to(path: str | Path) -> IO[str]:

@@ -14,6 +14,7 @@ import stat
 import struct
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -65,6 +66,15 @@ def read_bytes(path: str | Path, most: int = MOST) -> bytes:
     return data
 
 
+def fill(memory: memoryview, file: IO[bytes], name: str, hint: str) -> None:
+    """Read as many bytes as `memory` has from a file called `name` into it. Raises DataError where there are less."""
+    position = 0
+    while position < len(memory):
+        if not (count := file.readinto(memory[position:position + 2**30])):  # type: ignore[attr-defined]
+            raise DataError(f"{name} is cut short: {hint}")
+        position += count
+
+
 def read_text(path: str | Path, hint: str = REMOVE, most: int = MOST) -> str:
     """A UTF-8 file, with or without byte order mark, its line ends as they are.
 
@@ -102,12 +112,21 @@ def read_json(path: str | Path, shape: Any, hint: str = REMOVE) -> Any:
 def parsed(text: str, shape: Any, where: str, hint: str = REMOVE) -> Any:
     """The content of a JSON text, of a `shape` as `fault` takes it. Raises DataError, naming `where`."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         said = "too deep" if isinstance(error, RecursionError) else str(error)
         raise DataError(f"{where} is damaged (not JSON: {said[:120]}): {hint}") from error
     if wrong := fault(found, shape):
         raise DataError(f"{where} is damaged ({wrong}): {hint}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of JSON. ValueError where a key stands there twice: readers differ in which of the two counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{quoted(twice)} stands there twice")
     return found
 
 
@@ -264,12 +283,8 @@ def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str
     sizes = [int(part) for part in numbers]
     if math.prod(sizes) * wanted.itemsize != size - 10 - length:
         raise DataError(f"{name} is cut short, or more than its header says ({size} bytes): {hint}")
-    found, position = np.empty(sizes, wanted), 0
-    memory = found.reshape(-1).view(np.uint8).data
-    while position < len(memory):
-        if not (count := file.readinto(memory[position:position + 2**30])):  # type: ignore[attr-defined]
-            raise DataError(f"{name} is cut short: {hint}")
-        position += count
+    found = np.empty(sizes, wanted)
+    fill(found.reshape(-1).view(np.uint8).data, file, name, hint)
     if dtype == "U":
         codes = found.reshape(-1).view(np.uint32)
         whole = (codes <= sys.maxunicode) & (codes >> 11 != 0xd800 >> 11)  # half a character is none

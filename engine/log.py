@@ -1,26 +1,19 @@
 """What a run leaves behind to read: log.txt, log.jsonl, flags.json and TensorBoard events."""
-import functools
 import json
-import platform
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from core.dist import rank, world_size
+from core.dist import rank
 from core.files import append_to, write_json, write_text
 from core.inputs import parsed, read_lines
+from core.versions import versions
 
 
 class RunLog:
@@ -84,18 +77,6 @@ def plain_types(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Flags as plain types, for JSON and checkpoints."""
     return {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
             for name, value in flags.items()}
-
-
-@functools.cache
-def versions() -> dict[str, Any]:
-    """Versions, commit and machine behind a run's numbers, and when it first asked for them."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
-                         text=True)
-    return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
-            "torch": str(torch.__version__), "torchvision": metadata.version("torchvision"), "opencv": cv2.__version__,
-            "numpy": np.__version__, "processes": world_size(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "started": time.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def log_rows(folder: Path) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from core.dist import rank
 from core.errors import RunError, Stopped
 from core.exits import crashes_go_to
 from core.files import check_regular, take_lock, whole_file
+from core.versions import versions
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
 from models.weights.checkpoint import LATEST, write_latest
@@ -20,7 +21,7 @@ from models.weights.checkpoint import LATEST, write_latest
 from .agreement import Exchange, check_agreement
 from .clock import StepClock
 from .evaluation import FAILURES
-from .log import RunLog, bar, log_rows, versions
+from .log import RunLog, bar, log_rows
 from .monitor import FiniteWatch, Meter
 from .optim import restore_momentum
 from .replacement import Replacements

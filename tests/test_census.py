@@ -19,6 +19,7 @@ OTHERS = {
     "analysis/page.py smaller_encoding: Image.open": "a picture that the page's own program has drawn",
     "analysis/page.py smaller_encoding: read_bytes": "a picture that the page's own program has drawn",
     "core/files.py whole_files: open": "what was just written, to hand it to the disk",
+    "core/files.py whole_folder: open": "what was just written, to hand it to the disk",
     "core/exits.py open_streams: open": "/dev/null, in place of a closed stream",
     "core/exits.py run: os.environ": "set for matplotlib, not read",
     "core/lifeline.py is_torchrun: read_bytes": "the system's account of another process in /proc",
