@@ -216,6 +216,7 @@ def pickle_damaged(draw, content):
 
 
 FILE = {"state_dict": build_backbone("r3d", 0.015625).state_dict(), "config": {"net": "r3d", "width": 0.015625}}
+NESTED = {"model": {"state_dict": {"model": FILE["state_dict"]}, "config": FILE["config"]}, "model_ema": {}, "epoch": 3}
 KINDS = {"zip": lambda draw: draw(damaged(saved(FILE))), "pickle": lambda draw: pickle_damaged(draw, FILE),
          "legacy": lambda draw: draw(damaged(saved(FILE, _use_new_zipfile_serialization=False)))}
 
@@ -266,7 +267,7 @@ def test_fuzz_bytes(tmp_path_factory, kind, data):
 @given(st.data())
 def test_fuzz_weights(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.tar"
-    torch.save(broken(data.draw, FILE), path)
+    torch.save(broken(data.draw, FILE if data.draw(st.booleans()) else NESTED), path)
     content = path.read_bytes()
     in_sentence(take, path)
     if data.draw(st.integers(0, 3)) == 0:

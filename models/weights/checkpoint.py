@@ -7,7 +7,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.files import whole_file
 from core.inputs import DEEPEST
-from core.names import shown
+from core.names import quoted, shown
 
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model")  # of the weights, in the field's habits
+# of the weights, in the field's habits; they stand in each other too
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "network", "net", "backbone",
+              "encoder", "classy_state_dict", "base_model", "trunk")
 MOST_VALUES = 10**6  # that a file may hold, tensors counting once
 LONGEST_NUMBER = 4096  # bits
 ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
@@ -82,11 +84,13 @@ def read_last_good(folder: Path) -> tuple[dict[str, Any], Path, dict[Path, str]]
                           "again")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours or the release's, on the CPU.
+def read_checkpoint(path: str | Path, entry: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint of ours or of others, on the CPU.
 
-    Returns its dict with "state_dict" (names without `module.`) and "config" (the arguments the model was
-    built with; {} where the file does not say). Raises CheckpointError, and OSError where the system cannot read it.
+    entry: which of its dictionaries holds the weights, keys joined by dots; None: found by the names of CONTAINERS.
+    Returns its dict with "state_dict" (names without `module.`) and "config" (the arguments the model was built with;
+    {} where the file does not say). Raises CheckpointError, also where several dictionaries may be meant, and OSError
+    where the system cannot read it.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,20 +108,67 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"checkpoint {path} " + (
-            f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code"
+            f"holds more than tensors and plain types ({found[1]}), which is not loaded because it could run code: "
+            "save its state_dict alone, where it comes from"
             if found else "is damaged or no checkpoint")) from error
     if broken:
         raise CheckpointError(f"checkpoint {path} is damaged: {shown(broken)} in it is not as it was written")
     if strange := unbounded(content):
         raise CheckpointError(f"checkpoint {path} is damaged or no checkpoint: it holds {strange}")
     content = content if isinstance(content, dict) else {}
-    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        content = {"state_dict": content}
-    weights = next((content[name] for name in CONTAINERS if isinstance(content.get(name), dict)), None)
-    if weights is None or not all(isinstance(key, str) for key in weights):
-        raise CheckpointError(f"checkpoint {path} holds no state_dict")
-    config = content.get("config")
+    weights, holder = _weights(content, entry, f"checkpoint {path}")
+    config = holder.get("config", content.get("config"))
     return {**content, "config": config if isinstance(config, dict) else {}, "state_dict": strip_module(weights)}
+
+
+def _weights(content: dict[Any, Any], entry: str | None, source: str) -> tuple[dict[str, Any], Mapping[Any, Any]]:
+    """-> (the dictionary with the weights, the one that it is an entry of). Raises CheckpointError."""
+    inside: Any = content
+    holder: Mapping[Any, Any] = {}
+    for key in [] if entry is None else entry.split("."):
+        inside, holder = inside.get(key), inside
+        if not isinstance(inside, dict):
+            raise CheckpointError(f"{source} has no entry {quoted(str(entry))} that is a dictionary")
+    found = {id(weights): (where, weights, of) for where, weights, of in containers(inside)}
+    if len(found) == 1:
+        [(_, inside, holder)] = found.values()
+    elif found or entry is None and not all(isinstance(value, torch.Tensor) for value in inside.values()):
+        inside = {}
+    if inside and all(isinstance(key, str) for key in inside):
+        return inside, holder
+    several = [where for where, *_ in found.values()] if len(found) > 1 else []
+    if others := several or list(dict.fromkeys(with_tensors(content))):
+        what = "holds weights in" if several else "holds no state_dict, but tensors in"
+        raise CheckpointError(f"{source} {what} {', '.join(map(shown, others[:5]))}: choose one with --entry of python "
+                              "-m models.weights convert")
+    if not any(content.get(name) == {} for name in CONTAINERS):
+        raise CheckpointError(f"{source} holds no state_dict")
+    return {}, content
+
+
+def containers(content: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, dict[Any, Any], Mapping[Any, Any]]]:
+    """Yields (keys joined by dots, the dictionary, the one that it is an entry of) of what may be the weights.
+
+    These are dictionaries with tensors under the names of CONTAINERS, as deep as such names stand in each other.
+    """
+    for name in CONTAINERS:
+        inside = content.get(name)
+        if isinstance(inside, dict):
+            deeper = list(containers(inside, f"{where}{name}."))
+            yield from deeper or [(where + name, inside, content)] * _holds_tensors(inside)
+
+
+def with_tensors(content: Mapping[Any, Any], where: str = "") -> Iterator[str]:
+    """Yields where dictionaries of names with tensors are in a checkpoint's content, as keys joined by dots."""
+    for name, inside in content.items():
+        if isinstance(inside, dict) and isinstance(name, str):
+            if _holds_tensors(inside) and all(isinstance(key, str) for key in inside):
+                yield where + name
+            yield from with_tensors(inside, f"{where}{name}.")
+
+
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def damaged_member(path: Path) -> str | None:

@@ -31,6 +31,8 @@ def add_flags(commands: Any) -> None:
     converter = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")
     for command, does in ((inspector, inspect), (converter, convert)):
         command.add_argument("file", metavar="FILE", type=Path, help="checkpoint")
+        command.add_argument("--entry", help="which of the file's dictionaries holds the weights, e.g. "
+                             "model.state_dict; default: found")
         command.set_defaults(does=does)
     inspector.add_argument("--all", action="store_true", help="list every name, not the first few")
     converter.add_argument("out", metavar="OUT", type=Path, help="file to write, for --pretrain of the other scripts")
@@ -71,7 +73,7 @@ def print_names(title: str, names: Iterable[str]) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    checkpoint = read_checkpoint(args.file)
+    checkpoint = read_checkpoint(args.file, args.entry)
     state, found = checkpoint["state_dict"], comparisons(checkpoint)
     best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
     plain = [value for value in state.values() if is_plain(value)]
@@ -131,7 +133,7 @@ def chosen_network(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> t
 
 def convert(args: argparse.Namespace) -> None:
     check(args)
-    checkpoint = read_checkpoint(args.file)
+    checkpoint = read_checkpoint(args.file, args.entry)
     net, width, result = chosen_network(args, checkpoint)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
           + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
