@@ -58,7 +58,7 @@ from engine.setup import (
 from models import build_classifier
 from models.backbones import BACKBONES
 from models.classifier import topk
-from models.weights.loading import protocol_of
+from models.weights.identify import expected_clips
 
 
 def flags():
@@ -105,11 +105,10 @@ def build(args, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
     checkpoint = open_weights(args.pretrain, args.net, args.dry_run)
     net, width = network_of(checkpoint, args.pretrain, args.net, args.width)
-    kind = BACKBONES[net]
-    protocol = protocol_of(checkpoint, kind, args.pretrain).of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
+    protocol = expected_clips(checkpoint, net, args.pretrain).of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what,
-              **protocol.entry(kind.published)}
+              **protocol.entry(BACKBONES[net].published)}
     parts = args.accumulate * (1 if args.bn == "sync" else world_size())
     check_shapes(net, args.seq_len, args.img_dim, args.batch_size // parts if args.train_what == "ft" else None)
     check_network(args, lambda: build_classifier(**config))

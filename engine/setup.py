@@ -15,8 +15,9 @@ from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
+from models.protocol import Protocol
 from models.weights.checkpoint import read_checkpoint
-from models.weights.identify import stated
+from models.weights.identify import kind, stated
 from models.weights.loading import load_backbone
 
 # --- devices and processes -----------------------------------------------------------------------------------
@@ -163,6 +164,8 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
     """load_backbone; what is to be known of the weights is printed."""
     result = load_backbone(backbone, checkpoint, path)
     notes, partial = list(result.notes), checkpoint["config"].get("partial")
+    if backbone.protocol != Protocol():
+        notes.append(f"{path} holds {kind(checkpoint, result)}, which expects clips of {backbone.protocol}")
     if isinstance(partial, list) and partial:
         notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
     for note in notes if rank() == 0 else ():

@@ -37,6 +37,12 @@ class Protocol:
         """(H, W) of the frames before the crop."""
         return self.resize or resize_for(self.img_dim)
 
+    def __str__(self) -> str:
+        height, width = self.frame_size
+        mean, std = (" ".join(f"{x:.6g}" for x in values) for values in (self.mean, self.std))
+        return (f"{self.seq_len} frames at stride {self.ds}, {self.img_dim} pixels of {height} x {width}, mean {mean}, "
+                f"std {std}")
+
     def of_clips(self, seq_len: int, ds: int, img_dim: int, resize: tuple[int, int]) -> "Protocol":
         """The same normalisation of other clips, by the flags of these names: of weights that were trained on them."""
         return replace(self, seq_len=seq_len, ds=ds, img_dim=img_dim,

@@ -70,7 +70,7 @@ def test_new_backbone_term_and_framework_go_through_the_stages(tmp_path, process
     assert "R@1" in out
     inspected = succeed("tests/toys.py", "models/weights/__main__.py", "inspect", run / "model/backbone.pth.tar",
                         cwd=tmp_path, env=env)
-    assert "tiny  x 0.25   fits" in inspected
+    assert "tiny        x 0.25   fits" in inspected
 
 
 def test_flags_of_new_entries_are_checked(added, tmp_path):

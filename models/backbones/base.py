@@ -66,6 +66,7 @@ class Backbone(nn.Module):
     input_shift: Tensor | None
     low: torch.dtype | None = None
     checkpointing: bool = False
+    names: ClassVar[str] = "ours"  # whose names its tensors have
     rules: ClassVar[dict[str, Rules]] = {}  # {family: rules from our name of a tensor to theirs}
 
     def __init__(self, width: float = 1.0):

@@ -18,11 +18,8 @@ from core.names import path_fault, quoted, shown
 from ..backbones import BACKBONES
 from .checkpoint import read_checkpoint, write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
-from .loading import protocol_of
 from .match import Match, check_fit, is_plain, listed
-
-OWNERS = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
-          "unknown": "no names known here"}
+from .origins import FAMILIES, protocol_of
 
 
 def add_flags(commands: Any) -> None:
@@ -60,11 +57,13 @@ def by_part(names: Iterable[str]) -> str:
 
 def entry(value: object) -> str:
     """A checkpoint's entry beside its state dict, as text."""
-    if isinstance(value, dict) and all(not isinstance(x, (dict, torch.Tensor)) for x in value.values()):
-        value = ", ".join(f"{key}={x}" for key, x in value.items())
-    elif isinstance(value, (dict, torch.Tensor)):
-        value = type(value).__name__
-    return shown(value, 1000)
+    if isinstance(value, dict) and any(not isinstance(x, (dict, torch.Tensor)) for x in value.values()):
+        value = ", ".join(f"{key}={brief(x)}" for key, x in value.items())
+    return shown(brief(value), 1000)
+
+
+def brief(value: object) -> object:
+    return type(value).__name__ if isinstance(value, (dict, torch.Tensor)) else value
 
 
 def print_names(title: str, names: Iterable[str]) -> None:
@@ -77,7 +76,8 @@ def inspect(args: argparse.Namespace) -> None:
     state, found = checkpoint["state_dict"], comparisons(checkpoint)
     best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
     plain = [value for value in state.values() if is_plain(value)]
-    print(f"{args.file}: {kind(checkpoint, found[best][1])}")
+    width, result = found[best]
+    print(f"{args.file}: {kind(checkpoint, result)}" + (f"; network {best} x {width:g}" if result.fits else ""))
     for name, value in checkpoint.items():
         if name != "state_dict" and not (isinstance(value, dict) and not value):
             print(f"  {shown(name):<12} {entry(value)}")
@@ -88,17 +88,28 @@ def inspect(args: argparse.Namespace) -> None:
     print(f"  {'prefixes':<12} {by_part(state)}\nOur networks:")
     for net, (width, result) in found.items():
         verdict = "fits" if result.fits else "does not fit"
-        print(f"  {net:<5} x {width:<6.4g} {verdict:<12} {matched_text(result)}")
+        print(f"  {net:<11} x {width:<6.4g} {verdict:<12} {matched_text(result)}")
         if not (args.all or net == best and result.family != "unknown"):
             continue
-        print(f"    {'names':<12} {OWNERS[result.family]}"
+        print(f"    {'names':<12} {FAMILIES[result.family]}"
               + (f" under {shown(result.prefix)}" if result.prefix else ""))
         for title, names in {"matched": list(result.pairs), **result.problems}.items():
             if names:
                 print_names(title, names if args.all else [listed(names, 4)])
         if result.aside:
             print_names("left aside", result.aside if args.all else [by_part(result.aside)])
+        if result.other is not None:
+            print_names("not it", [result.other])
+        print_names("clips", [clips_text(checkpoint, net, result, args.file)])
         print_names("note", result.notes)
+
+
+def clips_text(checkpoint: Mapping[str, Any], net: str, result: Match, path: Path) -> str:
+    """What clips the weights of a Match with `net` expect, or why that cannot be told."""
+    try:
+        return str(protocol_of(checkpoint, result, BACKBONES[net].published, f"checkpoint {path}"))
+    except CheckpointError as error:
+        return str(error)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -135,7 +146,7 @@ def convert(args: argparse.Namespace) -> None:
     check(args)
     checkpoint = read_checkpoint(args.file, args.entry)
     net, width, result = chosen_network(args, checkpoint)
-    print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {OWNERS[result.family]}"
+    print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {FAMILIES[result.family]}"
           + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
     print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])
     for title, names in {**result.problems, "left aside": result.aside, "note": result.notes}.items():
@@ -145,8 +156,9 @@ def convert(args: argparse.Namespace) -> None:
     backbone = initial(net, width)
     own = backbone.state_dict()
     backbone.load_state_dict(own | result.tensors)
-    protocol = protocol_of(checkpoint, type(backbone), args.file)
+    protocol = protocol_of(checkpoint, result, backbone.published, f"checkpoint {args.file}")
     config = {"net": net, "width": width, **protocol.entry(backbone.published)}
+    print_names("clips", [str(protocol)])
     partial = checkpoint["config"].get("partial", [])  # of an earlier conversion
     if wrong := fault(partial, [str], "partial"):
         raise CheckpointError(f"checkpoint {args.file} is damaged: {wrong} in its config; nothing is written")

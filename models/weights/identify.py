@@ -1,6 +1,6 @@
 """Which network a checkpoint is of, how wide it is, and what else it seems to be."""
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,10 @@ from core.names import shown
 
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone
-from .match import Match, is_plain, match
+from ..protocol import Protocol
+from .match import Match, is_plain
 from .names import locate, name_tables
+from .origins import FAMILIES, matched, project_of, protocol_of, trained_in
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
@@ -67,8 +69,19 @@ def comparisons(checkpoint: Mapping[str, Any], nets: Sequence[str] | None = None
     result = {}
     for name in nets or BACKBONES:
         w = width or (own_width if name == net else None) or guess_width(checkpoint["state_dict"], name)
-        result[name] = w, match(checkpoint["state_dict"], template(name, w), prefix)
+        result[name] = w, matched(checkpoint, template(name, w), prefix)
     return result
+
+
+def expected_clips(checkpoint: Mapping[str, Any] | None, net: str, path: object) -> Protocol:
+    """What clips the weights of a checkpoint for `net` expect; without one, what the network's published ones do.
+
+    Raises CheckpointError where the file says nonsense.
+    """
+    published = BACKBONES[net].published
+    if checkpoint is None:
+        return published
+    return protocol_of(checkpoint, matched(checkpoint, template(net, 1.0)), published, f"checkpoint {path}")
 
 
 def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
@@ -84,7 +97,10 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
     state, config = checkpoint["state_dict"], checkpoint["config"]
     parts = {name for key in state for name in key.split(".")[:3]}
-    if result.family == "ours":
+    if result.family == "unknown":
+        return "not known here"
+    project, inside = project_of(checkpoint, result), trained_in(checkpoint, result)
+    if project == "ours":
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"
         if "clip_head" in parts:
@@ -92,15 +108,26 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
             framework = said if isinstance(said, str) and said else "moco" if "key_encoder" in parts else "simclr"
             return f"a pretrainer of ours, {DISPLAYED.get(framework, shown(framework))}"
         return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
-    if result.family == "release":
+    if project == "the release":
         if "series_proj_head_q" in parts:
             return "a pretrainer of the release, MoCo"
         if "series_proj_head" in parts:
             return "a pretrainer of the release, SimCLR"
-        if "sampler" in parts:
-            return "a pretrainer of CoCLR"
         if "final_fc" in parts:
             return "a classifier of the release, or of CoCLR"
-    moco = " inside MoCo" if {"encoder_q", "encoder_k"} & parts else ""
-    return {"release": "a backbone in the release's or CoCLR's names", "torchvision": "a video ResNet of torchvision",
-            "unknown": "not known here"}[result.family] + moco
+        if not inside:
+            return "a backbone in the release's or CoCLR's names"
+    if project == "CoCLR" and "sampler" in parts:
+        return "a pretrainer of CoCLR"
+    whose = f"of {project}" if project else f"in {FAMILIES[result.family]}"
+    if inside:
+        return f"a backbone {whose}, inside {inside}"
+    return f"a {'classifier' if classifies(state, result.prefix) else 'backbone'} {whose}"
+
+
+def classifies(names: Container[str], prefix: str) -> bool:
+    """Whether a backbone found under a prefix stands in a classifier, by the names of others for its last layer."""
+    beside = prefix.removesuffix("backbone.").removesuffix("encoder.")
+    return any(start + name in names for start in (prefix, beside) for name in (
+        "fc.weight", "linear.weight", "classifier.1.weight", "head.weight", "head.1.weight", "head.projection.weight",
+        "blocks.5.proj.weight", "cls_head.fc_cls.weight"))

@@ -5,9 +5,9 @@ from ..backbones.base import Backbone
 from ..classifier import Classifier
 from ..dualvar import Pretrainer
 from ..moco import MoCo
-from ..protocol import Protocol
 from .checkpoint import strip_module
-from .match import Match, check_fit, load_strict, match
+from .match import Match, check_fit, load_strict
+from .origins import matched, protocol_of
 
 # the release's names of heads -> ours
 HEAD_RULES = {
@@ -23,25 +23,16 @@ HEAD_RULES = {
 def load_backbone(backbone: Backbone, checkpoint: dict, path: object) -> Match:
     """All backbone tensors of a checkpoint from read_checkpoint, in any known names, into `backbone` -> Match.
 
-    Its protocol becomes the checkpoint's, or its class's where the config says none. Raises CheckpointError, with the
-    backbone untouched, where a tensor is missing, misshapen or not finite, or where the file has more of a backbone
-    than this one.
+    Its protocol becomes that of the weights. Raises CheckpointError, with the backbone untouched, where a tensor is
+    missing, misshapen or not finite, or where the file has more of a backbone than this one or is of another network
+    of the same names.
     """
-    protocol = protocol_of(checkpoint, type(backbone), path)
-    result = match(checkpoint["state_dict"], backbone)
+    result = matched(checkpoint, backbone)
     check_fit(result, f"checkpoint {path}", hint=f"; python -m models.weights inspect {path} shows what it holds")
+    protocol = protocol_of(checkpoint, result, backbone.published, f"checkpoint {path}")
     backbone.load_state_dict(result.tensors)
     backbone.protocol = protocol
     return result
-
-
-def protocol_of(checkpoint: dict | None, kind: type[Backbone], path: object) -> Protocol:
-    """What clips the weights of a checkpoint expect, by its config; None, or where that is silent: as of the class.
-
-    Raises CheckpointError where the config says nonsense.
-    """
-    said = (checkpoint or {}).get("config", {}).get("protocol")
-    return kind.published if said is None else Protocol.read(said, f"checkpoint {path}")
 
 
 def load_classifier(model: Classifier, checkpoint: dict, path: object) -> None:
@@ -71,7 +62,7 @@ def load_released(model: nn.Module, state_dict: dict[str, Tensor], source: str =
 def _renamed(state_dict: dict[str, Tensor], backbone: Backbone, old: str | None, new: str,
              source: str) -> dict[str, Tensor]:
     """A backbone's tensors under prefix `old` (None: found out), in our names under prefix `new`."""
-    result = match(state_dict, backbone, old)
+    result = matched({"state_dict": state_dict}, backbone, old)
     check_fit(result, source)
     return {new + name: value for name, value in result.tensors.items()}
 

@@ -75,10 +75,12 @@ def strict_problems(own: Mapping[str, Tensor], state_dict: Mapping[str, Any]) ->
 class Match:
     """How a state dict fits a backbone. Names are ours, but for `unexpected` and `aside`, which are the file's."""
 
-    family: str  # whose names: ours, release, torchvision, unknown
+    family: str  # whose names, a key of origins.FAMILIES
     prefix: str  # before the names in the file
     rivals: list[str]  # other prefixes under which as many names were found
     total: int  # tensors of the backbone
+    native: bool = False  # whether they are the backbone's own names
+    other: str | None = None  # why it is another network of the same names
     pairs: dict[str, str] = field(default_factory=dict)  # the file's name -> ours, of tensors that fit
     tensors: dict[str, Tensor] = field(default_factory=dict)  # our name -> tensor in the backbone's type
     missing: list[str] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Match:
 
     @property
     def fits(self) -> bool:
-        return not any(self.problems.values()) and not self.rivals
+        return not any(self.problems.values()) and not self.rivals and self.other is None
 
     @property
     def notes(self) -> list[str]:
@@ -118,13 +120,15 @@ def match(state_dict: Mapping[str, Any], backbone: Backbone, prefix: str | None 
     """
     own, tables = backbone.state_dict(), name_tables(backbone)
     found: dict[str, dict[str, Any]] = {}  # our name -> {the file's name: value}
-    result = Match(*locate(state_dict, tables, prefix), len(own))
-    table = tables.get(result.family, {})
+    family, where, rivals = locate(state_dict, tables, prefix)
+    native = family == "ours"
+    result = Match(backbone.names if native else family, where, rivals, len(own), native)
+    table = tables.get(family, {})
     for key, value in state_dict.items():
         tail = key[len(result.prefix):] if key.startswith(result.prefix) else None
         if tail in table:
             found.setdefault(table[tail], {})[key] = value
-        elif tail is None or is_head(tail):
+        elif tail is None or is_head(tail, family):
             result.aside.append(key)
         else:
             result.unexpected.append(key)
@@ -142,6 +146,8 @@ def check_fit(result: Match, source: str, forgiven: Sequence[str] = (), hint: st
     """Raises CheckpointError for a Match with problems of kinds that are not forgiven, or with several candidates."""
     if any(names for kind, names in result.problems.items() if kind not in forgiven):
         raise CheckpointError(f"{refusal(source, result.problems, result.total)}{hint}")
+    if result.other is not None:
+        raise CheckpointError(f"{source} is of another network whose tensors have the same names: {result.other}{hint}")
     if result.rivals:
         prefixes = listed([f"{prefix}*" for prefix in (result.prefix, *result.rivals)], 5)
         raise CheckpointError(f"{source} holds more than one such network ({prefixes}): choose one with --prefix of "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ..backbones.base import Backbone
 
 # copies of the encoder that is trained
-_KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler)[._]")
+_KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler|hist)[._]")
 _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logit")
 
 
@@ -45,6 +45,7 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
     return family, prefix, [other for _, other in others]
 
 
-def is_head(name: str) -> bool:
-    """Whether a tensor beside a backbone's is of a head or a queue, by the first part of its name."""
-    return bool(_HEAD.search(name.partition(".")[0]))
+def is_head(name: str, family: str) -> bool:
+    """Whether a tensor beside a backbone's is of a head or a queue: by the first part of its name, in most families."""
+    last = family == "pytorchvideo" and name.startswith("blocks.5.proj.")
+    return last or bool(_HEAD.search(name.partition(".")[0]))
