@@ -29,6 +29,7 @@ from dataset.loader import TrainBatches, make_loader
 from dataset.sampling import CentreClip, RandomClip
 from engine import evaluation
 from engine.flags import (
+    WEIGHTS,
     add_data_flags,
     add_net_flags,
     add_optimisation_flags,
@@ -69,8 +70,8 @@ def flags():
     parser.add_argument("--color_jitter", action="store_true", help="pretraining's colour jitter on training clips")
     parser.add_argument("--hflip", action="store_true", help="mirror training clips with probability 0.5")
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
-    group.add_argument("--pretrain", required=True, metavar="PATH|random",
-                       help="checkpoint with the backbone's weights (ours or the release's), or the word random")
+    group.add_argument("--pretrain", required=True, metavar="WEIGHTS|random",
+                       help=f"the backbone's weights: {WEIGHTS}; or the word random")
     group.add_argument("--train_what", choices=["ft", "last"], default="ft",
                        help="ft: everything; last: the linear layer on a frozen backbone (linear probe)")
     group.add_argument("--dropout", type=float, default=0.0, help="before the linear layer")

@@ -29,6 +29,7 @@ from dataset.lists import open_list
 from dataset.sampling import EvenClips
 from engine import evaluation
 from engine.flags import (
+    WEIGHTS,
     add_data_flags,
     add_net_flags,
     add_precision_flag,
@@ -54,9 +55,9 @@ def flags():
     parser = new_parser("retrieval.py", __doc__)
     add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
-    group.add_argument("--pretrain", metavar="PATH|random|thumbnail",
-                       help="checkpoint with the backbone's weights (ours or the release's), or the word random, or "
-                            "thumbnail: each clip's mean picture and no network")
+    group.add_argument("--pretrain", metavar="WEIGHTS|random|thumbnail",
+                       help=f"the backbone's weights: {WEIGHTS}; or the word random, or thumbnail: each clip's mean "
+                            "picture and no network")
     group = parser.add_argument_group("protocol")
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--save_features", metavar="DIR", help="write <part>_features.npy, _labels.npy, _names.txt")

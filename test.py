@@ -67,7 +67,8 @@ def flags():
     add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a loader's batch",
                          split_type=split_or_all)
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
-    group.add_argument("--checkpoint", metavar="PATH", help="classifier to test; {split} stands for the split's number")
+    group.add_argument("--checkpoint", metavar="PATH", help="classifier to test, also a folder or hf:owner/name "
+                       "with its heads; {split} stands for the split's number")
     group = parser.add_argument_group("protocol")
     group.add_argument("--clips", type=int, default=10, help="clips of a video, evenly spaced in time")
     group.add_argument("--crops", type=int, choices=[1, 5, 10], default=1,

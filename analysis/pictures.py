@@ -24,6 +24,7 @@ from core.exits import run
 from core.files import write_text
 from core.parser import new_parser
 from engine.flags import (
+    WEIGHTS,
     add_data_flags,
     add_net_flags,
     add_sampling_flags,
@@ -98,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--n_series", type=int, default=2, help="segments of a clip")
     one = command(video_pictures.timeline, draw_timeline, add_data, add_titles)
     add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
-    one.add_argument("--pretrain", nargs="+", required=True, metavar="PATH|random", help="weights, a panel each")
+    one.add_argument("--pretrain", nargs="+", required=True, metavar="WEIGHTS|random",
+                     help=f"a panel each: {WEIGHTS}; or the word random")
     one.add_argument("--video", metavar="CLASS/VIDEO", help="test video; default: the longest")
     one.add_argument("--n_series", type=int, default=2, help="a segment has seq_len / n_series frames")
     one.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")

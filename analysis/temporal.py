@@ -32,6 +32,7 @@ from core.parser import new_parser
 from core.versions import versions
 from dataset.lists import VideoList, local_dataset, open_list, video_groups
 from engine.flags import (
+    WEIGHTS,
     add_data_flags,
     add_net_flags,
     add_precision_flag,
@@ -66,7 +67,8 @@ def flags() -> argparse.ArgumentParser:
     parser = new_parser("python -m analysis.temporal", __doc__)
     add_data_flags(parser, ds=4, batch_size=1, batch_help="videos of a loader's batch, about a hundred clips each")
     add_net_flags(parser, None, "backbone; None: what the checkpoints say", width=None)
-    parser.add_argument("--pretrain", nargs="+", required=True, metavar="PATH|random", help="weights to be asked")
+    parser.add_argument("--pretrain", nargs="+", required=True, metavar="WEIGHTS|random",
+                        help=f"to be asked: {WEIGHTS}; or the word random")
     add_titles(parser)
     group = parser.add_argument_group("protocol")
     group.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="questions")

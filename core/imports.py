@@ -2,10 +2,13 @@
 
 Numpy and torch take seconds to import, so the programs of this repository import `core` before anything else.
 """
+import importlib
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
+
+from .errors import RunError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEBUG = "--debug"  # of all commands: tracebacks too
@@ -30,6 +33,16 @@ def missing(error: ImportError) -> str:
                 "named; take what stands before it out of PYTHONPATH; or raise the limit of memory (ulimit -v)")
     return (f"{first_line(error)}: install what the project needs, {sys.executable} -m pip install -r "
             f"{REPOSITORY / 'requirements.txt'}, or take the Python that has it (the launchers make .venv/bin/python)")
+
+
+def optional(module: str, purpose: str) -> ModuleType:
+    """Import a module of requirements-share.txt. Raises RunError, naming what needs it, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
+        raise RunError(f"{purpose} needs {package}, which is not installed: {sys.executable} -m pip install -r "
+                       f"{REPOSITORY / 'requirements-share.txt'}") from error
 
 
 def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

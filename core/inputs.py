@@ -104,9 +104,9 @@ def read_lines(path: str | Path, hint: str = REMOVE) -> list[str]:
 
 # --- JSON ----------------------------------------------------------------------------------------------------
 
-def read_json(path: str | Path, shape: Any, hint: str = REMOVE) -> Any:
+def read_json(path: str | Path, shape: Any, hint: str = REMOVE, most: int = MOST) -> Any:
     """The content of a JSON file, of a `shape` as `fault` takes it. Raises DataError where it is another."""
-    return parsed(read_text(path, hint), shape, str(path), hint)
+    return parsed(read_text(path, hint, most), shape, str(path), hint)
 
 
 def parsed(text: str, shape: Any, where: str, hint: str = REMOVE) -> Any:

@@ -18,6 +18,10 @@ from models.backbones import BACKBONES
 
 from .precision import PRECISIONS, check_precision
 
+# what --pretrain takes, besides the word random
+WEIGHTS = ("a checkpoint (ours, the release's or another project's), a folder that python -m models.weights save "
+           "wrote, or hf:owner/name of the Hugging Face hub")
+
 
 class FrozenFlags(argparse.Namespace):
     """Flags that were checked. To change one is an error of the program: what follows from flags is a value of its own.

@@ -16,9 +16,9 @@ from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import Protocol
-from models.weights.checkpoint import read_checkpoint
 from models.weights.identify import kind, stated
 from models.weights.loading import load_backbone
+from models.weights.sources import is_remote, read_weights
 
 # --- devices and processes -----------------------------------------------------------------------------------
 
@@ -133,15 +133,15 @@ def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:
 
 
 def open_weights(path: str, net: str | None, dry_run: bool = False) -> dict[str, Any] | None:
-    """The checkpoint at `path`, or None for untrained weights: `random`, or a dry run before the file is there.
+    """The weights that `path` names, or None for untrained ones: `random`, or a dry run before the file is there.
 
     Raises UsageError where neither a checkpoint nor --net says which network it is.
     """
-    if dry_run and path != "random" and not Path(path).exists():
+    if dry_run and path != "random" and not is_remote(path) and not Path(path).exists():
         print(f"{path} is not there yet: a dry run goes on without it")
         path = "random"
     if path != "random":
-        return read_checkpoint(path)
+        return read_weights(path)
     if net is None:
         raise UsageError("--net: name the network, no checkpoint says which")
     return None

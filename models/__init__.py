@@ -14,8 +14,11 @@ from .moco import MoCo
 from .protocol import Protocol
 from .simclr import SimCLR
 from .weights.loading import load_released
+from .weights.share import from_pretrained
 
-__all__ = ["BACKBONES", "FRAMEWORKS", "build_backbone", "build_classifier", "build_pretrainer", "load_released"]
+__all__ = ["BACKBONES", "FRAMEWORKS", "Backbone", "build_backbone", "build_classifier", "build_pretrainer",
+           "from_pretrained", "load_released"]
+
 FRAMEWORKS: dict[str, type[Pretrainer]] = {"simclr": SimCLR, "moco": MoCo}
 
 

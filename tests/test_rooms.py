@@ -14,6 +14,7 @@ ALLOWED = {
     **{room: {*FLOORS[:number + 1]} for number, room in enumerate(FLOORS)},
     "process_data": {"core", "dataset", "process_data"},
     "utils": {"core"},
+    "hubconf": {"models"},
     **{script: {*FLOORS, "utils"} for script in SCRIPTS},
     "asset": {*FLOORS, "asset"},
     "benchmarks": {*FLOORS, "process_data", "benchmarks"},

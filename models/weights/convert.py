@@ -16,10 +16,11 @@ from core.inputs import fault
 from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
 from .match import Match, check_fit, is_plain, listed
 from .origins import FAMILIES, protocol_of
+from .sources import read_weights
 
 
 def add_flags(commands: Any) -> None:
@@ -27,7 +28,8 @@ def add_flags(commands: Any) -> None:
     inspector = commands.add_parser("inspect", help="what a checkpoint holds, and which of our networks it fits")
     converter = commands.add_parser("convert", help="write a checkpoint's backbone as a file of ours")
     for command, does in ((inspector, inspect), (converter, convert)):
-        command.add_argument("file", metavar="FILE", type=Path, help="checkpoint")
+        command.add_argument("file", metavar="FILE", type=Path,
+                             help="checkpoint, folder of `save`, or hf:owner/name")
         command.add_argument("--entry", help="which of the file's dictionaries holds the weights, e.g. "
                              "model.state_dict; default: found")
         command.set_defaults(does=does)
@@ -72,7 +74,7 @@ def print_names(title: str, names: Iterable[str]) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    checkpoint = read_checkpoint(args.file, args.entry)
+    checkpoint = read_weights(args.file, args.entry)
     state, found = checkpoint["state_dict"], comparisons(checkpoint)
     best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
     plain = [value for value in state.values() if is_plain(value)]
@@ -144,7 +146,7 @@ def chosen_network(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> t
 
 def convert(args: argparse.Namespace) -> None:
     check(args)
-    checkpoint = read_checkpoint(args.file, args.entry)
+    checkpoint = read_weights(args.file, args.entry)
     net, width, result = chosen_network(args, checkpoint)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {FAMILIES[result.family]}"
           + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")

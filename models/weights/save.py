@@ -1,0 +1,159 @@
+"""A checkpoint as a folder for others, and that folder to the Hugging Face hub: `save` and `push` of the commands."""
+import argparse
+import hashlib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import CheckpointError
+from core.files import check_new_folder, whole_folder, write_json, write_text
+from core.imports import optional
+from core.inputs import fault
+from core.names import shown
+from core.versions import versions
+
+from ..backbones import BACKBONES
+from ..dualvar import parse_mode
+from ..protocol import Protocol
+from . import hub
+from .card import Run, card, run_of
+from .checkpoint import fingerprint, read_checkpoint
+from .convert import chosen_network
+from .match import Match, check_fit, load_strict
+from .origins import protocol_of
+from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
+from .tensors import TYPES
+
+CLIPS = {"seq_len": int, "ds": int, "img_dim": int, "resize": [int]}  # flags of a run
+
+
+def add_flags(commands: Any) -> None:
+    """The two commands, among the others of python -m models.weights."""
+    saver = commands.add_parser("save", help="write a checkpoint's network as a folder that others load in one line")
+    saver.add_argument("file", metavar="CHECKPOINT", type=Path, help="checkpoint")
+    saver.add_argument("folder", metavar="DIR", type=Path, help="folder to write, new or empty")
+    saver.add_argument("--heads", action="store_true", help="keep the heads too; default: the backbone alone")
+    saver.add_argument("--license", metavar="ID", help="of the weights, as the Hugging Face hub calls it, e.g. mit")
+    saver.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
+    saver.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
+    saver.add_argument("--entry", help="which of the file's dictionaries holds the weights; default: found")
+    saver.add_argument("--prefix", help="what stands before the backbone's names; default: found")
+    saver.set_defaults(does=save)
+    pusher = commands.add_parser("push", help="upload a folder that `save` wrote to the Hugging Face hub")
+    pusher.add_argument("folder", metavar="DIR", type=Path, help="folder that `save` wrote")
+    pusher.add_argument("name", metavar="OWNER/NAME", help="repository on the hub, made if need be")
+    pusher.add_argument("--private", action="store_true", help="if the repository is made, make it a private one")
+    pusher.add_argument("--dry_run", action="store_true", help="check the folder, say what would be uploaded, stop")
+    pusher.set_defaults(does=push)
+
+
+def save(args: argparse.Namespace) -> None:
+    check_new_folder(args.folder)
+    safetensors = optional("safetensors.torch", "save")
+    checkpoint = read_checkpoint(args.file, args.entry)
+    net, width, result = chosen_network(args, checkpoint)
+    check_fit(result, f"checkpoint {args.file}", hint="; nothing is written")
+    run = run_of(args.file, checkpoint)
+    heads = heads_of(checkpoint["config"], args.file) if args.heads else None
+    model = build(net, width, heads)
+    if heads is None:
+        model.load_state_dict(result.tensors)
+    else:
+        load_strict(model, whole_of(checkpoint["state_dict"], heads), f"checkpoint {args.file}")
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    if odd := {str(value.dtype) for value in state.values()} - {str(dtype) for dtype in TYPES}:
+        raise CheckpointError(f"checkpoint {args.file}: tensors of {', '.join(sorted(odd))} are not saved")
+    data = safetensors.save(state, {"format": "pt"})
+    found = versions()
+    config = {
+        "format": FORMAT, "network": net, "width": float(width), "heads": heads,
+        "protocol": clips_of(checkpoint, result, net, run, args.file).values(),
+        "untrained": untrained_of(checkpoint, args.file),
+        "sha256": hashlib.sha256(data).hexdigest(), "tensors": len(state),
+        "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
+                     "safetensors": metadata.version("safetensors")}}
+    backbone = state if heads is None else {
+        name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    text = card(config, sum(value.numel() for value in state.values()), run, checkpoint,
+                {fingerprint(backbone), fingerprint(state)}, args.license)
+    with whole_folder(args.folder) as folder:
+        (folder / WEIGHTS).write_bytes(data)
+        write_json(folder / CONFIG, config)
+        write_text(folder / CARD, text)
+        check_equal(read_folder(folder)["state_dict"], state, args.folder)
+    print(f"{args.file}: {net} x {width:g}, {len(state)} tensors, " + (
+        "the backbone alone" if heads is None else f"with the heads of {heads['kind']}")
+        + f"\nwritten to {args.folder}: {', '.join(FILES)}")
+
+
+def heads_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What config.json says of the heads of a checkpoint of ours, by its config. CheckpointError where it has none."""
+    if "num_classes" in config:
+        own = {"dropout": 0.0, "final_bn": False, "l2_norm": False, "train_what": "ft", **config}
+        kind = "classes"
+    elif "framework" in config and isinstance(config.get("mode"), str):
+        try:
+            used = {term.head for term in parse_mode(config["mode"]).values()}
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path} is damaged: its mode is {shown(config['mode'])}") from error
+        own, kind = {**config, "heads": sorted(used)}, "pretraining"
+    else:
+        raise CheckpointError(f"--heads: checkpoint {path} says of no heads: save a checkpoint of train.py or "
+                              "finetune.py (model/latest.pth.tar), or leave --heads out")
+    heads = {"kind": kind, **{name: own.get(name) for name in OF_HEADS[kind]}}
+    if wrong := fault(heads, {"kind": str, **OF_HEADS[kind]}, "its config"):
+        raise CheckpointError(f"checkpoint {path} is damaged: {wrong}")
+    return heads
+
+
+def whole_of(state: Mapping[str, Tensor], heads: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that are those of `build` with these heads."""
+    prefix = "encoder." if heads["kind"] == "pretraining" else ""  # beside it, a momentum encoder and queues
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def clips_of(checkpoint: Mapping[str, Any], result: Match, net: str, run: Run, path: Path) -> Protocol:
+    """What clips the weights expect: as the checkpoint says, or else as its run was trained, or as others' are."""
+    own = protocol_of(checkpoint, result, BACKBONES[net].published, f"checkpoint {path}")
+    if "protocol" in checkpoint["config"] or fault(run.flags, CLIPS) or len(run.flags["resize"]) != 2:
+        return own
+    flags = run.flags
+    found = own.of_clips(flags["seq_len"], flags["ds"], flags["img_dim"], tuple(flags["resize"]))
+    return Protocol.read(found.values(), f"the flags of {path}")
+
+
+def untrained_of(checkpoint: Mapping[str, Any], path: Path) -> list[str]:
+    """Names of tensors that a conversion with --allow_partial left as they were initialised."""
+    partial = checkpoint["config"].get("partial", [])
+    if wrong := fault(partial, [str], "partial"):
+        raise CheckpointError(f"checkpoint {path} is damaged: {wrong} in its config")
+    return partial
+
+
+def check_equal(read: Mapping[str, Tensor], state: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError unless what was read back is what was to be written, bit for bit."""
+    if read.keys() != state.keys() or not all(
+            torch.equal(read[name].view(-1).view(torch.uint8), value.view(-1).view(torch.uint8))
+            for name, value in state.items()):
+        raise CheckpointError(f"{folder}: what was written reads back as something else, and is not kept")
+
+
+def push(args: argparse.Namespace) -> None:
+    name, _ = hub.parts_of(args.name)
+    read_folder(args.folder)
+    config = read_config(args.folder)
+    if not file_of(args.folder, CARD).is_file():
+        raise CheckpointError(f"{args.folder} has no {CARD}: its card belongs to it, save it again")
+    others = sorted(path.name for path in args.folder.iterdir() if path.name not in FILES)
+    print(f"{args.folder}: {config['network']} x {config['width']:g} to {hub.PREFIX}{name}")
+    for file in FILES:
+        print(f"  {file:<18} {(args.folder / file).stat().st_size:,} bytes")
+    if others:
+        print(f"  left out: {', '.join(map(shown, others))}")
+    if args.dry_run:
+        return
+    print(f"uploaded: {hub.push(args.name, args.folder, FILES, args.private)}")
