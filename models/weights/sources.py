@@ -10,8 +10,8 @@ from .share import downloaded, read_folder
 def read_weights(source: str | Path, entry: str | None = None) -> dict[str, Any]:
     """The weights that --pretrain names, on the CPU, as read_checkpoint gives them.
 
-    source: path of a checkpoint or of a folder, or hf:owner/name; entry: of a checkpoint, as there. Raises CheckpointError, DataError, and UsageError for
-    a name that the hub could not have.
+    source: path of a checkpoint or of a folder, or hf:owner/name; entry: of a checkpoint, as there. Raises
+    CheckpointError, DataError, and UsageError for a name that the hub could not have.
     """
     if is_remote(source):
         return read_folder(*downloaded(str(source)))
