@@ -52,7 +52,7 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
             return "RSPNet"
         if "sampler" in parts or {"encoder_q", "queue"} <= parts and "series_proj_head_q" not in parts:
             return "CoCLR"
-    if result.native and config_of(checkpoint).get("net"):
+    if result.native and "net" in config_of(checkpoint):
         return "ours"
     if result.family == "torchvision" and result.prefix:
         return None
