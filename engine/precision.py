@@ -1,8 +1,9 @@
 """Low precision where it is right and faster: each layer is compared with float32 before it is trusted.
 
 Low precision has been silently wrong in places: bf16 weight gradients of Conv3d on CPUs with AVX512-BF16 at temporal
-depth 2 (torch 2.13, 2.15), cuDNN 9.8 to 9.10 at large shapes (pytorch/pytorch#163539). Only convolutions and linear
-layers compute in it under autocast; batch norm's statistics, the pooled features, the heads and the losses are float32.
+depth 2 (torch 2.13, 2.15), cuDNN 9.8 to 9.10 at large shapes (pytorch/pytorch#163539). Only convolutions, linear layers
+and the products of attention compute in it under autocast; the statistics of norms, softmax, the pooled features, the
+heads and the losses are float32.
 """
 import copy
 import errno
@@ -33,7 +34,7 @@ from models.batchnorm import own_statistics
 from .agreement import of_all_processes
 
 Shape = tuple[int, ...]
-Layer = nn.Conv3d | nn.Linear
+Layer = nn.Module  # of a kind that a backbone names in `compared`: one tensor in, one out
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # tf32 is float32 whose convolutions round what they multiply
@@ -161,19 +162,24 @@ def in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def layers_with_inputs(backbone: Backbone, shape: Shape) -> list[tuple[str, Layer, Shape, bool]]:
-    """[(name, layer, shape of its input, whether that is channels last)] of convolutions and linear layers.
+    """[(name, layer, shape of its input, whether that is channels last)] of the layers that a backbone has compared.
 
     shape: of the clips (N, 3, T, H, W). Two clips are passed through, in the layout in which the loader makes them:
     which layouts come of it depends on the device, and with one clip alone they may be others.
     """
-    copied, found = copy.deepcopy(backbone).eval(), []
+    copied = copy.deepcopy(backbone).eval()
+    found: list[tuple[str, Layer, Shape, bool]] = []
     copied.low = None
-    layers = {name: layer for name, layer in backbone.named_modules() if isinstance(layer, (nn.Conv3d, nn.Linear))}
+    layers: dict[str, Layer] = {}
+    for name, layer in backbone.named_modules():
+        if isinstance(layer, backbone.compared) and not any(name.startswith(f"{outer}.") for outer in layers):
+            layers[name] = layer
     for name, layer in layers.items():
         def note(_: nn.Module, inputs: tuple[Tensor], name: str = name, layer: Layer = layer) -> None:
             x = inputs[0]
             dense = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-            found.append((name, layer, (shape[0], *x.shape[1:]), dense))
+            rows = len(x) * shape[0] // len(clips)  # a clip may be several
+            found.append((name, layer, (rows, *x.shape[1:]), dense))
         copied.get_submodule(name).register_forward_pre_hook(note)
     clips = torch.zeros(min(2, shape[0]), *shape[1:], device=next(backbone.parameters()).device)
     copied(clips.contiguous(memory_format=torch.channels_last_3d))
@@ -183,7 +189,8 @@ def layers_with_inputs(backbone: Backbone, shape: Shape) -> list[tuple[str, Laye
 def signature(layer: Layer, shape: Shape, dense: bool) -> str:
     """What decides which kernel a layer runs."""
     layout = "channels last" if dense else "contiguous"
-    return f"{layer} weight {tuple(layer.weight.shape)} {layer.weight.stride()} input {shape} {layout}"
+    weights = " ".join(f"{name} {tuple(p.shape)} {p.stride()}" for name, p in layer.named_parameters() if p.dim() > 1)
+    return f"{layer} {weights} input {shape} {layout}"
 
 
 def trial(layer: Layer, shape: Shape, dense: bool, low: torch.dtype,

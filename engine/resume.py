@@ -115,7 +115,8 @@ def _without_sizes(config: Mapping[str, Any], net: str | None) -> dict[str, Any]
 
     Where it says none it is that of `net`, as in runs before there was another.
     """
-    said = config.get("protocol") or (BACKBONES[net].protocol.values() if net in BACKBONES else {})
+    said = config.get("protocol") or (
+        BACKBONES[net].protocol.values() if isinstance(net, str) and net in BACKBONES else {})
     normalised = {name: said.get(name) if isinstance(said, dict) else said for name in ("mean", "std")}
     return {**{name: value for name, value in config.items() if name != "protocol"}, **normalised}
 

@@ -1,4 +1,5 @@
 """Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.dist import announced, join, plan_for, rank, world_size
 from core.errors import UsageError
@@ -91,36 +93,56 @@ def compile_backbones(backbones: list[Backbone], device: torch.device) -> None:
 # --- networks and weights ------------------------------------------------------------------------------------
 
 
-def feature_map(net: str, seq_len: int, img_dim: int) -> tuple[int, ...]:
-    """Shape (1, feature_dim, t, h, w) of what the network, made thin, gives for a clip (1, 3, T, H, W) of this size.
+def feature_map(net: str, seq_len: int, img_dim: int) -> tuple[tuple[int, ...], float]:
+    """What the network, made thin, gives for a clip (1, 3, T, H, W) of this size -> (shape (1, feature_dim, t, h, w),
+    the fewest values a channel that a batch norm in it gets; inf where it has none).
 
-    Raises RuntimeError where it is too small for the network.
+    Raises RuntimeError where the clip is too small for the network.
     """
     size = min(seq_len, 64), min(img_dim, 256), min(img_dim, 256)  # only the small do not fit
+    try:
+        with torch.device("meta"):  # shapes alone
+            return _feature_map(net, size)
+    except RuntimeError:  # too small, or what a network does has no shape without values: to be seen with values
+        return _feature_map(net, size)
+
+
+def _feature_map(net: str, size: tuple[int, int, int]) -> tuple[tuple[int, ...], float]:
+    least = math.inf
+
+    def look(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal least
+        least = min(least, inputs[0][0, 0].numel())
+
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         network = BACKBONES[net](width=1 / 64).eval()
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.register_forward_pre_hook(look)
         shape = tuple(network(torch.zeros(1, 3, *size)).shape)
     if len(shape) != 5 or shape[1] != network.feature_dim:
         raise ValueError(f"backbone {net} gives a feature map {shape}; its contract is (B, {network.feature_dim}, t, "
                          f"h, w), {network.feature_dim} being its feature_dim")
-    return shape
+    return shape, least
 
 
 def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None) -> None:
     """Raise UsageError where clips of this size do not fit a network: some need a minimum of frames or pixels.
 
-    clips: in training, how many share batch statistics.
+    clips: in training, how many share batch statistics. What is to be known of clips of this size is printed.
     """
     try:
-        shape = feature_map(net, seq_len, img_dim)
+        _, least = feature_map(net, seq_len, img_dim)
     except NotImplementedError:  # of an unfinished network
         raise
     except RuntimeError as error:
         raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
                          f"{str(error).splitlines()[0]}") from error
-    if clips == 1 and shape[2:] == (1, 1, 1):
+    if clips == 1 and least == 1:
         raise UsageError("--batch_size: there is one clip at a time, and its feature map has one value: batch norm "
                          "needs more, as in a larger batch, --seq_len or --img_dim, fewer parts, or --bn sync")
+    if (note := BACKBONES[net].size_note(seq_len, img_dim)) and rank() == 0:
+        print(f"note: --net {net} with clips of --seq_len {seq_len} --img_dim {img_dim}: {note}")
 
 
 def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:

@@ -33,11 +33,9 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        # as 4-D: of channels-last tensors torch's CUDA kernels know the 2-D kind alone, others take a slow way
-        flat = x.flatten(2, 3) if x.dim() == 5 else x
-        mean, var, count = self.statistics(flat.detach())
+        mean, var, count = self.statistics(as_4d(x.detach()))
         weight = torch.ones_like(mean) if self.weight is None else self.weight
-        return _Normalise.apply(flat, weight, self.bias, mean, var, count, self.eps).view(x.shape)
+        return _Normalise.apply(x, weight, self.bias, mean, var, count, self.eps)
 
     @torch.no_grad()
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,6 +54,11 @@ class SyncBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
         torch._foreach_lerp_([self.running_mean, self.running_var], [mean, unbiased], self.momentum)
         return mean, var, count
+
+
+def as_4d(x: Tensor) -> Tensor:
+    """Of channels-last tensors torch's CUDA kernels know the 2-D kind alone, others take a slow way."""
+    return x.flatten(2, 3) if x.dim() == 5 else x
 
 
 def moments(x: Tensor) -> Tensor:
@@ -86,14 +89,16 @@ class _Normalise(torch.autograd.Function):
                 eps: float) -> Tensor:
         ctx.save_for_backward(x, weight, mean, var, count)
         ctx.eps = eps
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        # no view to autograd: networks add to it in place, and the gradient of that to a view would lose its layout
+        return torch.ops.aten._unsafe_view(F.batch_norm(as_4d(x), mean, var, weight, bias, False, 0.0, eps), x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """dL/dx = w / s * (g - mean(g) - x' mean(g x')), g = dL/dy, x' = (x - mean) / s (Ioffe and Szegedy 2015)."""
-        x, weight, mean, var, count = ctx.saved_tensors
+        saved, weight, mean, var, count = ctx.saved_tensors
+        x = as_4d(saved)
         last = x.is_contiguous(memory_format=torch.channels_last)
-        grad = grads[0].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        grad = as_4d(grads[0]).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         inverse = (var + ctx.eps).rsqrt()
         if x.numel():
             # of batch norm with fixed statistics; CPUs take `mean, var`, CUDA `mean, inverse`
@@ -108,7 +113,7 @@ class _Normalise(torch.autograd.Function):
         slope, shift = total.div_(count).mul_(-scale)
         grad_x = F.batch_norm(x, mean, var, slope, shift, False, 0.0, ctx.eps)
         grad_x.addcmul_(grad, scale.view(1, -1, *[1] * (x.dim() - 2)))
-        return grad_x, own[0], own[1] if ctx.needs_input_grad[2] else None, None, None, None, None
+        return grad_x.view(saved.shape), own[0], own[1] if ctx.needs_input_grad[2] else None, None, None, None, None
 
 
 def sync_batchnorm(module: nn.Module) -> nn.Module:
@@ -134,8 +139,8 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
     num_batches_tracked: Tensor
     momentum: float
 
-    def __init__(self, channels: int, splits: int):
-        super().__init__(channels)
+    def __init__(self, channels: int, splits: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(channels, eps, momentum)
         self.splits = splits
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,10 +160,11 @@ class SplitBatchNorm3d(nn.BatchNorm3d):
 
 
 def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
-    """Replace every BatchNorm3d inside `module` by a SplitBatchNorm3d with the same weights and statistics."""
+    """Replace every BatchNorm3d inside `module` by a SplitBatchNorm3d with its settings, weights and statistics."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm3d):
-            new = SplitBatchNorm3d(child.num_features, splits)
+            assert child.momentum is not None
+            new = SplitBatchNorm3d(child.num_features, splits, child.eps, child.momentum)
             new.load_state_dict(child.state_dict())
             setattr(module, name, new)
         else:

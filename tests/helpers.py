@@ -24,6 +24,7 @@ PATIENCE = 300  # seconds after which something hangs; a slow or busy machine is
 # flags that make any stage take seconds
 SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", "--workers", "0", "--device", "cpu"]
 NARROW = ["--net", "r3d", "--width", "0.0625"]
+OWN = ("r3d", "r21d", "s3d", "s3dg", "c3d")  # networks that are written here after the release
 
 
 def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4, clips=2, frames=9, test_groups=1):

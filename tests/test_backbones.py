@@ -11,7 +11,7 @@ from models.weights.identify import guess_width
 from models.weights.names import name_tables
 
 NETS = {**BACKBONES, "tiny": Tiny}
-CLIPS = (2, 3, 16, 64, 64)
+CLIPS = (2, 3, 8, 48, 48)
 
 
 @pytest.fixture(params=NETS)
@@ -30,7 +30,7 @@ def test_feature_map(build):
         dense = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)(
             clips.contiguous(memory_format=torch.channels_last_3d))
     assert features.shape[:2] == (2, network.feature_dim) and features.dim() == 5 and features.dtype == torch.float32
-    assert torch.allclose(features, dense, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(features, dense, rtol=1e-3, atol=1e-5 * max(1, features.abs().max().item()))
 
 
 def test_parts_are_the_whole_network(build):
@@ -39,8 +39,9 @@ def test_parts_are_the_whole_network(build):
     assert {id(p) for p in of_parts} == {id(p) for p in network.parameters()} and len(of_parts) == len(set(of_parts))
     torch.manual_seed(0)
     network.eval()
-    x = clips = torch.randn(CLIPS)
+    clips = torch.randn(CLIPS)
     with torch.no_grad():
+        x = network.converted(clips)
         for part in network.parts():
             x = part(x)
         assert torch.equal(x, network(clips))
@@ -60,11 +61,12 @@ def test_checkpointing(build):
 
 def test_width(build):
     """Channels grow with it, and a file's shapes tell it."""
-    dims = [build(width=width).feature_dim for width in (0.0625, 0.25, 1.0)]
+    with torch.device("meta"):
+        dims = [build(width=width).feature_dim for width in (0.0625, 0.25, 1.0)]
+        network, narrow = build(width=1.0), build(width=0.5)
     assert dims == sorted(set(dims))
     assert scaled(64, 0.25) == 16 and scaled(64, 0) == 4
-    network = build(width=1.0)
-    full, half = (dict(build(width=width).named_parameters()) for width in (1.0, 0.5))
+    full, half = (dict(its.named_parameters()) for its in (network, narrow))
     norms = [name for name, p in full.items() if name.endswith("weight") and p.dim() == 1]
     assert all(len(half[name]) == scaled(len(full[name]), 0.5) for name in norms if network.follows_width(name))
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections import namedtuple
+from collections.abc import MutableMapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -186,7 +187,7 @@ def walks():
             if kind == "in":
                 module = importlib.import_module(name)
                 tables += [(value, dict(value)) for key, value in vars(module).items()
-                           if key.isupper() and isinstance(value, dict)]
+                           if key.isupper() and isinstance(value, MutableMapping)]
                 scope = dict(vars(module))  # the module's own names stay as they are
             else:
                 module = ModuleType(name)

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = {
     "core": "census environment exits rooms process_data recovery fuzz_inputs inputs starts",
     "dataset": "fuzz_data augment augment_cuda dataset properties storage",
-    "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names pretrained "
+    "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
               "protocol share",
     "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
     "analysis": "evidence fuzz_runs pictures probe report retrieval temporal variance",

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from helpers import NARROW, SMALL
+from helpers import NARROW, OWN, SMALL
 
 from core.errors import UsageError
 from engine import evaluation
@@ -12,7 +12,6 @@ from engine.clock import StepClock
 from engine.folders import loader_memory
 from engine.optim import sgd
 from models import build_backbone
-from models.backbones import BACKBONES
 
 
 def test_a_skipped_first_step_leaves_no_momentum(monkeypatch):
@@ -142,7 +141,7 @@ def test_the_loader_s_shared_memory_is_known_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.parametrize("net", [*OWN, "r3d_18", "swin3d_t"])
 def test_a_network_compiles_to_one_graph(net):
     """A break would hand every part back to Python, whose launches --compile is to save."""
     torch._dynamo.reset()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import SMALL, InProcess, make_dataset
+from helpers import OWN, SMALL, InProcess, make_dataset
 from torch.profiler import ProfilerActivity, profile
 
 import core.dist
@@ -19,7 +19,6 @@ from engine.memory import Way, memory_plan, peak
 from engine.optim import gradient_norm, sgd
 from engine.setup import distribute
 from models import FRAMEWORKS, build_classifier, build_pretrainer
-from models.backbones import BACKBONES
 from models.dualvar import TERMS
 from train import pretraining_step
 
@@ -78,7 +77,7 @@ WAYS = {"whole": Way(), "accumulate": Way(accumulate=2), "checkpointing": Way(ch
         "both": Way(accumulate=2, checkpointing=True)}
 QUICK = {("simclr", "whole"), ("simclr", "both"), ("moco", "accumulate"), ("moco", "checkpointing")}
 CASES = [pytest.param(*case, marks=[] if case[0][:3] != "s3d" and case[1:] in QUICK else pytest.mark.slow)
-         for case in itertools.product(BACKBONES, FRAMEWORKS, WAYS)]
+         for case in itertools.product(OWN, FRAMEWORKS, WAYS)]
 
 
 def check(net, framework, way, device):

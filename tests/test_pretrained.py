@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden.formula import noise, released_state_dict
-from helpers import SMALL
+from helpers import OWN, SMALL
 from torchvision.models.video import r2plus1d_18, r3d_18
 from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
@@ -66,7 +66,7 @@ def in_release_names(net, tensors):
     return {new: value for name, value in tensors.items() for new in released(net, name)}
 
 
-@pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.parametrize("net", OWN)
 def test_the_names_here_are_the_release_s(net):
     """What the tests below rename by is right: it gives exactly the names that the authors' networks have."""
     assert in_release_names(net, weights(net)).keys() == KEYS[f"backbone/{net}"]["keys"].keys()
@@ -100,7 +100,7 @@ def files(net, own, other):
     }
 
 
-@pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.parametrize("net", OWN)
 @pytest.mark.slow
 def test_every_kind_of_file_is_converted(net, program, tmp_path):
     """Under any names, in any order, wrapped or not: the query encoder's tensors come out, and go into a backbone."""
@@ -126,7 +126,7 @@ def test_every_kind_of_file_is_converted(net, program, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.pth.tar", "out.pth.tar"]
 
 
-@pytest.mark.parametrize("net", BACKBONES)
+@pytest.mark.parametrize("net", OWN)
 @pytest.mark.slow
 def test_network_and_width_are_told_from_the_file(net, program):
     for width in (0.0625, 0.11, 0.35):
@@ -187,12 +187,13 @@ def test_torchvision_r3d_18_is_deeper(program):
     """Its second blocks have no place here, which is an error unless it is wanted; the rest is ours."""
     model = randomised(r3d_18(weights=None))
     torch.save(model.state_dict(), "r3d_18.pth")
-    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar", "--net", "r3d")
     assert code == 1 and "48 unexpected (layer1.1.conv1.0.weight, " in error and not Path("out.pth.tar").exists()
     assert "72 of 72 matched, 0 missing, 48 unexpected, 0 misshapen, 2 left aside" in out
     with pytest.raises(CheckpointError, match="48 unexpected .*python -m models.weights inspect r3d_18.pth"):
         load_backbone(build_backbone("r3d"), read_checkpoint("r3d_18.pth"), "r3d_18.pth")
-    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.weights", "convert", "r3d_18.pth", "out.pth.tar", "--net", "r3d",
+                               "--allow_partial")
     assert code == 0 and "48 tensors of r3d_18.pth have no place and are dropped" in out, error
     config = torch.load("out.pth.tar", weights_only=True)["config"]
     assert "partial" not in config
@@ -209,13 +210,13 @@ def test_torchvision_r2plus1d_18_fits_in_part(program):
     """Its stem, shortcuts and some middle widths are others; what is taken in part says so for good."""
     theirs = randomised(r2plus1d_18(weights=None)).state_dict()
     torch.save(theirs, "in.pth")
-    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar", "--net", "r21d")
     assert code == 1 and "21 missing (stage3.shortcut.spatial.weight, " in error
     assert "24 misshapen (stem.spatial.weight (45, 3, 1, 7, 7) for (83, 3, 1, 7, 7), " in error
     assert "    missing      stage5.shortcut.temporal.weight\n" in out
     assert "    unexpected   layer2.0.downsample.0.weight\n" in out
     torch.manual_seed(5)
-    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar", "--allow_partial")
+    code, out, error = program("models.weights", "convert", "in.pth", "out.pth.tar", "--net", "r21d", "--allow_partial")
     assert code == 0 and "45 tensors are as initialised with seed 0, untrained: stage3.shortcut.spatial.w" in out, error
     saved = torch.load("out.pth.tar", weights_only=True)
     partial, start = saved["config"]["partial"], initial("r21d", 1.0).state_dict()

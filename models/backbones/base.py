@@ -51,7 +51,9 @@ class Backbone(nn.Module):
       are what --checkpointing keeps activations between.
     - `foreign_names(name)` gives the names that others have for one of its tensors; most networks set `rules`.
     - `follows_width(name)` says which batch norms have `scaled(channels, width)` channels; all but a few do.
-    - `published` says what clips the published weights of a network of others expect.
+    - `published` says what clips the published weights of a network of others expect, and `size_note` what is to be
+      known where clips of another size are given.
+    - `compared` are the kinds of its layers that low precision is compared with float32 on: all that compute in it.
 
     low: torch.bfloat16 or torch.float16 to compute in under autocast, None for the weights' own dtype; the feature map
     is float32 either way. checkpointing: keep only what passes between parts for the backward pass, which computes the
@@ -60,6 +62,7 @@ class Backbone(nn.Module):
     """
 
     feature_dim: int
+    compared: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv3d, nn.Linear)
     published: ClassVar[Protocol] = Protocol()
     protocol = ProtocolOfWeights()
     input_scale: Tensor | None  # (1, 3, 1, 1, 1)
@@ -90,6 +93,11 @@ class Backbone(nn.Module):
     def follows_width(self, name: str) -> bool:
         """Whether the batch norm weight `name` has max(4, round(channels * width)) values."""
         return True
+
+    @classmethod
+    def size_note(cls, seq_len: int, img_dim: int) -> str | None:
+        """What a user should know who gives clips of this size, as the end of a sentence; None where nothing is."""
+        return None
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, feature_dim, t, h, w)"""

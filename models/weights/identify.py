@@ -8,7 +8,7 @@ import torch
 from core.names import shown
 
 from ..backbones import BACKBONES
-from ..backbones.base import Backbone
+from ..backbones.base import Backbone, scaled
 from ..protocol import Protocol
 from .match import Match, is_plain
 from .names import locate, name_tables
@@ -57,7 +57,8 @@ def guess_width(state_dict: Mapping[str, Any], net: str) -> float:
         low, high = bounds[norms.index(max(norms))]
     for denominator in (1, 2, 4, 5, 8, 10, 16, 20, 32, 64, 100, 128, 1000, 10000):
         width = (int(low * denominator) + 1) / denominator
-        if low < width < high:
+        # a half is rounded to the even number, so that the bound itself may be the width
+        if low < width < high or width == high and all(scaled(full, width) == channels for full, channels in norms):
             return width if width <= MAX_WIDTH else 1.0
     return 1.0
 

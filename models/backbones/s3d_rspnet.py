@@ -1,0 +1,90 @@
+"""S3D-G as RSPNet has it (Chen et al. 2021): other than CoCLR's in its stem, its gates and its batch norms."""
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..protocol import Protocol
+from .base import Backbone, SpatialConv, scaled
+from .resnet3d import full_conv
+from .s3d import MIXED, Conv1x1
+
+
+class GatedSeparableConv(nn.Module):
+    """1 x k x k - BN - ReLU - k x 1 x 1 - BN - ReLU, then each channel times sigmoid(1 x 1 x 1(mean over t, h, w)).
+
+    stride: of the first convolution, in time too, so that with 2 every other frame is not looked at.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.spatial = (SpatialConv(c_in, c_out, kernel) if stride == 1
+                        else full_conv(c_in, c_out, (1, kernel, kernel), stride))
+        self.spatial_bn = nn.BatchNorm3d(c_out)
+        self.temporal = full_conv(c_out, c_out, (kernel, 1, 1))
+        self.temporal_bn = nn.BatchNorm3d(c_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.gate = nn.Conv3d(c_out, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.spatial_bn(self.spatial(x)))
+        x = self.relu(self.temporal_bn(self.temporal(x)))
+        return x * torch.sigmoid(self.gate(x.mean(dim=(2, 3, 4), keepdim=True)))
+
+
+class GatedMixed(nn.Module):
+    """Inception block of which the separable convolutions alone are gated."""
+
+    def __init__(self, c_in: int, channels: Sequence[int]):
+        super().__init__()
+        c0, c1a, c1b, c2a, c2b, c3 = channels
+        self.branches = nn.ModuleList([
+            Conv1x1(c_in, c0),
+            nn.Sequential(Conv1x1(c_in, c1a), GatedSeparableConv(c1a, c1b, 3)),
+            nn.Sequential(Conv1x1(c_in, c2a), GatedSeparableConv(c2a, c2b, 3)),
+            nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), Conv1x1(c_in, c3)),
+        ])
+        self.out_channels = c0 + c1b + c2b + c3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+class RSPNetS3DG(Backbone):
+    """Its feature map is (T/8, H/32, W/32)."""
+
+    # config/pretrain/s3dg.jsonnet: 16 consecutive frames; evaluated on the whole of a centre square, scaled to 224
+    published = Protocol(16, 1, 224, (224, 299))
+
+    def __init__(self, width: float = 1.0):
+        super().__init__()
+
+        def mixed(c_in: int, *names: str) -> tuple[nn.Sequential, int]:
+            blocks = []
+            for name in names:
+                blocks.append(GatedMixed(c_in, [scaled(c, width) for c in MIXED[name]]))
+                c_in = blocks[-1].out_channels
+            return nn.Sequential(*blocks), c_in
+
+        def spatial_pool() -> nn.MaxPool3d:
+            return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+        c64, c192 = scaled(64, width), scaled(192, width)
+        self.stem = GatedSeparableConv(3, c64, 7, stride=2)
+        self.pool1 = spatial_pool()
+        self.conv2b = Conv1x1(c64, c64)
+        self.conv2c = GatedSeparableConv(c64, c192, 3)
+        self.pool2 = spatial_pool()
+        self.mixed3, c3 = mixed(c192, "3b", "3c")
+        self.pool3 = nn.MaxPool3d(3, 2, 1)
+        self.mixed4, c4 = mixed(c3, "4b", "4c", "4d", "4e", "4f")
+        self.pool4 = nn.MaxPool3d(2, 2)
+        self.mixed5, self.feature_dim = mixed(c4, "5b", "5c")
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = module.momentum = 0.001
+
+    def parts(self) -> Sequence[nn.Module]:
+        return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
+                self.pool4, *self.mixed5]
