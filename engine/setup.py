@@ -99,15 +99,21 @@ def feature_map(net: str, seq_len: int, img_dim: int) -> tuple[tuple[int, ...], 
 
     Raises RuntimeError where the clip is too small for the network.
     """
-    size = min(seq_len, 64), min(img_dim, 256), min(img_dim, 256)  # only the small do not fit
-    try:
-        with torch.device("meta"):  # shapes alone
-            return _feature_map(net, size)
-    except RuntimeError:  # too small, or what a network does has no shape without values: to be seen with values
-        return _feature_map(net, size)
+    # only the small do not fit: where a smaller clip does, a larger one need not be tried, which takes seconds for some
+    for most in ((32, 128), (64, 256)):
+        size = min(seq_len, most[0]), min(img_dim, most[1])
+        try:
+            found = _feature_map(net, *size)
+        except RuntimeError:
+            if size == (seq_len, img_dim) or most == (64, 256):
+                raise
+        else:
+            if found[1] > 1:
+                break
+    return found
 
 
-def _feature_map(net: str, size: tuple[int, int, int]) -> tuple[tuple[int, ...], float]:
+def _feature_map(net: str, seq_len: int, img_dim: int) -> tuple[tuple[int, ...], float]:
     least = math.inf
 
     def look(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -119,7 +125,7 @@ def _feature_map(net: str, size: tuple[int, int, int]) -> tuple[tuple[int, ...],
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
                 layer.register_forward_pre_hook(look)
-        shape = tuple(network(torch.zeros(1, 3, *size)).shape)
+        shape = tuple(network(torch.zeros(1, 3, seq_len, img_dim, img_dim)).shape)
     if len(shape) != 5 or shape[1] != network.feature_dim:
         raise ValueError(f"backbone {net} gives a feature map {shape}; its contract is (B, {network.feature_dim}, t, "
                          f"h, w), {network.feature_dim} being its feature_dim")

@@ -20,9 +20,10 @@ recipe() {
 
 # The publication's: sizes and schedules for a global batch of 64 (pretraining) and 16 (fine-tuning).
 paper_recipe() {
-    local framework net mode set extra
-    IFS=_ read -r framework net mode set extra <<<"$1"
-    if [ -z "$set" ] || [ -n "$extra" ]; then
+    # a network's name may hold a _ itself
+    local framework=${1%%_*} set=${1##*_} net=${1#*_} mode
+    net=${net%_*} mode=${net##*_} net=${net%_*}
+    if [[ $1 != ?*_?*_?*_?* ]]; then
         wrong "${1:-nothing} is not an experiment <framework>_<net>_<mode>_<pretraining set>, nor demo; there are:" \
             "$(experiments)"
     fi

@@ -186,7 +186,7 @@ def walks():
             name = module_of(path).removesuffix(".__init__")
             if kind == "in":
                 module = importlib.import_module(name)
-                tables += [(value, dict(value)) for key, value in vars(module).items()
+                tables += [(value, dict(value)) for key, value in [*vars(module).items()]
                            if key.isupper() and isinstance(value, MutableMapping)]
                 scope = dict(vars(module))  # the module's own names stay as they are
             else:
@@ -410,7 +410,7 @@ def check_launcher(words, flags):
         mode, experiment, *rest = rest
         if not (REPOSITORY / "paper_scripts" / mode).is_dir():
             return f"no mode {mode}"
-        if not re.fullmatch(r"demo|[a-z0-9]+(_[a-z0-9-]+){3}", experiment):
+        if not re.fullmatch(r"demo|[a-z0-9]+(_[a-z0-9-]+){3,}", experiment):
             return f"{experiment} is no experiment"
     unknown = [word for word in rest if word.startswith("--") and word.partition("=")[0] not in flags]
     return f"no flag {unknown[0]}" if unknown else None

@@ -1,6 +1,9 @@
 """Networks of others as backbones: the numbers of their authors' modules, and the clips that their weights expect."""
+import json
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +13,13 @@ from torchvision.models import video
 
 from core.errors import UsageError
 from dataset.augment import MEAN, STD
+from dataset.crops import resize_for
 from engine.setup import check_shapes
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import average_pool
+from models.protocol import Protocol
+from models.weights.checkpoint import read_checkpoint
 from models.weights.loading import load_backbone
 
 TORCHVISION = {"r3d_18": video.r3d_18, "mc3_18": video.mc3_18, "r2plus1d_18": video.r2plus1d_18, "s3d_tv": video.s3d,
@@ -117,8 +123,47 @@ def test_one_clip_at_a_time_is_enough_where_no_batch_norm_has_a_single_value():
         check_shapes("r3d_18", 4, 16, clips=1)
 
 
+TINY = ["--ds", "1", "--workers", "0", "--device", "cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["r3d_18", "s3d_tv", "mvit_v2_s", "swin3d_t", "slow_r50"])  # one of each kind
+def test_fine_tuning_probe_retrieval_and_test_take_seeded_weights(net, program):
+    seq_len, img_dim = (8, 32) if net.startswith("s3d") else (4, 16)
+    clips = ["--seq_len", seq_len, "--img_dim", img_dim, *TINY]
+    torch.manual_seed(0)
+    torch.save(build_backbone(net, 0.0625).state_dict(), "seeded.pth")
+    weights = ["--net", net, "--width", "0.0625", "--pretrain", "seeded.pth", *clips]
+    training = [*weights, "--batch_size", "5", "--epochs", "1", "--name", "x"]
+    for command in (["finetune.py", *training], ["finetune.py", *training, "--train_what", "last", "--final_bn"],
+                    ["retrieval.py", *weights, "--clips", "2"],
+                    ["test.py", *clips, "--clips", "2", "--checkpoint", "log/dualvar/ft/x/model/latest.pth.tar"]):
+        code, out, err = program(*command)
+        assert code == 0, err
+    checkpoint = read_checkpoint("log/dualvar/ft/x/model/latest.pth.tar")
+    own = BACKBONES[net].protocol.of_clips(seq_len, 1, img_dim, resize_for(img_dim))
+    assert Protocol.read(checkpoint["config"]["protocol"], "x") == own
+    probed = read_checkpoint("log/dualvar/last/x/model/latest.pth.tar")["state_dict"]
+    seeded = torch.load("seeded.pth", weights_only=True)
+    assert all(torch.equal(probed[f"backbone.{name}"], value) for name, value in seeded.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["r3d_18", "mvit_v2_s"])
+def test_pretraining_with_all_terms(net, program):
+    clips = ["--seq_len", "4", "--img_dim", "16", *TINY]
+    code, _, err = program("train.py", "--net", net, "--width", "0.0625", *clips, "--batch_size", "4", "--epochs", "1",
+                           "--eval_every", "1", "--eval_videos", "4", "--name", "x")
+    assert code == 0, err
+    row = json.loads(Path("log/dualvar/pretrain/x/log.jsonl").read_text().splitlines()[-1])
+    assert all(math.isfinite(row[name]) for name in ("loss/clip", "loss/tc", "loss/sr_view1", "variance/within_clip"))
+    code, _, err = program("retrieval.py", *clips, "--pretrain", "log/dualvar/pretrain/x/model/backbone.pth.tar",
+                           "--clips", "1")
+    assert code == 0, err
+
+
 @pytest.mark.slow
 def test_what_is_slow_to_import_is_imported_where_it_is_wanted():
-    code = ("import train, sys; assert 'torchvision' not in sys.modules; from models.backbones import BACKBONES; "
-            "BACKBONES['swin3d_t'].protocol; assert 'torchvision' in sys.modules")
+    code = ("import models, sys; assert 'torchvision' not in sys.modules; models.BACKBONES['swin3d_t'].protocol; "
+            "assert 'torchvision' in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

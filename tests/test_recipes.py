@@ -82,6 +82,13 @@ def test_recipe(experiment):
     assert recipe["MORE"][1:] == ["189", "ucf101", "hmdb51"]
 
 
+def test_a_networks_name_may_hold_what_stands_between_the_words_of_an_experiment():
+    (recipe,) = recipes(["moco_r2plus1d_18_clip-tc_hmdb51"]).values()
+    pretrain = train.flags().parse_args(recipe["NETWORK"] + recipe["PRETRAIN"])
+    assert (pretrain.framework, pretrain.net, pretrain.mode) == ("moco", "r2plus1d_18", "clip-tc")
+    assert recipe["MORE"][0] == "hmdb51"
+
+
 def commands(text):
     """Words of each command in what a launcher or a page prints; without comments."""
     return [words for line in text.replace("\\\n", "").splitlines() if (words := shlex.split(line, comments=True))]
@@ -384,7 +391,7 @@ def test_an_interpreter_that_is_none_is_named(recorder, python):
 @pytest.mark.parametrize("arguments,words", [
     ([], ["mode", "experiment", "pretrain"]), (["foo", "bar"], ["foo is not a mode", "linear_probe", "report"]),
     (["pretrain"], ["experiment", "moco_c3d_clip_ucf101"]), (["test", "demo2"], ["demo2", "moco_c3d_clip_ucf101"]),
-    (["test", "a_b_c_d_e"], ["a_b_c_d_e", "demo"]), (["retrieval", "byol_r3d_clip_ucf101"], ["byol", "simclr"]),
+    (["test", "a_b__d"], ["a_b__d", "demo"]), (["retrieval", "byol_r3d_clip_ucf101"], ["byol", "simclr"]),
     (["run", "demo", "--net", "r3d"], ["--net", "experiment"]), (["report", "demo", "--log_dir=x"], ["LOG_DIR="])])
 def test_wrong_words_are_named_with_what_there_is(arguments, words):
     """Before Python is looked for."""
