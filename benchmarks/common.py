@@ -18,7 +18,7 @@ import torch
 from core import parser as parsers
 from core.errors import RunError, UsageError
 from core.files import whole_file
-from core.versions import versions
+from core.versions import machine, versions
 from dataset import local_dataset
 from dataset.lists import VideoList
 from dataset.loader import default_workers, return_memory
@@ -45,17 +45,6 @@ def new_parser(script, doc, videos=False, out=None):
                                                         "any, else made-up ones")
     parser.add_argument("--out", type=Path, default=out, help="file for the report (Markdown); None: only print it")
     return parser
-
-
-def machine():
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in facts.items()}
-    flags = facts.get("flags", "").split()
-    simd = next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags), "no AVX2")
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return (f"{len(os.sched_getaffinity(0))} cores of {facts.get('model name', 'unknown processor')} ({simd}), "
-            f"{size:.0f} GiB{gpu}, Linux {os.uname().release}")
 
 
 def heading(title, *notes):
@@ -85,18 +74,21 @@ def write(out, lines, quiet=False):
 
 # --- time and memory -----------------------------------------------------------------------------------------
 
-def alternate(functions, rounds=5):
-    """{name: function} -> {name: least seconds of a call}, called in turn: what others do on the machine only adds."""
+def alternate(functions, rounds=5, clock=time.perf_counter):
+    """{name: function} -> {name: least seconds of a call}, called in turn: what others do on the machine only adds.
+
+    clock: time.process_time counts what this process's threads computed, and not how long they waited to.
+    """
     for function in functions.values():
         function()
     seconds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: min(values) for name, values in seconds.items()}
 
 

@@ -28,6 +28,7 @@ OTHERS = {
     "engine/precision.py machine: read_text": "the system's account of itself in /proc",
     "engine/precision.py readable: json.loads": "the check itself, of values of which one may be infinite",
     "engine/precision.py timings: json.loads": "what `readable` has let through, or what was just made",
+    "core/versions.py machine: read_text": "the system's account of itself in /proc",
     "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",
     "asset/draw.py save: Image.open": "what was just written",
     "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
