@@ -15,7 +15,7 @@ ROOMS = {
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
               "protocol share",
     "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
-    "analysis": "evidence fuzz_runs pictures probe report retrieval temporal variance",
+    "analysis": "evidence export fuzz_runs pictures probe report retrieval temporal variance",
     "process_data": "flat_videos process_data storage verify write_csv",
     "asset": "assets",
     "benchmarks": "benchmarks",

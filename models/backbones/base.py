@@ -153,4 +153,4 @@ class SpatialConv(nn.Conv3d):
             return super().forward(x)
         frames = x.transpose(1, 2).flatten(0, 1)
         out = F.conv2d(frames, self.weight.squeeze(2), None, self.stride[1:], self.padding[1:])
-        return out.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+        return out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
