@@ -13,7 +13,7 @@ from helpers import REPOSITORY, environment, make_dataset
 import retrieval
 import test
 import train
-from benchmarks import common, evaluate, gpu, monitors, scaling, step, storage
+from benchmarks import common, evaluate, gpu, monitors, networks, scaling, step, storage
 from core.errors import RunError, UsageError
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from models.dualvar import TERMS
@@ -154,6 +154,26 @@ def test_storage(tmp_path, monkeypatch):
     text = (tmp_path / "out.md").read_text()
     check(text)
     assert "| stored zip a video |" in text and "| tar with index |" in text
+
+
+@pytest.mark.slow
+def test_networks(tmp_path, monkeypatch):
+    """A row for each network; one that cannot be exported has dashes, and the reason stands below."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    small = ["--nets", "r3d", "--width", "0.0625", "--img_dim", "16", "--seq_len", "4", "--clips", "2", "--rounds", "1",
+             "--out", str(tmp_path / "out.md")]
+    networks.main(small)
+    check(text := (tmp_path / "out.md").read_text())
+    row = re.search(r"^\| r3d \| .*$", text, re.MULTILINE)[0]
+    assert len(numbers(row)) == 7 and all(number > 0 for number in numbers(row))
+
+    def fail(*_):
+        raise RunError("no such graph")
+
+    monkeypatch.setattr(networks.export, "traced", fail)
+    networks.main(small)
+    text = (tmp_path / "out.md").read_text()
+    assert re.search(r"^\| r3d \| .* \| - \| - \| - \| \d+ \|$", text, re.MULTILINE) and "- r3d: no such graph" in text
 
 
 def test_script_that_fails_is_named():
