@@ -5,6 +5,7 @@ Each takes `width`, as ours do, so that the tests are quick, and returns the fea
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.video import r3d_18
 
 
 def scaled(channels, width):
@@ -101,6 +102,29 @@ class SlowR50(Tree):
         return x
 
 
+# what SlowFast writes into its files, in part
+CFG = """AUG:
+  ENABLE: false
+DATA:
+  MEAN:
+  - 0.4
+  - 0.45
+  - 0.5
+  NUM_FRAMES: 16
+  SAMPLING_RATE: 4
+  STD: [0.225, 0.225, 0.25]
+  TRAIN_CROP_SIZE: 112
+RESNET:
+  SPATIAL_DILATIONS:
+  - - 1
+  - - 1
+  - - 1
+  - - 1
+  SPATIAL_STRIDES: [[1], [2], [2], [2]]
+  STRIDE_1X1: false
+"""
+
+
 # --- RSPNet (Chen et al. 2021): C3D, the small R(2+1)D, S3D-G ----------------------------------------------------
 
 class RSPNetC3D(Tree):
@@ -159,15 +183,24 @@ class RSPNetR21D(Tree):
         return x
 
 
+# channels of the branches of the Inception blocks of S3D (Xie et al. 2018)
+MIXED = {
+    "3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64),
+    "4b": (192, 96, 208, 16, 48, 64), "4c": (160, 112, 224, 24, 64, 64), "4d": (128, 128, 256, 24, 64, 64),
+    "4e": (112, 144, 288, 32, 64, 64), "4f": (256, 160, 320, 32, 128, 128),
+    "5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128),
+}
+
+
+def before_mixed(name, x):
+    """The pools between the stages of S3D."""
+    if name == "3b":
+        return F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    return F.max_pool3d(x, 3, 2, 1) if name == "4b" else F.max_pool3d(x, 2, 2) if name == "5b" else x
+
+
 class RSPNetS3DG(Tree):
     """Its stem strides in time within the first, spatial convolution; gates follow separable convolutions alone."""
-
-    mixed = {
-        "3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64),
-        "4b": (192, 96, 208, 16, 48, 64), "4c": (160, 112, 224, 24, 64, 64), "4d": (128, 128, 256, 24, 64, 64),
-        "4e": (112, 144, 288, 32, 64, 64), "4f": (256, 160, 320, 32, 128, 128),
-        "5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128),
-    }
 
     def __init__(self, width=1.0):
         super().__init__()
@@ -175,7 +208,7 @@ class RSPNetS3DG(Tree):
         self.separable("feature.sepConv1", 3, scaled(64, width), 7, 2)
         self.basic("feature.basicConv3d", scaled(64, width), scaled(64, width), (1, 1, 1))
         self.separable("feature.sep_conv2", scaled(64, width), c_in, 3)
-        for name, channels in self.mixed.items():
+        for name, channels in MIXED.items():
             where = f"feature.sepInc_{name}."
             c0, c1a, c1b, c2a, c2b, c3 = (scaled(c, width) for c in channels)
             self.basic(f"{where}branch0", c_in, c0, (1, 1, 1))
@@ -204,15 +237,92 @@ class RSPNetS3DG(Tree):
     def forward(self, x):
         x = F.max_pool3d(self.run_separable("feature.sepConv1", x), (1, 3, 3), (1, 2, 2), (0, 1, 1))
         x = self.run_separable("feature.sep_conv2", self.run_basic("feature.basicConv3d", x))
-        x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-        for name in self.mixed:
-            if name == "4b":
-                x = F.max_pool3d(x, 3, 2, 1)
-            if name == "5b":
-                x = F.max_pool3d(x, 2, 2)
+        for name in MIXED:
+            x = before_mixed(name, x)
             where = f"feature.sepInc_{name}."
             one, two = (self.run_separable(f"{where}{branch}.1", self.run_basic(f"{where}{branch}.0", x))
                         for branch in ("branch1", "branch2"))
             pooled = self.run_basic(f"{where}branch3.1", F.max_pool3d(x, 3, 1, 1))
             x = torch.cat([self.run_basic(f"{where}branch0", x), one, two, pooled], dim=1)
         return x
+
+
+# --- CoCLR (Han et al. 2020): S3D and S3D-G ------------------------------------------------------------------------
+
+class CoCLRS3D(Tree):
+    """Every part stands under two names, its own and its place in a block."""
+
+    def __init__(self, width=1.0, gating=False):
+        super().__init__()
+        self.gating, c_in = gating, scaled(192, width)
+        self.separable("Conv_1a", 3, scaled(64, width), 7)
+        self.basic("Conv_2b", scaled(64, width), scaled(64, width))
+        self.separable("Conv_2c", scaled(64, width), c_in, 3)
+        for name, channels in MIXED.items():
+            where = f"Mixed_{name}."
+            c0, c1a, c1b, c2a, c2b, c3 = (scaled(c, width) for c in channels)
+            self.basic(f"{where}branch0.0", c_in, c0)
+            for branch, (a, b) in {"branch1": (c1a, c1b), "branch2": (c2a, c2b)}.items():
+                self.basic(f"{where}{branch}.0", c_in, a)
+                self.separable(f"{where}{branch}.1", a, b, 3)
+            self.basic(f"{where}branch3.1", c_in, c3)
+            for branch, c_out in enumerate((c0, c1b, c2b, c3)):
+                if gating:
+                    self.put(f"{where}gating_b{branch}.fc", nn.Linear(c_out, c_out))
+            c_in = c0 + c1b + c2b + c3
+        for name, part in list(self.named_children()):
+            stage, letter = name[-2:]
+            self.put(f"block{stage}.{'abcdef'.index(letter)}", part)
+
+    def basic(self, name, c_in, c_out):
+        self.put(f"{name}.conv", conv(c_in, c_out, (1, 1, 1)))
+        self.put(f"{name}.bn", nn.BatchNorm3d(c_out))
+
+    def separable(self, name, c_in, c_out, k):
+        stride = 2 if k == 7 else 1
+        self.put(f"{name}.conv1", conv(c_in, c_out, (1, k, k), (1, stride, stride)))
+        self.put(f"{name}.conv2", conv(c_out, c_out, (k, 1, 1), (stride, 1, 1)))
+        self.put(f"{name}.bn1", nn.BatchNorm3d(c_out))
+        self.put(f"{name}.bn2", nn.BatchNorm3d(c_out))
+
+    def run_basic(self, name, x):
+        return self.run(f"{name}.bn", self.run(f"{name}.conv", x)).relu()
+
+    def run_separable(self, name, x):
+        x = self.run(f"{name}.bn1", self.run(f"{name}.conv1", x)).relu()
+        return self.run(f"{name}.bn2", self.run(f"{name}.conv2", x)).relu()
+
+    def forward(self, x):
+        x = F.max_pool3d(self.run_separable("Conv_1a", x), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        x = self.run_separable("Conv_2c", self.run_basic("Conv_2b", x))
+        for name in MIXED:
+            x, where = before_mixed(name, x), f"Mixed_{name}."
+            found = [self.run_basic(f"{where}branch0.0", x)]
+            found += [self.run_separable(f"{where}{branch}.1", self.run_basic(f"{where}{branch}.0", x))
+                      for branch in ("branch1", "branch2")]
+            found.append(self.run_basic(f"{where}branch3.1", F.max_pool3d(x, 3, 1, 1)))
+            if self.gating:
+                gates = [self.run(f"{where}gating_b{i}.fc", y.mean((2, 3, 4))) for i, y in enumerate(found)]
+                found = [y * torch.sigmoid(gate)[:, :, None, None, None] for y, gate in zip(found, gates, strict=True)]
+            x = torch.cat(found, dim=1)
+        return x
+
+
+# --- TCLR (Dave et al. 2022): torchvision's R3D-18 with other strides ---------------------------------------------
+
+def tclr_r3d_18():
+    """Up to its pool: clips of 16 x 16 pixels -> the values of their map in a row."""
+    network = r3d_18(weights=None)
+    first = network.layer4[0]
+    first.conv1[0] = nn.Conv3d(256, 512, 3, (1, 2, 2), (2, 1, 1), (2, 1, 1), bias=False)
+    first.downsample[0] = nn.Conv3d(256, 512, 1, (1, 2, 2), bias=False)
+    network.avgpool = network.fc = nn.Identity()
+    return network.eval()
+
+
+def tclr_head():
+    head = Tree()
+    for name, module in {"fc1": nn.Linear(512, 512), "bn1": nn.BatchNorm1d(512), "bn2": nn.BatchNorm1d(128),
+                         "fc2": nn.Linear(512, 128, bias=False)}.items():
+        head.put(name, module)
+    return head

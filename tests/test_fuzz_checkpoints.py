@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import foreign
 import pytest
 import torch
 from fuzz import SENTENCES, bounded, broken, cases, damaged, in_sentence
@@ -26,6 +27,7 @@ from engine.resume import find_resume
 from engine.session import RunSettings, Session
 from models import build_backbone, build_classifier, build_pretrainer
 from models.dualvar import Embedded
+from models.protocol import Protocol
 from models.weights import __main__ as weights
 from models.weights.checkpoint import read_checkpoint
 from models.weights.loading import load_backbone
@@ -273,6 +275,27 @@ def test_fuzz_weights(tmp_path_factory, data):
     if data.draw(st.integers(0, 3)) == 0:
         look(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("family", ["slowfast", "mmaction2"])
+@cases(8)
+@given(st.data())
+def test_fuzz_configurations_of_others(family, data):
+    """What says of strides and clips in their files."""
+    name, key, text = {"slowfast": (foreign.slowfast_name, "cfg", foreign.CFG),
+                       "mmaction2": (foreign.mmaction2_name, "meta", "dict(clip_len=8, frame_interval=8)")}[family]
+    said = data.draw(damaged(text.encode())).decode("utf-8", "replace")
+    said = said if family == "slowfast" else {"cfg": said}
+    weights = foreign.SlowR50(name, 0.015625).state_dict()
+    content = broken(data.draw, {key: said}) if data.draw(st.booleans()) else {key: said}
+    content = content if isinstance(content, dict) else {}
+    backbone = build_backbone("slow_r50", 0.015625)
+    before = backbone.protocol
+    found = in_sentence(load_backbone, backbone, {"state_dict": weights, "config": {}, **content}, "x")
+    if isinstance(found, SENTENCES):
+        assert backbone.protocol == before
+    else:
+        assert Protocol.read(backbone.protocol.values(), "x") == backbone.protocol
 
 
 COMMANDS = {  # with a stage's checkpoint as PATH

@@ -1,15 +1,18 @@
 """Weights in the names and containers of other projects: found, recognised, and computing what they do there."""
+from functools import partial
 from pathlib import Path
 
 import foreign
 import pytest
 import torch
+from foreign import CFG
 from test_pretrained import WIDTH, equal, under, weights
+from torchvision.models.video import r3d_18
 
 from core.errors import CheckpointError
 from dataset.augment import MEAN, STD
 from models import build_backbone
-from models.backbones import BACKBONES
+from models.protocol import Protocol
 from models.weights.checkpoint import read_checkpoint
 from models.weights.loading import load_backbone
 
@@ -91,12 +94,33 @@ def rspnet(arch):
                  for name, value in HEAD.items()}
         return {"epoch": 200, "arch": arch, "best_loss": 1.5, "optimizer": {"state": {}}, "model": {
             **under("encoder_q.encoder.", own), **under("encoder_q.encoder.fc.", HEAD),
-            **under("encoder_k.encoder.", other), **heads, "queue_A": torch.zeros(4, 8),
+            **under("encoder_k.encoder.", other), **heads, "queue": torch.zeros(4, 8),
             "queue_ptr": torch.zeros(1, dtype=torch.long)}}
     return file
 
 
+def slow(name):
+    return lambda width: foreign.SlowR50(name, width)
+
+
+def slowfast(inside):
+    """A file of SlowFast's contrastive pretraining."""
+    def file(own, other):
+        content = under("backbone.", own) | under("backbone.head.projection.projection.0.", HEAD) | under(
+            "backbone.head.projection.projection.3.", HEAD)
+        if inside == "BYOL":
+            content |= under("backbone.head.predictors.0.projection.0.", HEAD)
+        if inside in ("MoCo", "BYOL"):
+            content |= under("backbone_hist.", other) | under("backbone_hist.head.projection.projection.0.", HEAD)
+            content |= {"ptr": torch.zeros(1), "queue_x": torch.zeros(8, 4), "iter": torch.zeros(1)}
+        if inside == "SwAV":
+            content |= {"swav_prototypes.weight": torch.zeros(3, 4)}
+        return {"epoch": 199, "model_state": {**content, "knn_mem.memory": torch.zeros(8, 1, 4)}, "optimizer_state": {}}
+    return file
+
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SLOWFAST = (0.45,) * 3, (0.225,) * 3
 # our network, theirs, whose normalisation, {what inspect says: the file with its weights and those of a copy}
 FOREIGN = {
     "c3d of RSPNet": ("c3d", foreign.RSPNetC3D, IMAGENET, {
@@ -106,9 +130,26 @@ FOREIGN = {
     "r21d of RSPNet": ("r21d", foreign.RSPNetR21D, IMAGENET, {
         "a backbone of RSPNet, inside MoCo": rspnet("r2plus1d-vcop"),
         "a classifier of RSPNet": lambda own, other: {"arch": "r2plus1d-vcop", "model": own | under("linear.", HEAD)}}),
+    "slow_r50 of SlowFast": ("slow_r50", slow(foreign.slowfast_name), SLOWFAST, {
+        **{f"a backbone of SlowFast, inside {name}": slowfast(name) for name in ("MoCo", "BYOL", "SwAV", "SimCLR")},
+        "a classifier of SlowFast": lambda own, other: {"model_state": own | under("head.projection.", HEAD)}}),
+    "slow_r50 of pytorchvideo": ("slow_r50", slow(foreign.pytorchvideo_name), SLOWFAST, {
+        "a classifier of pytorchvideo": lambda own, other: {"model_state": own | under("blocks.5.proj.", HEAD)},
+        "a backbone of pytorchvideo": lambda own, other: under("model.", own)}),
+    "slow_r50 of mmaction2": ("slow_r50", slow(foreign.mmaction2_name), IMAGENET, {
+        "a classifier of mmaction2": lambda own, other: {
+            "meta": {"epoch": 150}, "state_dict": under("backbone.", own) | under("cls_head.fc_cls.", HEAD)}}),
+    "s3dg of RSPNet": ("s3dg_rspnet", foreign.RSPNetS3DG, IMAGENET, {
+        "a backbone of RSPNet, inside MoCo": rspnet("s3dg"),
+        "a classifier of RSPNet": lambda own, other: {"arch": "s3dg", "model": own | under("fc.", HEAD)}}),
+    **{f"{net} of CoCLR": (net, partial(foreign.CoCLRS3D, gating=net == "s3dg"), IMAGENET, {
+        "a backbone of CoCLR, inside MoCo": lambda own, other: {
+            "epoch": 399, "best_acc": torch.tensor(0.5), "optimizer": {"state": {}}, "state_dict": under("module.", {
+                **under("encoder_q.0.", own), **under("encoder_q.2.", HEAD), **under("encoder_k.0.", other),
+                "queue": torch.zeros(4, 8), "queue_ptr": torch.zeros(1)})}}) for net in ("s3d", "s3dg")},
 }
-FOREIGN = {name: entry for name, entry in FOREIGN.items() if entry[0] in BACKBONES}
-FILES = [(name, said) for name, entry in FOREIGN.items() for said in entry[3]]
+FILES = [pytest.param(name, said, marks=[pytest.mark.slow] * (number > 0), id=f"{name}, {said}")
+         for name, entry in FOREIGN.items() for number, said in enumerate(entry[3])]
 
 
 @pytest.mark.parametrize("name, said", FILES)
@@ -118,7 +159,7 @@ def test_foreign_weights_compute_what_they_do_there(name, said, program):
     theirs = with_weights(build(WIDTH))
     torch.save(files[said](theirs.state_dict(), with_weights(build(WIDTH), 1).state_dict()), "x.pth")
     code, out, error = program("models.weights", "inspect", "x.pth")
-    total = len(theirs.state_dict())
+    total = len(build_backbone(net, WIDTH).state_dict())
     assert code == 0 and out.startswith(f"x.pth: {said}; network {net} x {WIDTH:g}\n"), (out, error)
     assert [line.split()[0] for line in out.splitlines() if " fits " in line] == [net]
     assert f"{total} of {total} matched, 0 missing, 0 unexpected" in out
@@ -132,3 +173,122 @@ def test_foreign_weights_compute_what_they_do_there(name, said, program):
             found, right = backbone(ours), theirs(expected)
         assert found.shape == right.shape and right.std() > 0
         assert (found - right).abs().max() <= 1e-5 * right.abs().max()
+
+
+# --- networks that only look the same ------------------------------------------------------------------------
+
+SLOW = with_weights(slow(foreign.slowfast_name)(WIDTH)).state_dict()
+PYTORCHVIDEO = with_weights(slow(foreign.pytorchvideo_name)(WIDTH)).state_dict()
+MMACTION2 = under("backbone.", with_weights(slow(foreign.mmaction2_name)(WIDTH)).state_dict())
+AVA = {"head.projection.weight": torch.zeros(80, 64), "head.projection.bias": torch.zeros(80)}
+
+
+def test_slowfast_s_detectors_compute_something_else():
+    """The same names and shapes, and weights that fit both: what the refusals below are for."""
+    one, other = (with_weights(foreign.SlowR50(foreign.slowfast_name, WIDTH, detector)) for detector in (False, True))
+    assert equal(one.state_dict(), other.state_dict())
+    clips = torch.rand(1, 3, 4, 64, 64)
+    assert one(clips).shape != other(clips).shape
+
+
+@pytest.mark.parametrize("content, said", [
+    ({"model_state": SLOW, "cfg": CFG.replace("- - 1\n  SPATIAL_STRIDES", "- - 2\n  SPATIAL_STRIDES")},
+     "its RESNET.SPATIAL_DILATIONS is 1 1 1 2, not 1 1 1 1"),
+    ({"model_state": SLOW, "cfg": CFG.replace("[2]]", "[1]]")}, "its RESNET.SPATIAL_STRIDES is 1 2 2 1, not 1 2 2 2"),
+    ({"model_state": SLOW, "cfg": CFG.replace("1X1: false", "1X1: true")}, "its RESNET.STRIDE_1X1 is true, not false"),
+    ({"model_state": SLOW, "cfg": f"{CFG}AVA:\n  BGR: true\n"}, "its AVA.BGR is true, not false"),
+    ({"model_state": SLOW | AVA}, "its head has the 80 classes of AVA"),
+    ({"model_state": under("model.", PYTORCHVIDEO) | under("detection_head.proj.", HEAD)}, "a detector, whose last"),
+    ({"state_dict": MMACTION2 | under("roi_head.bbox_head.fc_cls.", HEAD)}, "a detector, whose last stage has no"),
+    ({"state_dict": MMACTION2, "meta": {"cfg": "dict(spatial_strides=(1, 2, 2, 1))"}}, "a detector, whose last stage"),
+    ({"state_dict": MMACTION2, "meta": {"cfg": "img_norm_cfg = dict(to_bgr=True)"}}, "in the order blue, green, red"),
+])
+def test_another_network_of_the_same_names_is_refused(content, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "x.pth")
+    backbone = build_backbone("slow_r50", WIDTH)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(CheckpointError, match=f"is of another network whose tensors have the same names: .*{said}"):
+        load_backbone(backbone, read_checkpoint("x.pth"), "x.pth")
+    assert equal(backbone.state_dict(), before)
+
+
+def test_another_network_is_told_and_never_converted(program):
+    torch.save({"model_state": SLOW | AVA}, "x.pth")
+    code, out, _ = program("models.weights", "inspect", "x.pth")
+    assert code == 0 and not [line for line in out.splitlines() if " fits " in line and " matched, " in line]
+    assert "    not it       its head has the 80 classes of AVA, whose detectors dilate the last stage; " in out
+    for flags in ([], ["--allow_partial"]):
+        code, _, error = program("models.weights", "convert", "x.pth", "out.tar", "--net", "slow_r50", *flags)
+        assert code == 1 and "its head has the 80 classes of AVA" in error and not Path("out.tar").exists()
+
+
+def test_tclr_s_r3d_18_is_refused():
+    """Its last stage keeps all frames (Dave et al. 2022): torchvision's names, and another network."""
+    state, head = under("module.0.", weights("r3d_18")), under("module.1.", foreign.tclr_head().state_dict())
+    backbone = build_backbone("r3d_18", WIDTH)
+    with pytest.raises(CheckpointError, match="TCLR's, whose last stage is dilated in time where torchvision's has a"):
+        load_backbone(backbone, {"state_dict": state | head}, "x")
+    load_backbone(backbone, {"state_dict": state}, "x")
+
+
+@pytest.mark.slow
+def test_tclr_s_r3d_18_computes_something_else():
+    theirs = foreign.tclr_r3d_18()
+    assert theirs.state_dict().keys() == {name for name in r3d_18(weights=None).state_dict() if name[:2] != "fc"}
+    assert theirs(torch.rand(1, 3, 16, 16, 16)).shape == (1, 512 * 4)  # and not of two frames
+
+
+@pytest.mark.parametrize("value", [None, torch.zeros(3), "x", {}])
+def test_a_config_that_names_nonsense_is_of_no_moment(value, program):
+    torch.save({"state_dict": STATE, "config": {"net": value}, "arch": value, "cfg": value, "meta": value}, "x.pth")
+    code, out, error = program("models.weights", "inspect", "x.pth")
+    assert code == 0 and out.startswith("x.pth: a backbone of ours; network r3d"), error
+
+
+# --- clips ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("content, clips", [
+    ({"model_state": SLOW}, Protocol(8, 8, 224, None, *SLOWFAST)),
+    ({"model_state": SLOW, "cfg": CFG}, Protocol(16, 4, 112, None, (0.4, 0.45, 0.5), (0.225, 0.225, 0.25))),
+    ({"state_dict": MMACTION2}, Protocol(8, 8, 224)),
+    ({"state_dict": MMACTION2, "meta": {"cfg": "[dict(clip_len=4, frame_interval=16), dict(clip_len=4)]"}},
+     Protocol(4, 16, 224)),
+    ({"state_dict": MMACTION2, "meta": {"cfg": "[dict(clip_len=4, frame_interval=16), dict(clip_len=8)]"}},
+     Protocol(8, 16, 224)),
+    ({"state_dict": weights("slow_r50")}, Protocol(8, 8, 224, None, *SLOWFAST)),
+    ({"state_dict": SLOW, "config": {"protocol": Protocol(3).values()}}, Protocol(3)),
+])
+def test_clips_are_those_that_the_file_states(content, clips, program):
+    """Or, where it states none, those of its owners' configurations."""
+    torch.save(content, "x.pth")
+    backbone = build_backbone("slow_r50", WIDTH)
+    load_backbone(backbone, read_checkpoint("x.pth"), "x.pth")
+    assert backbone.protocol == clips
+    code, out, error = program("models.weights", "convert", "x.pth", "out.tar", "--net", "slow_r50")
+    assert code == 0 and f"    clips        {clips}\n" in out, error
+    again = build_backbone("slow_r50", WIDTH)
+    load_backbone(again, read_checkpoint("out.tar"), "out.tar")
+    assert again.protocol == clips and equal(again.state_dict(), backbone.state_dict())
+
+
+@pytest.mark.parametrize("change", [("NUM_FRAMES: 16", "NUM_FRAMES: many"), ("- 0.4\n", "- .nan\n"), ("- 0.4\n", ""),
+                                    ("0.25]", "0]"), ("TRAIN_CROP_SIZE: 112", "TRAIN_CROP_SIZE: -1")])
+def test_clips_that_make_no_sense_are_refused(change, program):
+    content = {"state_dict": SLOW, "config": {}, "cfg": CFG.replace(*change)}
+    with pytest.raises(CheckpointError, match="x.pth: its clip protocol makes no sense"):
+        load_backbone(build_backbone("slow_r50", WIDTH), content, "x.pth")
+    if change[0] == "- 0.4\n":
+        torch.save(content, "x.pth")
+        code, out, _ = program("models.weights", "inspect", "x.pth")
+        assert code == 0 and "its clip protocol makes no sense" in out
+
+
+def test_names_that_many_use_tell_nothing_of_clips():
+    """torchvision's, under a prefix: our loader's normalisation is kept."""
+    backbone = build_backbone("r3d_18", WIDTH)
+    published = backbone.protocol
+    assert published.converts
+    for prefix, converts in (("", True), ("encoder_q.", False)):
+        load_backbone(backbone, {"state_dict": under(prefix, weights("r3d_18"))}, "x")
+        assert backbone.protocol.converts == converts and backbone.protocol.seq_len == published.seq_len

@@ -80,10 +80,11 @@ class Backbone(nn.Module):
         """Modules, in order, each given what the one before returns."""
         raise NotImplementedError(f"{type(self).__name__} does not define `parts`")
 
-    def foreign_names(self, name: str) -> dict[str, list[str]]:
+    @classmethod
+    def foreign_names(cls, name: str) -> dict[str, list[str]]:
         """{family: its names of our tensor `name`}, by `rules`. Families: release, torchvision, ..."""
         found = {}
-        for family, rules in self.rules.items():
+        for family, rules in cls.rules.items():
             theirs = name
             for pattern, replacement in rules:
                 theirs = re.sub(pattern, replacement, theirs)

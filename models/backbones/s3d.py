@@ -125,7 +125,8 @@ class S3D(Backbone):
         return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
                 self.pool4, *self.mixed5]
 
-    def foreign_names(self, name: str) -> dict[str, list[str]]:
+    @classmethod
+    def foreign_names(cls, name: str) -> dict[str, list[str]]:
         found = super().foreign_names(name)
         part, _, leaf = found["release"][0].partition(".")
         found["release"].append(f"{TWINS[part]}.{leaf}")

@@ -6,9 +6,17 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..protocol import Protocol
-from .base import Backbone, SpatialConv, scaled
+from .base import Backbone, Rules, SpatialConv, scaled
 from .resnet3d import full_conv
 from .s3d import MIXED, Conv1x1
+
+RSPNET: Rules = [
+    (r"^stem\.", "feature.sepConv1."), (r"^conv2b\.", "feature.basicConv3d."), (r"^conv2c\.", "feature.sep_conv2."),
+    (r"^mixed([345])\.(\d)\.", lambda m: f"feature.sepInc_{m[1]}{'bcdef'[int(m[2])]}."), (r"\.branches\.", ".branch"),
+    (r"\.conv\.", ".conv3d."),
+    (r"\.spatial\.", ".sep_conv.0.conv3d."), (r"\.spatial_bn\.", ".sep_conv.0.bn."),
+    (r"\.temporal\.", ".sep_conv.1.conv3d."), (r"\.temporal_bn\.", ".sep_conv.1.bn."), (r"\.gate\.", ".excitation."),
+]
 
 
 class GatedSeparableConv(nn.Module):
@@ -54,6 +62,7 @@ class GatedMixed(nn.Module):
 class RSPNetS3DG(Backbone):
     """Its feature map is (T/8, H/32, W/32)."""
 
+    rules = {"rspnet": RSPNET}
     # config/pretrain/s3dg.jsonnet: 16 consecutive frames; evaluated on the whole of a centre square, scaled to 224
     published = Protocol(16, 1, 224, (224, 299))
 

@@ -5,12 +5,29 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..protocol import Protocol
-from .base import Backbone, SpatialConv, scaled
+from .base import Backbone, Rules, SpatialConv, scaled
 from .resnet3d import full_conv
 
 # blocks, channels within them, their kernel in time, stride in space of the first
 STAGES = ((3, 64, 1, 1), (4, 128, 1, 2), (6, 256, 3, 2), (3, 512, 3, 2))
 EXPANSION = 4
+
+SLOWFAST: Rules = [
+    (r"^stem\.", "s1.pathway0_stem.conv."), (r"^stem_bn\.", "s1.pathway0_stem.bn."),
+    (r"^stage([2-5])\.(\d)\.", r"s\1.pathway0_res\2."), (r"\.shortcut(_bn)?\.", r".branch1\1."),
+    (r"\.(conv|bn)([123])\.", lambda m: f".branch2.{'abc'[int(m[2]) - 1]}{'_bn' if m[1] == 'bn' else ''}."),
+]
+PYTORCHVIDEO: Rules = [
+    (r"^stem\.", "blocks.0.conv."), (r"^stem_bn\.", "blocks.0.norm."),
+    (r"^stage([2-5])\.(\d)\.", lambda m: f"blocks.{int(m[1]) - 1}.res_blocks.{m[2]}."),
+    (r"\.shortcut\.", ".branch1_conv."), (r"\.shortcut_bn\.", ".branch1_norm."),
+    (r"\.(conv|bn)([123])\.", lambda m: f".branch2.{'norm' if m[1] == 'bn' else 'conv'}_{'abc'[int(m[2]) - 1]}."),
+]
+MMACTION2: Rules = [
+    (r"^stem\.", "conv1.conv."), (r"^stem_bn\.", "conv1.bn."),
+    (r"^stage([2-5])\.", lambda m: f"layer{int(m[1]) - 1}."), (r"\.(conv|bn)([123])\.", r".conv\2.\1."),
+    (r"\.shortcut\.", ".downsample.conv."), (r"\.shortcut_bn\.", ".downsample.bn."),
+]
 
 
 class Bottleneck(nn.Module):
@@ -42,6 +59,7 @@ class Bottleneck(nn.Module):
 class SlowR50(Backbone):
     """Its feature map is (T, H/32, W/32): no layer has a stride in time."""
 
+    rules = {"slowfast": SLOWFAST, "pytorchvideo": PYTORCHVIDEO, "mmaction2": MMACTION2}
     # SlowFast's configs/Kinetics/SLOW_8x8_R50.yaml and configs/contrastive_ssl: crops of 224 of a shorter side of 256
     published = Protocol(8, 8, 224, None, (0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 

@@ -1,7 +1,9 @@
 """The names that others give to our backbones' tensors, and where in a checkpoint such names stand."""
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..backbones.base import Backbone
 
@@ -12,9 +14,15 @@ _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logi
 
 def name_tables(backbone: Backbone) -> dict[str, dict[str, str]]:
     """{family: {its name of a tensor: ours}} of a models.backbones.Backbone. Two names may mean one tensor."""
-    tables = {"ours": {name: name for name in backbone.state_dict()}}
-    for name in tables["ours"]:
-        for family, theirs in backbone.foreign_names(name).items():
+    kind: Any = type(backbone)
+    return _tables(kind, tuple(backbone.state_dict()))
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(kind: Any, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    tables = {"ours": {name: name for name in names}}
+    for name in names:
+        for family, theirs in kind.foreign_names(name).items():
             tables.setdefault(family, {}).update(dict.fromkeys(theirs, name))
     return tables
 
