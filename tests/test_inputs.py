@@ -95,7 +95,7 @@ def test_shapes(value, shape, words):
 @pytest.mark.parametrize("text, words", [
     ("[" * 100000, "not JSON: too deep"), ("[" * 40 + "]" * 40, "is too deep"), ("{", "not JSON: Expecting"),
     ("1" * 10000, "not JSON: Exceeds the limit"), ("1e999", "its content is not a finite number"),
-    ("", "not JSON: Expecting value")])
+    ("", "not JSON: Expecting value"), ('[{"a": 1, "b": 2, "a": 1}]', "not JSON: 'a' stands there twice")])
 def test_json_that_is_none(tmp_path, text, words):
     path = tmp_path / "x.json"
     path.write_text(text)

@@ -1,8 +1,11 @@
 """Networks as folders for others: written, read bit for bit, pushed to a stand-in of the hub; and hostile folders."""
+import contextlib
 import hashlib
 import importlib
+import io
 import json
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from fuzz import SENTENCES, cases, damaged, in_sentence
+from fuzz import SENTENCES, broken, cases, damaged, in_sentence
 from golden.formula import noise
 from helpers import REPOSITORY, SMALL, environment, succeed
 from hub_server import Hub
@@ -21,7 +24,9 @@ from core.errors import CheckpointError, DataError, UsageError
 from core.files import whole_folder
 from models import build_backbone, build_classifier, build_pretrainer, from_pretrained
 from models.protocol import Protocol
-from models.weights.checkpoint import fingerprint
+from models.weights import __main__ as weights
+from models.weights.card import card, run_of
+from models.weights.checkpoint import fingerprint, unbounded
 from models.weights.hub import parts_of
 from models.weights.share import FILES, read_folder
 from models.weights.sources import read_weights
@@ -61,11 +66,10 @@ def backbone_of(model):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder as `save` writes it, of a backbone, which no test changes."""
-    from models.weights.__main__ import main
     path = tmp_path_factory.mktemp("shared")
     model, beside = networks()["backbone"]
     torch.save({"state_dict": model.state_dict(), **beside}, path / "in.pth.tar")
-    main(["save", str(path / "in.pth.tar"), str(path / "shared")])
+    weights.main(["save", str(path / "in.pth.tar"), str(path / "shared")])
     return path / "shared"
 
 
@@ -199,8 +203,8 @@ def test_a_classifier_of_a_folder_is_tested(program):
     torch.save({"state_dict": model.state_dict(), "config": {**CLASSIFIER, "num_classes": 2}}, "in.pth.tar")
     found = []
     assert program("models.weights", "save", "in.pth.tar", "shared", "--heads")[0] == 0
-    for weights in ("in.pth.tar", "shared"):
-        code, _, error = program("test.py", *SMALL, "--clips", "2", "--checkpoint", weights, "--name", "x")
+    for source in ("in.pth.tar", "shared"):
+        code, _, error = program("test.py", *SMALL, "--clips", "2", "--checkpoint", source, "--name", "x")
         assert code == 0, error
         found.append(json.loads(Path("log/dualvar/test/x/results.json").read_text()))
     assert found[0]["results"] == found[1]["results"]
@@ -261,7 +265,7 @@ def run_folder(own):
     for name, content in files.items():
         Path("log/dualvar", name).parent.mkdir(parents=True, exist_ok=True)
         Path("log/dualvar", name).write_text(json.dumps(content))
-    Path("log/dualvar/pretrain/run/model").mkdir()
+    Path("log/dualvar/pretrain/run/model").mkdir(exist_ok=True)
     return Path("log/dualvar/pretrain/run/model/latest.pth.tar")
 
 
@@ -507,6 +511,62 @@ def test_fuzz_shared_folders(folder, tmp_path_factory, data):
         in_sentence(from_pretrained, path)
 
 
+def save(path, out, *flags):
+    """`save` in this process -> the folder's tensors, or the error; what it prints is printable, and so is the card."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        found = in_sentence(weights.main, ["save", str(path), str(out), *flags])
+    text = printed.getvalue()
+    assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
+    assert out.exists() == (not isinstance(found, SENTENCES)) and not [*out.parent.glob(".partial*")]
+    if out.exists():
+        card = (out / "README.md").read_text()
+        assert len(card) < 10**5 and all(line.isprintable() for line in card.splitlines())
+        assert huggingface_hub.ModelCard(card).data.library_name == "dualvar"
+        found = read_folder(out)["state_dict"]
+        assert all(value.isfinite().all() for value in found.values())
+        shutil.rmtree(out)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["pretrainer", "classifier"])
+@cases(20)
+@given(data=st.data())
+def test_fuzz_checkpoints_that_are_saved(tmp_path_factory, kind, data):
+    model, beside = networks()[kind]
+    path = tmp_path_factory.getbasetemp() / "fuzz.tar"
+    torch.save(broken(data.draw, {"state_dict": model.state_dict(), **beside, "epoch": 1, "step": 1, "steps": 2,
+                                  "versions": {"torch": "9"}}), path)
+    content = path.read_bytes()
+    save(path, path.with_name("fuzz_out"), *(["--heads"] if data.draw(st.booleans()) else []))
+    assert path.read_bytes() == content
+
+
+@cases(4)
+@given(data=st.data())
+def test_fuzz_results_of_a_card(tmp_path_factory, data):
+    """A damaged flags.json or result is a sentence, or is shown as it is: never markup, never a traceback."""
+    top = tmp_path_factory.getbasetemp() / "fuzz_card"
+    own = "f" * 16
+    with pytest.MonkeyPatch.context() as patch:
+        top.mkdir(exist_ok=True)
+        patch.chdir(top)
+        path = top / run_folder(own)
+        files = sorted(top.glob("log/*/*/*/*.json"))
+        one = files[data.draw(st.integers(0, len(files) - 1))]
+        if data.draw(st.booleans()):
+            one.write_bytes(data.draw(damaged(one.read_bytes())))
+        else:
+            content = broken(data.draw, json.loads(one.read_text()))
+            with contextlib.suppress(ValueError, TypeError):  # what is no JSON
+                one.write_text("{}" if unbounded(content) else json.dumps(content))
+        config = {"network": NET, "width": WIDTH, "heads": None, "protocol": Protocol().values(), "untrained": [],
+                  "sha256": "0" * 64, "versions": {"commit": "x", "torch": "9", "python": "3"}}
+        text = in_sentence(lambda: card(config, 7, run_of(path, {}), {}, {own}))
+    if isinstance(text, str):
+        assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
+        assert "<b>" not in text and huggingface_hub.ModelCard(text).data.library_name == "dualvar"
+
+
 # --- the hub -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", [
@@ -520,6 +580,12 @@ def test_a_hostile_id_of_the_hub_is_refused(name, program):
             parts_of(text)
     assert isinstance(in_sentence(read_weights, f"hf:{name}"), UsageError)
     assert isinstance(in_sentence(from_pretrained, name), SENTENCES)
+
+
+@pytest.mark.parametrize("source", ["", "x" * 5000, "a\0b", "none", "a/b/c"])
+def test_what_is_nowhere_is_named(source):
+    found = in_sentence(from_pretrained, source)
+    assert "is neither a folder that is there nor owner/name of the Hugging Face hub" in str(found)
 
 
 def test_ids_of_the_hub():

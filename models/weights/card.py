@@ -285,11 +285,11 @@ def _missing_lines(run: Run, state: Mapping[str, Any], results: Sequence[Measure
     """What was not measured."""
     there = {one.kind for one in results} | ({"temporal"} if temporal else set())
     lines = [f"- {name}: not measured" for kind, name in USUAL.items() if kind not in there]
-    epoch, epochs = state.get("epoch"), run.flags.get("epochs")
-    if isinstance(epoch, int) and isinstance(epochs, int) and (
-            epoch + 1 < epochs or state.get("step") != state.get("steps")):
-        lines.append(f"- the end of training: these weights are of epoch {epoch + 1} of {epochs}, step "
-                     f"{shown(state.get('step'))} of {shown(state.get('steps'))}")
+    if not fault({**state, **run.flags}, {"epoch": int, "step": int, "steps": int, "epochs": int}):
+        place, end = (state["epoch"] + 1, state["step"]), (run.flags["epochs"], state["steps"])
+        if place != end:
+            lines.append(f"- the end of training: these weights are of epoch {place[0]} of {end[0]}, step {place[1]} "
+                         f"of {end[1]}")
     tested = sorted({one.dataset for one in results})
     lines += [f"- any data but {markdown(', '.join(tested))}" if tested else "- any data",
               "- the spread over seeds: this is one run" + (

@@ -114,9 +114,13 @@ def clips_text(checkpoint: Mapping[str, Any], net: str, result: Match, path: Pat
         return str(error)
 
 
+def check_width(width: float | None) -> None:
+    if width is not None and not 0 < width <= MAX_WIDTH:
+        raise UsageError(f"--width must be above 0 and at most {MAX_WIDTH}, got {width}")
+
+
 def check(args: argparse.Namespace) -> None:
-    if args.width is not None and not 0 < args.width <= MAX_WIDTH:
-        raise UsageError(f"--width must be above 0 and at most {MAX_WIDTH}, got {args.width}")
+    check_width(args.width)
     for name in (str(args.out), args.prefix or "-"):
         if wrong := path_fault(name):
             raise UsageError(f"{quoted(name)}: {wrong}, give another")

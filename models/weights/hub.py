@@ -86,7 +86,7 @@ def push(name: str, folder: Path, files: Sequence[str], private: bool) -> str:
         raise CheckpointError("there is no token of the Hugging Face hub: log in (hf auth login), or set HF_TOKEN")
     api = hub.HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)
         done = api.create_commit(
             repository, [hub.CommitOperationAdd(file, str(folder / file)) for file in files], revision=revision,
             commit_message=f"Weights of DualVar: {folder.name}")

@@ -22,7 +22,7 @@ from ..protocol import Protocol
 from . import hub
 from .card import Run, card, run_of
 from .checkpoint import fingerprint, read_checkpoint
-from .convert import chosen_network
+from .convert import check_width, chosen_network
 from .match import Match, check_fit, load_strict
 from .origins import protocol_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
@@ -52,6 +52,7 @@ def add_flags(commands: Any) -> None:
 
 
 def save(args: argparse.Namespace) -> None:
+    check_width(args.width)
     check_new_folder(args.folder)
     safetensors = optional("safetensors.torch", "save")
     checkpoint = read_checkpoint(args.file, args.entry)
@@ -87,7 +88,7 @@ def save(args: argparse.Namespace) -> None:
         check_equal(read_folder(folder)["state_dict"], state, args.folder)
     print(f"{args.file}: {net} x {width:g}, {len(state)} tensors, " + (
         "the backbone alone" if heads is None else f"with the heads of {heads['kind']}")
-        + f"\nwritten to {args.folder}: {', '.join(FILES)}")
+        + f"\nwritten to {args.folder}: {', '.join(FILES)}; read the card, {CARD}, before you give it away")
 
 
 def heads_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError
 from core.inputs import fault, read_json
-from core.names import quoted, shown
+from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone
@@ -58,8 +58,9 @@ def from_pretrained(source: str | Path, heads: bool = False, net: str | None = N
         raise CheckpointError(f"{source} is of network {config['network']}, not {net}")
     if heads and config["heads"] is None:
         raise CheckpointError(f"{source} holds a backbone alone: its heads were not kept (--heads of {SAVE})")
+    state = _state(config, folder, inside)
     model = build(config["network"], config["width"], config["heads"])
-    load_strict(model, _state(config, folder, inside), str(source))
+    load_strict(model, state, str(source))
     backbone = model if isinstance(model, Backbone) else model.backbone
     backbone.protocol = Protocol.read(config["protocol"], str(source))
     return (model if heads else backbone).eval()
@@ -67,7 +68,7 @@ def from_pretrained(source: str | Path, heads: bool = False, net: str | None = N
 
 def _folder_of(source: str | Path) -> tuple[Path, Path | None]:
     """-> (a folder on this machine, as `read_folder` takes it, where its links may lead)"""
-    if Path(source).is_dir():
+    if not path_fault(str(source)) and Path(source).is_dir():
         return Path(source), None
     if isinstance(source, str) and hub.NAME.fullmatch(source):
         return downloaded(source)
