@@ -10,7 +10,7 @@ from pathlib import Path
 
 import models
 
-dependencies = ["torch", "torchvision", "numpy", "cv2"]
+dependencies = ["torch", "torchvision", "numpy"]
 
 if Path(models.__file__).resolve().parents[1] != Path(__file__).resolve().parent:
     raise ImportError(f"another package called models is imported already, {models.__file__}: load this one first, or "

@@ -23,11 +23,13 @@ from hypothesis import strategies as st
 from core.errors import CheckpointError, DataError, UsageError
 from core.files import whole_folder
 from models import build_backbone, build_classifier, build_pretrainer, from_pretrained
+from models.backbones import BACKBONES
 from models.protocol import Protocol
 from models.weights import __main__ as weights
 from models.weights.card import card, run_of
 from models.weights.checkpoint import fingerprint, unbounded
 from models.weights.hub import parts_of
+from models.weights.save import check_equal
 from models.weights.share import FILES, read_folder
 from models.weights.sources import read_weights
 
@@ -108,6 +110,17 @@ def test_a_saved_network_computes_the_same_bit_for_bit(program, kind):
         assert torch.equal(from_pretrained("out1", heads=True)(CLIPS), model(CLIPS))
     with pytest.raises(CheckpointError, match="out0 holds a backbone alone: its heads were not kept"):
         from_pretrained("out0", heads=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", BACKBONES)
+def test_every_network_is_saved(program, net):
+    model = trained(build_backbone(net, WIDTH))
+    torch.save({"state_dict": model.state_dict(), "config": {"net": net, "width": WIDTH}}, "in.pth.tar")
+    assert program("models.weights", "save", "in.pth.tar", "out")[0] == 0
+    read = from_pretrained("out", net=net)
+    assert type(read) is type(model) and read.protocol == model.protocol == type(model).published
+    check_equal(read.state_dict(), model.state_dict(), Path("out"))
 
 
 def test_others_read_what_is_written(folder):
@@ -232,7 +245,6 @@ def test_torch_hub_loads_it(folder, monkeypatch):
 def test_hub_entries_are_the_networks():
     sys.modules.pop("hubconf", None)
     hubconf = importlib.import_module("hubconf")
-    from models.backbones import BACKBONES
     entries = {name for name, value in vars(hubconf).items() if callable(value) and name[0] != "_"}
     assert {*BACKBONES} == entries - {"Callable", "Path"}
 
