@@ -695,6 +695,25 @@ def test_the_hub_is_where_the_environment_says(hub, copy, tmp_path):
     assert "72 of 72 matched" in out and (tmp_path / "out.pth.tar").is_file()
 
 
+def test_exported_files_are_pushed_where_they_are_as_the_config_says(hub, copy, program):
+    (copy / "onnx").mkdir()
+    for name in ("model.onnx", "preprocess.py"):
+        (copy / "onnx" / name).write_bytes(name.encode())
+    config = json.loads((copy / "config.json").read_text())
+    right = hashlib.sha256(b"model.onnx").hexdigest()
+    for exports, words in (({"onnx": {"sha256": "0" * 64}}, "onnx/model.onnx is damaged: its SHA-256 is not that of"),
+                           ({"../x": {"sha256": right}}, "exports has ../x"), ([1], "exports is not a dictionary"),
+                           ({"int8": {"sha256": right}}, "int8/model.onnx cannot be read"),
+                           ({"onnx": {"sha256": right}}, "")):
+        (copy / "config.json").write_text(json.dumps({**config, "exports": exports}))
+        code, out, error = program("models.weights", "push", copy, "me/small")
+        assert code == bool(words) and words in error and bool(hub.files) != bool(words), error
+    assert hub.files["me/small"].keys() == {*FILES, "onnx/model.onnx", "onnx/preprocess.py"}
+    (copy / "onnx/preprocess.py").unlink()
+    code, _, error = program("models.weights", "push", copy, "me/small")
+    assert code == 1 and "has no onnx/preprocess.py, which belongs to it: save or export it again" in error
+
+
 def test_a_folder_that_is_not_whole_is_not_pushed(program, copy, tmp_path):
     (tmp_path / "secret").write_text("mine")
     (copy / "README.md").unlink()

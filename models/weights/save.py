@@ -12,14 +12,14 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.files import check_new_folder, whole_folder, write_json, write_text
 from core.imports import optional
-from core.inputs import fault
+from core.inputs import fault, read_bytes
 from core.names import shown
 from core.versions import versions
 
 from ..backbones import BACKBONES
 from ..dualvar import parse_mode
 from ..protocol import Protocol
-from . import hub
+from . import export, hub
 from .card import Run, card, run_of
 from .checkpoint import fingerprint, read_checkpoint
 from .convert import check_width, chosen_network
@@ -43,7 +43,7 @@ def add_flags(commands: Any) -> None:
     saver.add_argument("--entry", help="which of the file's dictionaries holds the weights; default: found")
     saver.add_argument("--prefix", help="what stands before the backbone's names; default: found")
     saver.set_defaults(does=save)
-    pusher = commands.add_parser("push", help="upload a folder that `save` wrote to the Hugging Face hub")
+    pusher = commands.add_parser("push", help="upload a folder that `save` wrote, with its exported files")
     pusher.add_argument("folder", metavar="DIR", type=Path, help="folder that `save` wrote")
     pusher.add_argument("name", metavar="OWNER/NAME", help="repository on the hub, made if need be")
     pusher.add_argument("--private", action="store_true", help="if the repository is made, make it a private one")
@@ -147,14 +147,40 @@ def push(args: argparse.Namespace) -> None:
     name, _ = hub.parts_of(args.name)
     read_folder(args.folder)
     config = read_config(args.folder)
-    if not file_of(args.folder, CARD).is_file():
-        raise CheckpointError(f"{args.folder} has no {CARD}: its card belongs to it, save it again")
-    others = sorted(path.name for path in args.folder.iterdir() if path.name not in FILES)
+    files = [*FILES, *exported(args.folder, config)]
+    for file in files:
+        if not file_of(args.folder, file).is_file():
+            raise CheckpointError(f"{args.folder} has no {file}, which belongs to it: save or export it again")
+    tops = {Path(file).parts[0] for file in files}
+    others = sorted(path.name for path in args.folder.iterdir() if path.name not in tops)
     print(f"{args.folder}: {config['network']} x {config['width']:g} to {hub.PREFIX}{name}")
-    for file in FILES:
-        print(f"  {file:<18} {(args.folder / file).stat().st_size:,} bytes")
+    for file in files:
+        print(f"  {file:<28} {(args.folder / file).stat().st_size:,} bytes")
     if others:
         print(f"  left out: {', '.join(map(shown, others))}")
     if args.dry_run:
         return
-    print(f"uploaded: {hub.push(args.name, args.folder, FILES, args.private)}")
+    print(f"uploaded: {hub.push(args.name, args.folder, files, args.private)}")
+
+
+def exported(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """The files that `export` has written into a folder, by its config.json.
+
+    Raises CheckpointError where one is not as that says.
+    """
+    found = config.get("exports", {})
+    if wrong := fault(found, {str: {"sha256": str}}, "exports"):
+        raise CheckpointError(f"{folder / CONFIG} is damaged ({wrong}): export again")
+    files = []
+    for form, said in found.items():
+        if form not in export.FILES:
+            raise CheckpointError(f"{folder / CONFIG} is damaged (exports has {shown(form)}): export again")
+        path = file_of(folder, f"{form}/{export.FILES[form]}")
+        try:
+            digest = hashlib.sha256(read_bytes(path, most=2**40)).hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}): export again") from error
+        if digest != said["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {CONFIG}: export again")
+        files += [f"{form}/{export.FILES[form]}", f"{form}/{export.PAGE.name}"]
+    return files
