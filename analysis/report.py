@@ -55,8 +55,8 @@ def write_results(page: Page, found: Runs, cells: pd.DataFrame) -> None:
                 page.table(f"{name}_{dataset}_split{split}", table,
                            f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
             if len(table := evidence.differences(rows, "clip", of_time)):
-                page.table(f"{name}_{dataset}_split{split}_differences", table, "Differences from clip, paired by seed, "
-                           "with the 95 % interval over seeds (Student's t).")
+                page.table(f"{name}_{dataset}_split{split}_differences", table, "Differences from clip, paired by "
+                           "seed, with the 95 % interval over seeds (Student's t).")
     if unknown := unknown_modes(result.name for result in found["retrieval"]):
         page.items(unknown)
     table = results_table(found)
