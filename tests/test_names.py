@@ -6,6 +6,7 @@ import foreign
 import pytest
 import torch
 from foreign import CFG
+from fuzz import bounded
 from test_pretrained import WIDTH, equal, under, weights
 from torchvision.models.video import r3d_18
 
@@ -14,7 +15,9 @@ from dataset.augment import MEAN, STD
 from models import build_backbone
 from models.protocol import Protocol
 from models.weights.checkpoint import read_checkpoint
+from models.weights.identify import template
 from models.weights.loading import load_backbone
+from models.weights.names import locate, name_tables
 
 # --- containers ----------------------------------------------------------------------------------------------
 
@@ -69,6 +72,14 @@ def test_an_entry_is_chosen(program):
             code, _, error = program("models.weights", *command, "--entry", entry)
             assert code == 1 and f"x.pth has no entry {entry!r} that is a dictionary" in error, error
     assert not Path("out.tar").exists()
+
+
+@pytest.mark.parametrize("names", [["a." * 5000 + str(number) for number in range(1000)],
+                                   [f"{number}.Conv_2b.bn.bias" for number in range(20000)]])
+def test_strange_names_take_no_time(names):
+    with bounded():
+        family, _, others = locate(names, name_tables(template("s3dg", 1.0)))
+    assert (family, len(others)) in (("unknown", 0), ("release", 19999))
 
 
 # --- networks of others --------------------------------------------------------------------------------------

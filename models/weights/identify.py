@@ -97,7 +97,7 @@ def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
 def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
     state, config = checkpoint["state_dict"], checkpoint["config"]
-    parts = {name for key in state for name in key.split(".")[:3]}
+    parts = {name for key in state for name in key.split(".", 3)[:3]}
     if result.family == "unknown":
         return "not known here"
     project, inside = project_of(checkpoint, result), trained_in(checkpoint, result)

@@ -1,7 +1,6 @@
 """The names that others give to our backbones' tensors, and where in a checkpoint such names stand."""
 import functools
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from ..backbones.base import Backbone
 
 # copies of the encoder that is trained
 _KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler|hist)[._]")
+_DOT = re.compile(r"\.")
 _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logit")
 
 
@@ -35,20 +35,22 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
     coming last; it may be anything (`module.encoder_q.0.`), and is `prefix` where that is given. Family "unknown"
     where no name is found.
     """
-    votes: Counter[tuple[str, str]] = Counter()  # of (family, prefix)
+    found: dict[tuple[str, str], list[str]] = {}  # (family, prefix) -> keys
+    longest = max(len(name) for table in tables.values() for name in table)
     for key in keys:
-        starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
-        votes.update((family, key[:start]) for start in starts for family, table in tables.items()
-                     if key[start:] in table and prefix in (None, key[:start]))
-    if not votes:
+        starts = [dot.end() for dot in _DOT.finditer(key, max(0, len(key) - longest - 1))]
+        for start in (0, *starts):
+            for family, table in tables.items():
+                if key[start:] in table and prefix in (None, key[:start]):
+                    found.setdefault((family, key[:start]), []).append(key)
+    if not found:
         return "unknown", prefix or "", []
-    most = max(votes.values())
-    found = [one for one, count in votes.items() if 2 * count >= most]
-    found = [one for one in found if not _KEY_SIDE.search(one[1])] or found
-    most = max(votes[one] for one in found)
+    most = max(map(len, found.values()))
+    found = {one: keys for one, keys in found.items() if 2 * len(keys) >= most}
+    found = {one: keys for one, keys in found.items() if not _KEY_SIDE.search(one[1])} or found
+    most = max(map(len, found.values()))
     # C3D's names of the release under `layers.` are ours: the same tensors count once
-    different = {frozenset(prefix + name for name in tables[family]): (family, prefix)
-                 for family, prefix in reversed(found) if votes[family, prefix] == most}
+    different = {frozenset(keys): one for one, keys in reversed(found.items()) if len(keys) == most}
     (family, prefix), *others = reversed(different.values())
     return family, prefix, [other for _, other in others]
 

@@ -79,7 +79,7 @@ def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def first_words(checkpoint: Mapping[str, Any]) -> set[str]:
     """The first three words of the names of a checkpoint's tensors."""
-    return {part for name in checkpoint["state_dict"] for part in name.split(".")[:3]}
+    return {part for name in checkpoint["state_dict"] for part in name.split(".", 3)[:3]}
 
 
 # --- clips ---------------------------------------------------------------------------------------------------
