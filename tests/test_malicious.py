@@ -37,7 +37,8 @@ def malicious(kind, path, marker):
 
 
 COMMANDS = [
-    ("models.weights", ["inspect", "bad.pth.tar", "--entry", "state_dict"]), ("models.weights", ["convert", "bad.pth.tar", "out.pth.tar"]),
+    ("models.weights", ["inspect", "bad.pth.tar", "--entry", "state_dict"]),
+    ("models.weights", ["convert", "bad.pth.tar", "out.pth.tar"]),
     ("retrieval.py", [*SMALL, *NARROW, "--pretrain", "bad.pth.tar"]),
     ("finetune.py", [*SMALL, *NARROW, "--batch_size", "4", "--pretrain", "bad.pth.tar"]),
     ("finetune.py", [*SMALL, *NARROW, "--batch_size", "4", "--pretrain", "random", "--resume", "bad.pth.tar"]),
