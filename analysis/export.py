@@ -203,7 +203,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             f"  size         {found['bytes'] / 1e6:.1f} MB",
             f"  time         {found['ms']:.1f} ms a clip, {found['cpu_ms']:.1f} of the processor's; the network by "
             f"torch {found['ms_network']:.1f}, {found['cpu_ms_network']:.1f} ({found['threads']} threads, batches of "
-            f"{max(found['batches'])})",
+            f"{min(found['batches'])})",
             f"  clips        of preprocess.py: {page_text(found)}"]
 
 

@@ -141,11 +141,11 @@ class Trial:
         return topk_accuracy(features["test"].mean(dim=1), test, features["train"].mean(dim=1), train, [1])[1]
 
     def times(self, compute: Compute) -> dict[str, float]:
-        """Milliseconds a clip, of the file and of the network, in turn, in the largest batch; the least of three.
+        """Milliseconds a clip, of the file and of the network, in turn, in the smallest batch; the least of three.
 
         Of the clock, and of the processor, which other work on the machine lengthens less.
         """
-        size, shape = max(self.sizes), self.real.protocol
+        size, shape = min(self.sizes), self.real.protocol
         clips = torch.randn(size, 3, shape.seq_len, shape.img_dim, shape.img_dim)
         least: dict[str, float] = {}
         with torch.inference_mode():
