@@ -92,6 +92,8 @@ def test_a_program_gives_the_network_s_features_bit_for_bit(program):
     assert card.count("## Exported files") == 1 and "`torch-export/model.pt2` | 8 x 16 x 16, batch dynamic" in card
     assert str(REPOSITORY).encode() not in b"".join(content(folder).values())
     assert torch.equal(from_pretrained(folder)(clips), backbone(clips))  # the folder is still what it was
+    code, out, error = program("models.weights", "push", folder, "me/small", "--dry_run")
+    assert code == 0 and "  torch-export/model.pt2 " in out and "  torch-export/preprocess.py " in out, error
 
 
 @pytest.mark.slow
