@@ -7,6 +7,7 @@ import pytest
 import torch
 from foreign import CFG
 from fuzz import bounded
+from helpers import SMALL
 from test_pretrained import WIDTH, equal, under, weights
 from torchvision.models.video import r3d_18
 
@@ -303,3 +304,19 @@ def test_names_that_many_use_tell_nothing_of_clips():
     for prefix, converts in (("", True), ("encoder_q.", False)):
         load_backbone(backbone, {"state_dict": under(prefix, weights("r3d_18"))}, "x")
         assert backbone.protocol.converts == converts and backbone.protocol.seq_len == published.seq_len
+
+
+@pytest.mark.parametrize("state, mean", [(SLOW, SLOWFAST[0]), (MMACTION2, IMAGENET[0])])
+@pytest.mark.slow
+def test_stages_say_whose_clips_they_take_and_keep_it(state, mean, program):
+    torch.save({"state_dict": state}, "x.pth")
+    code, out, error = program("finetune.py", *SMALL, "--batch_size", "4", "--epochs", "1", "--name", "x",
+                               "--net", "slow_r50", "--width", WIDTH, "--pretrain", "x.pth")
+    clips = "8 frames at stride 8, 224 pixels of 256 x 342, mean " + " ".join(map(str, mean))
+    assert code == 0 and f"which expects clips of {clips}, std " in out, error
+    backbone = build_backbone("slow_r50", WIDTH)
+    load_backbone(backbone, read_checkpoint("log/dualvar/ft/x/model/latest.pth.tar"), "x")
+    assert backbone.protocol.mean == mean and backbone.protocol.seq_len == 4  # what it was trained on since
+    code, out, error = program("test.py", *SMALL, "--clips", "1", "--crops", "1", "--checkpoint",
+                               "log/dualvar/ft/x/model/latest.pth.tar", "--name", "x")
+    assert code == 0, error
