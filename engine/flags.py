@@ -20,7 +20,7 @@ from .precision import PRECISIONS, check_precision
 
 # what --pretrain takes, besides the word random
 WEIGHTS = ("a checkpoint (ours, the release's or another project's), a folder that python -m models.weights save "
-           "wrote, or hf:owner/name of the Hugging Face hub")
+           "wrote, hf:owner/name of the Hugging Face hub, or torchvision:r3d_18 and the like")
 
 
 class FrozenFlags(argparse.Namespace):

@@ -13,7 +13,7 @@ ROOMS = {
     "core": "census environment exits rooms process_data recovery fuzz_inputs inputs starts",
     "dataset": "fuzz_data augment augment_cuda dataset properties storage",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
-              "protocol share",
+              "protocol share torchvision_zoo",
     "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
     "analysis": "evidence export fuzz_runs pictures probe report retrieval temporal variance",
     "process_data": "flat_videos process_data storage verify write_csv",

@@ -46,6 +46,8 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
     None where they are in names that others use as well: torchvision's, under a prefix.
     """
     parts = first_words(checkpoint)
+    if isinstance(said := checkpoint.get("origin"), str) and said in FAMILIES:  # of what read_weights knows
+        return said
     if result.family == "release":
         arch = checkpoint.get("arch")
         if result.prefix.endswith("encoder_q.encoder.") or isinstance(arch, str) and arch in RSPNET_NETWORKS:

@@ -1,0 +1,72 @@
+"""The weights that torchvision publishes for its video networks, by its own table, in the cache of torch.hub."""
+import hashlib
+import re
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.dist import rank
+from core.errors import CheckpointError, UsageError
+from core.inputs import read_bytes
+from core.names import printable, quoted
+
+from ..backbones import BACKBONES
+from .checkpoint import read_checkpoint
+
+PREFIX = "torchvision:"
+NETS = {"r3d_18": "r3d_18", "mc3_18": "mc3_18", "r2plus1d_18": "r2plus1d_18", "s3d": "s3d_tv",
+        "mvit_v2_s": "mvit_v2_s", "swin3d_t": "swin3d_t"}  # {its name: ours}
+FORM = re.compile(rf"{PREFIX}([^:]*)(?::weights=([^:]*))?")
+LARGEST = 2**30  # bytes of a file
+HASH = re.compile(r"-([0-9a-f]{8,64})\.pth")  # the first digits of its SHA-256, in a file's name
+
+
+def published(source: str) -> dict[str, Any]:
+    """"torchvision:NAME" or "torchvision:NAME:weights=ENTRY" -> as read_checkpoint gives it, with network and protocol.
+
+    Downloaded where the cache has it not. Raises UsageError for a name that is not in the table, and CheckpointError
+    where the file is not to be had, or is not the published one.
+    """
+    found = FORM.fullmatch(source)
+    if not found or found[1] not in NETS:
+        raise UsageError(f"{quoted(source)}: give {PREFIX} and one of {', '.join(NETS)}")
+    from torchvision.models import get_model_weights  # seconds, that other weights do not need
+    table = get_model_weights(found[1]).__members__
+    if found[2] is not None and found[2] not in table:
+        raise UsageError(f"{quoted(source)}: torchvision has no such weights of it: give {', '.join(table)}")
+    chosen = table[found[2] or "DEFAULT"]
+    net = NETS[found[1]]
+    checkpoint = read_checkpoint(cached(source, chosen.url))
+    config = {"net": net, "width": 1.0, "protocol": BACKBONES[net].published.values()}
+    return {"state_dict": checkpoint["state_dict"], "config": config, "origin": "torchvision"}
+
+
+def cached(source: str, url: str) -> Path:
+    """The file of an address in torch.hub's folder, TORCH_HOME, downloaded if need be; its hash is checked each time.
+
+    torchvision itself checks it after a download alone.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rpartition("/")[2]
+    found = HASH.search(path.name)
+    if not found:
+        raise CheckpointError(f"{source}: {url} does not say its hash, and is not taken")
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if rank() == 0:
+            print(f"downloading {url} to {path}")
+        try:
+            torch.hub.download_url_to_file(url, str(path), found[1], progress=rank() == 0)
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            raise CheckpointError(f"{source}: {url} cannot be reached ({printable(str(error))}): connect to the "
+                                  f"network, or copy the file from another machine to {path}") from error
+        except RuntimeError as error:  # the hash
+            raise CheckpointError(f"{source}: what came from {url} is not what torchvision published: try again"
+                                  ) from error
+    digest = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
+    if not digest.startswith(found[1]):
+        raise CheckpointError(f"{source}: {path} is damaged, or not what torchvision published (SHA-256 "
+                              f"{digest[:8]}...): remove it")
+    return path
