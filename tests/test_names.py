@@ -10,10 +10,12 @@ from fuzz import bounded
 from helpers import SMALL
 from test_pretrained import WIDTH, equal, under, weights
 from torchvision.models.video import r3d_18
+from toys import Tiny
 
 from core.errors import CheckpointError
 from dataset.augment import MEAN, STD
 from models import build_backbone
+from models.backbones import BACKBONES
 from models.protocol import Protocol
 from models.weights.checkpoint import read_checkpoint
 from models.weights.identify import template
@@ -147,7 +149,10 @@ FOREIGN = {
         "a classifier of SlowFast": lambda own, other: {"model_state": own | under("head.projection.", HEAD)}}),
     "slow_r50 of pytorchvideo": ("slow_r50", slow(foreign.pytorchvideo_name), SLOWFAST, {
         "a classifier of pytorchvideo": lambda own, other: {"model_state": own | under("blocks.5.proj.", HEAD)},
-        "a backbone of pytorchvideo": lambda own, other: under("model.", own)}),
+        "a backbone of pytorchvideo": lambda own, other: under("model.", own),
+        "a backbone of pytorchvideo, inside MoCo": lambda own, other: {"state_dict": {
+            **under("model.backbone.", own), **under("model.backbone.blocks.5.proj.", HEAD),
+            **under("model.backbone_mmt.", other), **under("model.projector.0.", HEAD)}, "hyper_parameters": {}}}),
     "slow_r50 of mmaction2": ("slow_r50", slow(foreign.mmaction2_name), IMAGENET, {
         "a classifier of mmaction2": lambda own, other: {
             "meta": {"epoch": 150}, "state_dict": under("backbone.", own) | under("cls_head.fc_cls.", HEAD)}}),
@@ -185,6 +190,17 @@ def test_foreign_weights_compute_what_they_do_there(name, said, program):
             found, right = backbone(ours), theirs(expected)
         assert found.shape == right.shape and right.std() > 0
         assert (found - right).abs().max() <= 1e-5 * right.abs().max()
+
+
+def test_a_newcomer_s_family_of_names_is_called_by_its_name(program, monkeypatch):
+    class Known(Tiny):
+        rules = {"somebody": [(r"^first\.", "a."), (r"^second\.", "b.")]}
+
+    monkeypatch.setitem(BACKBONES.data, "known", Known)
+    state = Known(WIDTH).state_dict()
+    torch.save({name.replace("first.", "a.").replace("second.", "b."): value for name, value in state.items()}, "x.pth")
+    code, out, error = program("models.weights", "convert", "x.pth", "out.tar")
+    assert code == 0 and "x.pth: a backbone of somebody\nknown x 0.0625 from somebody's names: " in out, (out, error)
 
 
 # --- networks that only look the same ------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class Backbone(nn.Module):
     - `feature_dim` is the number of channels of the feature map.
     - `parts()` gives its modules in order. They run one after the other, in low precision where asked (`low`), and
       are what --checkpointing keeps activations between.
-    - `foreign_names(name)` gives the names that others have for one of its tensors; most networks set `rules`.
+    - `foreign_names(name)` gives the names that others have for one of its tensors; most networks set `rules`. `names`
+      says whose its own names are, where it has those of another project.
     - `follows_width(name)` says which batch norms have `scaled(channels, width)` channels; all but a few do.
     - `published` says what clips the published weights of a network of others expect, and `size_note` what is to be
       known where clips of another size are given.

@@ -19,7 +19,7 @@ from ..backbones import BACKBONES
 from .checkpoint import write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
 from .match import Match, check_fit, is_plain, listed
-from .origins import FAMILIES, protocol_of
+from .origins import protocol_of, whose_names
 from .sources import read_weights
 
 
@@ -93,7 +93,7 @@ def inspect(args: argparse.Namespace) -> None:
         print(f"  {net:<11} x {width:<6.4g} {verdict:<12} {matched_text(result)}")
         if not (args.all or net == best and result.family != "unknown"):
             continue
-        print(f"    {'names':<12} {FAMILIES[result.family]}"
+        print(f"    {'names':<12} {whose_names(result.family)}"
               + (f" under {shown(result.prefix)}" if result.prefix else ""))
         for title, names in {"matched": list(result.pairs), **result.problems}.items():
             if names:
@@ -152,7 +152,7 @@ def convert(args: argparse.Namespace) -> None:
     check(args)
     checkpoint = read_weights(args.file, args.entry)
     net, width, result = chosen_network(args, checkpoint)
-    print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {FAMILIES[result.family]}"
+    print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {whose_names(result.family)}"
           + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
     print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])
     for title, names in {**result.problems, "left aside": result.aside, "note": result.notes}.items():

@@ -12,7 +12,7 @@ from ..backbones.base import Backbone, scaled
 from ..protocol import Protocol
 from .match import Match, is_plain
 from .names import locate, name_tables
-from .origins import FAMILIES, matched, project_of, protocol_of, trained_in
+from .origins import matched, project_of, protocol_of, trained_in, whose_names
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
@@ -120,7 +120,7 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
             return "a backbone in the release's or CoCLR's names"
     if project == "CoCLR" and "sampler" in parts:
         return "a pretrainer of CoCLR"
-    whose = f"of {project}" if project else f"in {FAMILIES[result.family]}"
+    whose = f"of {project}" if project else f"in {whose_names(result.family)}"
     if inside:
         return f"a backbone {whose}, inside {inside}"
     return f"a {'classifier' if classifies(state, result.prefix) else 'backbone'} {whose}"

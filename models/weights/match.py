@@ -75,7 +75,7 @@ def strict_problems(own: Mapping[str, Tensor], state_dict: Mapping[str, Any]) ->
 class Match:
     """How a state dict fits a backbone. Names are ours, but for `unexpected` and `aside`, which are the file's."""
 
-    family: str  # whose names, a key of origins.FAMILIES
+    family: str  # whose names: ours, release, torchvision, ..., unknown
     prefix: str  # before the names in the file
     rivals: list[str]  # other prefixes under which as many names were found
     total: int  # tensors of the backbone

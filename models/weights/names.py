@@ -7,7 +7,7 @@ from typing import Any
 from ..backbones.base import Backbone
 
 # copies of the encoder that is trained
-_KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler|hist)[._]")
+_KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler|hist|mmt)[._]")
 _DOT = re.compile(r"\.")
 _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logit")
 

@@ -14,8 +14,7 @@ from ..backbones.base import Backbone
 from ..protocol import Protocol
 from .match import Match, match
 
-FAMILIES = {"ours": "our names", "release": "the release's names", "torchvision": "torchvision's names",
-            "slowfast": "SlowFast's names", "pytorchvideo": "pytorchvideo's names", "mmaction2": "mmaction2's names",
+FAMILIES = {"ours": "our names", "release": "the release's names", "slowfast": "SlowFast's names",
             "rspnet": "RSPNet's names", "unknown": "no names known here"}
 # projects, where not called as their family
 PROJECTS = {"slowfast": "SlowFast", "rspnet": "RSPNet", "release": "the release"}
@@ -36,6 +35,11 @@ def matched(checkpoint: Mapping[str, Any], backbone: Backbone, prefix: str | Non
     result = match(checkpoint["state_dict"], backbone, prefix)
     result.other = other_network(checkpoint, result)
     return result
+
+
+def whose_names(family: str) -> str:
+    """A family of names as text."""
+    return FAMILIES.get(family, f"{family}'s names")
 
 
 # --- whose ---------------------------------------------------------------------------------------------------
@@ -64,11 +68,11 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
 def trained_in(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a backbone was trained in, by the names beside it: MoCo, BYOL, ..., or "" where nothing shows it."""
     parts = first_words(checkpoint)
-    if "predictors" in parts:
+    if {"predictor", "predictors"} & parts:
         return "BYOL"
     if "swav_prototypes" in parts:
         return "SwAV"
-    if {"encoder_q", "encoder_k", "backbone_hist"} & parts:
+    if {"encoder_q", "encoder_k", "backbone_hist", "backbone_mmt"} & parts:
         return "MoCo"
     # a head of several layers, and nothing else
     return "SimCLR" if f"{result.prefix}head.projection.projection.0.weight" in checkpoint["state_dict"] else ""
