@@ -1,6 +1,7 @@
 """The memory that the plan says, against what torch's profiler sees allocated."""
 import itertools
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,12 @@ def check(net, framework, way, device):
 @pytest.mark.parametrize("net, framework, way", CASES)
 def test_what_the_plan_says_is_what_is_allocated(net, framework, way):
     check(net, framework, WAYS[way], "cpu")
+
+
+@pytest.mark.slow
+def test_memory_of_attention_is_known_too(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "BATCH", (16, 3, 4, 16, 16, 3))
+    check("swin3d_t", "simclr", WAYS["whole"], "cpu")
 
 
 @pytest.mark.parametrize("net, framework, way, device", [
