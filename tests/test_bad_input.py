@@ -57,7 +57,8 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--width 3000000", 2, "--width must be at most 1000"),
     ("--epochs 100000000 --save_freq 1", 2, "free: make room"),
 ]] + [(f"finetune.py {case}", code, message) for case, code, message in [
-    ("", 2, "--pretrain"), ("--pretrain none.tar", 1, "none.tar does not exist"), ("--pretrain .", 1, "has no config.json"),
+    ("", 2, "--pretrain"), ("--pretrain none.tar", 1, "none.tar does not exist"),
+    ("--pretrain .", 1, ". has no config.json"),
     ("--pretrain random", 2, "--net: name the network"), ("--pretrain cut.tar", 1, "cut.tar is damaged"),
     ("--pretrain empty.tar", 1, "empty.tar is damaged"), ("--pretrain evil.tar", 1, "it could run code"),
     ("--pretrain list.tar", 1, "list.tar holds no state_dict"), ("--pretrain keys.tar", 1, "holds no state_dict"),
