@@ -50,7 +50,7 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
     None where they are in names that others use as well: torchvision's, under a prefix.
     """
     parts = first_words(checkpoint)
-    if isinstance(said := checkpoint.get("origin"), str) and said in FAMILIES:  # of what read_weights knows
+    if isinstance(said := checkpoint.get("origin"), str) and said in CLIPS:  # torchvision_zoo knows
         return said
     if result.family == "release":
         arch = checkpoint.get("arch")
