@@ -133,8 +133,11 @@ def test_a_file_that_disagrees_is_nowhere(program, monkeypatch):
     other = export.traced(network(seed=1), 8, 16, None)
     monkeypatch.setattr(export, "program_bytes", lambda program, metadata: made(other, metadata))
     code, _, error = program("models.weights", "export", folder, "--to", "torch-export", *FLAGS)
-    assert code == 1 and "off, of their largest value; 1e-05 is allowed: nothing is kept" in error
+    assert code == 1 and "off, of their largest value; 1e-05 is allowed: nothing is kept\n" in error
     assert content(folder) == before and not (folder / "torch-export").exists()
+    monkeypatch.setattr(export_trial.Trial, "rounding", lambda self: 4.8e-5)
+    code, _, error = program("models.weights", "export", folder, "--to", "torch-export", *FLAGS)
+    assert code == 1 and "torch's own float32 is 4.8e-05 from float64 there" in error
 
     def full(program, metadata):
         raise OSError(errno.ENOSPC, "No space left on device")
