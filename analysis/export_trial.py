@@ -30,7 +30,7 @@ from .nearest import topk_accuracy
 
 RELATIVE, COSINE, POINTS = 1e-5, 0.99, 0.02  # what a file must keep to
 SIZES = (1, 3, 10)  # of the batches in which it is tried
-CALIBRATION = 64  # training clips that 8 bits are fitted to
+CALIBRATION = 256  # training clips that 8 bits are fitted to; of 64, ranges are often too small for other clips
 
 
 def as_input(clips: Tensor) -> Tensor:
