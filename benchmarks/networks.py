@@ -1,7 +1,7 @@
 """Forward passes of every network: clips per second in float32, in auto precision, and as exported files.
 
-    python benchmarks/networks.py                                                    2 minutes of one core
-    python benchmarks/networks.py --width 1 --img_dim 112 --out benchmarks/results/networks.md     about 20
+    python benchmarks/networks.py      3 minutes of one core, one of them for the export of MViTv2-S (see --nets)
+    python benchmarks/networks.py --width 1 --img_dim 112 --clips 2 --out benchmarks/results/networks.md         10
 
 Weights are random, clips are noise, and 8 bits are fitted to the same noise: this asks for time, not for agreement,
 which python -m models.weights export does. One thread, and seconds that it computed, which others on the machine
