@@ -247,24 +247,27 @@ def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarr
     return figure
 
 
-def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | str], Mapping[str, float]]],
-         label: str) -> Figure:
+def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | str], Mapping[str, float],
+                              Mapping[str, float]]], label: str, hollow: str) -> Figure:
     """Shares with their intervals, beside what they must be above.
 
-    rows: [(title, chance, {name: (share, low, high), or a text in their place}, {floor: share})], with the same names
-    in each; label: of the axis.
+    rows: [(title, chance, {name: (share, low, high), or a text in their place}, {floor: share}, {name: share of its
+    own floor, as a hollow mark})], with the same names in each; label: of the axis; hollow: of the hollow marks.
     """
     names, floors = list(rows[0][2]), list(rows[0][3])
     apart = 0.8 / max(len(names), 2)
     figure = new_figure(7.5, 1.4 + len(rows) * (0.26 + 0.1 * len(names)))
     axes = figure.subplots()
-    for place, (_, chance, shares, ticks) in enumerate(rows):
+    for place, (_, chance, shares, ticks, own) in enumerate(rows):
         axes.plot([chance] * 2, [place - 0.45, place + 0.45], color="black", linewidth=1.2)
         for i, floor in enumerate(floors):
             axes.plot([ticks[floor]] * 2, [place - 0.33, place + 0.33], color="#777777", linewidth=1.4,
                       linestyle=DASHES[i % len(DASHES)])
         for i, name in enumerate(names):
             y, colour, share = place + apart * (i - (len(names) - 1) / 2), COLOURS[i % len(COLOURS)], shares[name]
+            if name in own:
+                axes.plot(own[name], y, marker=MARKERS[i % len(MARKERS)], markersize=4, color=colour,
+                          markerfacecolor="white", markeredgewidth=0.8)
             if isinstance(share, str):
                 axes.text(chance, y, f" {share}", fontsize=6.5, va="center", color=colour)
             else:
@@ -280,5 +283,7 @@ def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float
                       label=name) for i, name in enumerate(names)]
     handles += [Line2D([], [], color="#777777", linestyle=DASHES[i % len(DASHES)], label=floor)
                 for i, floor in enumerate(floors)] + [Line2D([], [], color="black", label="chance")]
+    handles.append(Line2D([], [], linestyle="", color="#777777", marker="o", markersize=4, markerfacecolor="white",
+                          label=hollow))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -150,12 +150,14 @@ def write_tables(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def draw(results: Mapping[str, Any]) -> Figure:
-    """The linear probe's answers: a dot with its interval for each network, floors as ticks."""
+    """The linear probe's answers: a dot with its interval for each network, floors as ticks and hollow dots."""
     rows = []
     for task, facts in results["tasks"].items():
         own = {name: found["tasks"][task] for name, found in results["measures"].items()}
         dots = {name: tuple(own[name]["clips"]["linear"][part] for part in ("mean", "low", "high"))
                 if own[name]["at_chance"]["linear"] else WITHHELD for name in results["networks"]}
         ticks = {name: found["clips"]["linear"]["mean"] for name, found in own.items() if name not in dots}
-        rows.append((facts["title"], facts["chance"], dots, ticks))
-    return figures.dots(rows, "share of right answers, linear probe")
+        frames = {name: max(own[name][kind]["linear"]["mean"] for kind in ("single", "mean"))
+                  for name, dot in dots.items() if dot != WITHHELD}
+        rows.append((facts["title"], facts["chance"], dots, ticks, frames))
+    return figures.dots(rows, "share of right answers, linear probe", "its own single frames, or their mean")
