@@ -51,7 +51,6 @@ from engine.setup import (
     compile_backbones,
     distribute,
     load_pretrained,
-    network_of,
     open_weights,
     seed_everything,
     start,
@@ -61,10 +60,11 @@ from models.backbones import BACKBONES
 from models.classifier import topk
 from models.weights.identify import expected_clips
 
+DS = 2  # the paper's stride
 
 def flags():
     parser = new_parser("finetune.py", __doc__)
-    add_data_flags(parser, ds=2, batch_size=16, batch_help="clips of a step, over all processes")
+    add_data_flags(parser, batch_size=16, batch_help="clips of a step, over all processes")
     parser.add_argument("--holdout", type=float, default=0.0,
                         help="fraction of the training list kept back for a per-epoch accuracy, whole recordings only")
     parser.add_argument("--color_jitter", action="store_true", help="pretraining's colour jitter on training clips")
@@ -102,10 +102,9 @@ def check_shares(args):
                          "(--accumulate), or --bn sync, which takes those of all processes")
 
 
-def build(args, num_classes):
+def build(args, opened, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
-    checkpoint = open_weights(args.pretrain, args.net, args.dry_run)
-    net, width = network_of(checkpoint, args.pretrain, args.net, args.width)
+    _, checkpoint, net, width = opened
     protocol = expected_clips(checkpoint, net, args.pretrain).of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what,
@@ -123,7 +122,8 @@ def build(args, num_classes):
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
-    complete_data_flags(args, device)
+    opened = open_weights(args.pretrain, args.net, args.width, args.dry_run)
+    complete_data_flags(args, device, {args.pretrain: opened.clips(DS)}, DS)
     videos, held = open_list(args.dataset, "train", args.split, args.storage), None
     check(args)
     if args.holdout:
@@ -133,7 +133,7 @@ def main(argv):
     args = frozen(args)
 
     seed_everything(args.seed)
-    model, config, loaded = build(args, len(videos.classes))
+    model, config, loaded = build(args, opened, len(videos.classes))
     reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
     data = VideoClips(videos, reader, RandomClip(args.seq_len, args.ds), RandomCrop(args.img_dim),
                       FinetuneDraw(args.color_jitter, args.hflip), args.seed, replace_bad=args.skip_bad_samples > 0)

@@ -42,18 +42,19 @@ from engine.flags import (
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision
-from engine.setup import open_backbone, seed_everything, start
+from engine.setup import open_weights, seed_everything, start
 from models import build_backbone
-from models.backbones import BACKBONES
 from models.classifier import pooled
 from models.weights.checkpoint import fingerprint
 
 __all__ = ["flags", "main", "topk_accuracy"]
 
+DS = 4  # the paper's stride
+
 
 def flags():
     parser = new_parser("retrieval.py", __doc__)
-    add_data_flags(parser, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch")
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", metavar="WEIGHTS|random|thumbnail",
                        help=f"the backbone's weights: {WEIGHTS}; or the word random, or thumbnail: each clip's mean "
@@ -69,15 +70,18 @@ def flags():
     return parser
 
 
-def check(args):
-    check_clips(args)
-    check_precision(args.precision, args.device)
+def check_sources(args):
     if (args.pretrain is None) == (args.load_features is None):
         raise UsageError("give --pretrain (weights) or --load_features (features made from them), one of them")
     if args.save_features and args.load_features:
         raise UsageError("--save_features has nothing to write with --load_features")
     if args.per_clip and not args.save_features:
         raise UsageError("--per_clip is what --save_features DIR writes: give both")
+
+
+def check(args):
+    check_clips(args)
+    check_precision(args.precision, args.device)
 
 
 def load_features(folder, lists, protocol, dataset, split):
@@ -114,7 +118,11 @@ def extract(args, backbone, lists, device):
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
-    complete_data_flags(args, device)
+    check_sources(args)
+    source, opened = args.pretrain or args.load_features, None
+    if args.pretrain and args.pretrain != "thumbnail":
+        opened = open_weights(args.pretrain, args.net, args.width, args.dry_run)
+    complete_data_flags(args, device, {source: opened.clips(DS)} if opened else {}, DS)
     check(args)
     args = frozen(args)
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
@@ -123,15 +131,12 @@ def main(argv):
     weights = None
     if args.load_features:
         features, protocol = load_features(args.load_features, lists, protocol, args.dataset, args.split)
-    elif args.pretrain == "thumbnail":
+    elif opened is None:
         backbone = Thumbnail()
     else:
-        for net in [args.net] if args.net else BACKBONES:
-            check_network(args, partial(build_backbone, net, args.width))
-        backbone = open_backbone(args.pretrain, args.net, args.width, seq_len=args.seq_len, img_dim=args.img_dim,
-                                 dry_run=args.dry_run)
+        check_network(args, partial(build_backbone, opened.net, opened.width))
+        backbone = opened.backbone(args.seq_len, args.img_dim)
         weights = fingerprint(backbone.state_dict())
-    source = args.pretrain or args.load_features
     name = args.name or f"{weights_name(source)}_on_{args.dataset}"
     folder = utils.run_folder(args.log_dir, args.prefix, "retrieval", name)
     utils.print_plan("Retrieval", {

@@ -43,7 +43,7 @@ from engine.flags import (
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision
-from engine.setup import check_shapes, network_of, open_weights, start
+from engine.setup import check_shapes, open_weights, start
 from models import build_backbone, build_classifier
 from models.classifier import topk
 from models.weights.checkpoint import fingerprint
@@ -56,6 +56,7 @@ INPUTS = {"inputs": {str: str}}
 TEST_AGAIN = "test again"
 PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "protocol": ("U", 0),
                "probabilities": ("f4", 2)}  # of predictions.npz, as read_npz takes them
+DS = 2  # the paper's stride
 
 
 def split_or_all(text):
@@ -64,8 +65,7 @@ def split_or_all(text):
 
 def flags():
     parser = new_parser("test.py", __doc__)
-    add_data_flags(parser, ds=2, batch_size=4, batch_help="videos of a loader's batch",
-                         split_type=split_or_all)
+    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch", split_type=split_or_all)
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--checkpoint", metavar="PATH", help="classifier to test, also a folder or hf:owner/name "
                        "with its heads; {split} stands for the split's number")
@@ -79,9 +79,7 @@ def flags():
     return parser
 
 
-def check(args, splits):
-    check_clips(args, args.crops)
-    check_precision(args.precision, args.device)
+def check_sources(args, splits):
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
     if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
@@ -89,17 +87,28 @@ def check(args, splits):
                                "which stands for the split's number")
 
 
-def load(args, split, num_classes):
-    """The classifier of a split, built as its checkpoint says and loaded strictly -> (it, which weights it has)"""
+def check(args):
+    check_clips(args, args.crops)
+    check_precision(args.precision, args.device)
+
+
+def open_classifier(args, split):
+    """The checkpoint of a split, whose config is that of a classifier."""
     path = args.checkpoint.replace("{split}", str(split))
-    checkpoint = open_weights(path, args.net, args.dry_run)
-    config = checkpoint["config"] if checkpoint else {}
+    opened = open_weights(path, args.net, args.width, args.dry_run)
+    config = opened.checkpoint["config"] if opened.checkpoint else {}
     if wrong := fault(config, {str: object}, "its config") or fault(
             config, {name: kind for name, kind in CONFIG.items() if name in config}):
         raise CheckpointError(f"checkpoint {path}: its config is not of this program ({wrong})")
     if config and "num_classes" not in config:
         raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
-    net, width = network_of(checkpoint, path, args.net, args.width)
+    return opened
+
+
+def load(args, opened, num_classes):
+    """The classifier of a split, built as its checkpoint says and loaded strictly -> (it, which weights it has)"""
+    path, checkpoint, net, width = opened
+    config = checkpoint["config"] if checkpoint else {}
     check_shapes(net, args.seq_len, args.img_dim)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
@@ -179,9 +188,11 @@ def draw(folder):
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
-    complete_data_flags(args, device)
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
-    check(args, splits)
+    check_sources(args, splits)
+    opened = {split: open_classifier(args, split) for split in splits} if args.checkpoint else {}
+    complete_data_flags(args, device, {weights.path: weights.clips(DS) for weights in opened.values()}, DS)
+    check(args)
     args = frozen(args)
     lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}
     protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops)
@@ -190,7 +201,7 @@ def main(argv):
         if args.from_predictions:
             saved[split], protocol = saved_predictions(args.from_predictions, videos, split, protocol)
         else:
-            models[split], weights[f"split{split:02d}"] = load(args, split, len(videos.classes))
+            models[split], weights[f"split{split:02d}"] = load(args, opened[split], len(videos.classes))
     name = weights_name(args.checkpoint or args.from_predictions).replace("{split}", "N")
     folder = utils.run_folder(args.log_dir, args.prefix, "test", args.name or f"{name}_on_{args.dataset}")
     utils.print_plan("Test", {

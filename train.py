@@ -63,7 +63,8 @@ WATCHED_CLIPS = 2  # of each video that --eval_every looks at
 
 def flags():
     parser = new_parser("train.py", __doc__)
-    add_sampling_flags(add_data_flags(parser, ds=4, batch_size=64, batch_help="videos of a step, over all processes"))
+    add_sampling_flags(add_data_flags(parser, batch_size=64, batch_help="videos of a step, over all processes",
+                                      weights=False))
     group = add_net_flags(parser, "r21d")
     group.add_argument("--framework", choices=FRAMEWORKS, default="simclr",
                        help="what a clip is contrasted with: the batch (simclr), a queue (moco)")

@@ -12,6 +12,7 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ from engine.flags import (
     positive,
 )
 from engine.folders import check_folder
-from engine.setup import start
+from engine.setup import open_weights, start
+from models.protocol import Protocol
 
 from . import feature_pictures, figures, run_pictures, video_pictures
 from .page import csv_text
@@ -97,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--videos", type=int, default=3, help="how many, where none are named")
         one.add_argument("--epoch", type=int, default=0, help="whose random draws are shown")
         one.add_argument("--n_series", type=int, default=2, help="segments of a clip")
-    one = command(video_pictures.timeline, draw_timeline, add_data, add_titles)
+    one = command(video_pictures.timeline, draw_timeline, partial(add_data, weights=True), add_titles)
     add_net_flags(one, None, "backbone; None: what the checkpoints say", width=None)
     one.add_argument("--pretrain", nargs="+", required=True, metavar="WEIGHTS|random",
                      help=f"a panel each: {WEIGHTS}; or the word random")
@@ -107,10 +109,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_data(one: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_data(one: argparse.ArgumentParser, weights: bool = False) -> argparse._ArgumentGroup:
     one.add_argument("--seed", type=int, default=0, help="of every random draw")
     one.set_defaults(device="cpu", width=None)  # of pictures without a network
-    return add_data_flags(one, ds=4, batch_size=4, batch_help="videos of a loader's batch")
+    return add_data_flags(one, batch_size=4, batch_help="videos of a loader's batch", weights=weights)
 
 
 def add_training_data(one: argparse.ArgumentParser) -> None:
@@ -194,7 +196,9 @@ def main(argv: Sequence[str]) -> None:
         not_negative(args, "seed")
     check_folder(target.parent)
     if "dataset" in args:
-        complete_data_flags(args, start(args.device))
+        device = start(args.device)
+        complete_data_flags(args, device, {path: open_weights(path, args.net, args.width).clips(Protocol.ds)
+                                           for path in getattr(args, "pretrain", []) if path != "random"})
     args = frozen(args)
     print(*write(args.draw(args), target, kinds))
 

@@ -45,8 +45,9 @@ from engine.flags import (
 from engine.folders import check_folder
 from engine.log import plain_types
 from engine.precision import check_precision
-from engine.setup import check_shapes, network_of, open_backbone, open_weights, seed_everything, start
+from engine.setup import check_shapes, open_weights, seed_everything, start
 from models import build_backbone
+from models.protocol import Protocol
 from models.weights.checkpoint import fingerprint
 
 from . import figures
@@ -65,7 +66,7 @@ SEED = {"train": 0, "test": 1}
 
 def flags() -> argparse.ArgumentParser:
     parser = new_parser("python -m analysis.temporal", __doc__)
-    add_data_flags(parser, ds=4, batch_size=1, batch_help="videos of a loader's batch, about a hundred clips each")
+    add_data_flags(parser, batch_size=1, batch_help="videos of a loader's batch, about a hundred clips each")
     add_net_flags(parser, None, "backbone; None: what the checkpoints say", width=None)
     parser.add_argument("--pretrain", nargs="+", required=True, metavar="WEIGHTS|random",
                         help=f"to be asked: {WEIGHTS}; or the word random")
@@ -121,16 +122,25 @@ class Source(NamedTuple):
         if not self.net:
             return FLOORS[self.path]()
         seed_everything(args.seed)
-        return open_backbone(self.path, self.net, self.width, seq_len=args.seq_len, img_dim=args.img_dim)
+        return open_weights(self.path, self.net, self.width).backbone(args.seq_len, args.img_dim)
 
 
-def sources(titles: Sequence[str], args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
-    """-> (the networks that are asked about, the floors). Looks at every checkpoint.
+def look_at_weights(args: argparse.Namespace) -> tuple[list[tuple[str, float]], dict[str, Protocol]]:
+    """-> (network and width of each of the weights but random ones, of these if all are; {path: clips they expect})"""
+    known, clips = [], {}
+    for path in [path for path in args.pretrain if path != "random"] or ["random"]:
+        opened = open_weights(path, args.net, args.width)
+        known.append((opened.net, opened.width))
+        clips[path] = opened.clips(Protocol.ds)
+    return known, clips
+
+
+def sources(titles: Sequence[str], known: Sequence[tuple[str, float]],
+            args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
+    """-> (the networks that are asked about, the floors); known: as `look_at_weights` gives them.
 
     The floors are each network untrained, and FLOORS.
     """
-    known = [network_of(open_weights(path, args.net), path, args.net, args.width)
-             for path in args.pretrain if path != "random"] or [network_of(None, "random", args.net, args.width)]
     for net, width in set(known):
         check_network(args, partial(build_backbone, net, width))
         check_shapes(net, args.seq_len, args.img_dim)
@@ -241,7 +251,8 @@ def check(args: argparse.Namespace) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
-    complete_data_flags(args, device)
+    known, clips = look_at_weights(args)
+    complete_data_flags(args, device, clips)
     titles = check(args)
     args = frozen(args)
     group = local_dataset(args.dataset).group
@@ -250,7 +261,7 @@ def main(argv: Sequence[str]) -> None:
     if len(set(video_groups(lists["train"].names, group))) < 2:
         raise DataError(f"--dataset {args.dataset}: all training videos are of one recording, and a probe needs others "
                         "to choose its strength: mend the group rule in dataset/local_dataset.py")
-    networks, floors = sources(titles, args)
+    networks, floors = sources(titles, known, args)
     rates = {part: frame_rates(args.dataset, args.storage, videos) for part, videos in lists.items()}
     unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
     if unknown is not None:

@@ -15,7 +15,7 @@ from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import VideoList, open_list
 from dataset.sampling import EvenClips, PretrainViews
 from engine import evaluation
-from engine.setup import open_backbone, seed_everything
+from engine.setup import open_weights, seed_everything
 from models.backbones.base import Backbone
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
@@ -155,7 +155,7 @@ def timeline(panels: Mapping[str, str], settings: ClipSettings, device: torch.de
     similarities = []
     for title, weights in panels.items():
         seed_everything(seed)
-        backbone = open_backbone(weights, net, width, seq_len=settings.seq_len, img_dim=settings.img_dim)
+        backbone = open_weights(weights, net, width).backbone(settings.seq_len, settings.img_dim)
         evaluation.to_device(backbone, device)
         centres, own = (
             clip_features(backbone, VideoClips(some, reader, clips, FixedCrops(settings.img_dim)), device,

@@ -2,19 +2,20 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from core.dist import world_size
+from core.dist import rank, world_size
 from core.errors import UsageError
 from core.names import shown
 from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from models.backbones import BACKBONES
+from models.protocol import CLIP_FLAGS, Protocol
 
 from .precision import PRECISIONS, check_precision
 
@@ -46,20 +47,25 @@ def height_width(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def add_data_flags(parser: argparse.ArgumentParser, ds: int, batch_size: int, batch_help: str,
-                   split_type: Callable[[str], Any] = int) -> argparse._ArgumentGroup:
+def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str,
+                   split_type: Callable[[str], Any] = int, *, weights: bool = True) -> argparse._ArgumentGroup:
+    """weights: whether clips are by default those that weights expect, and not the paper's."""
+    usual = Protocol()
+    none = "; None: what the weights expect, {} without any" if weights else ""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
     group.add_argument("--split", type=split_type, default=1,
                        help="number of the train/test split" + (", or all" if split_type is not int else ""))
     group.add_argument("--storage", choices=list(SOURCES), default="frames",
                        help="read extracted frames, the same packed by process_data/src/pack.py, or the videos")
-    group.add_argument("--seq_len", type=int, default=16, help="frames of a clip (T)")
-    group.add_argument("--ds", type=int, default=ds, help="frame stride of a clip")
-    group.add_argument("--img_dim", type=int, default=112, help="side of the crop, pixels")
+    for name, text in (("seq_len", "frames of a clip (T)"), ("ds", "frame stride of a clip"),
+                       ("img_dim", "side of the crop, pixels")):
+        value = getattr(usual, name)
+        group.add_argument(f"--{name}", type=int, default=None if weights else value, help=text + none.format(value))
     group.add_argument("--resize", type=height_width, metavar="HxW",
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
-                            "release's, which squeezes the picture)")
+                            "release's, which squeezes the picture)" + (
+                                "; what the weights expect, if --img_dim is not given" if weights else ""))
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     group.add_argument("--workers", type=int, default=default_workers(),
                        help="loader processes of each process; by default the cores that this machine lets it use, "
@@ -220,17 +226,48 @@ def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> N
     check_memory(sum(x.numel() * x.element_size() for x in state.values()), said)
 
 
-def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
-    """Ranges of the data flags; --device and --resize become what they stand for."""
+def complete_clip_flags(args: argparse.Namespace, expected: Mapping[str, Protocol], ds: int) -> None:
+    """Flags of clips that were not given become those of `expected`, by the names of its weights, or the paper's.
+
+    ds: the paper's stride in this stage. What is taken over is printed. Raises UsageError where several weights expect
+    different clips.
+    """
+    missing = [name for name in CLIP_FLAGS if getattr(args, name) is None]
+    if args.img_dim is not None and "resize" in missing:
+        missing.remove("resize")
+    paper = Protocol(ds=ds).flags()
+    clips = {source: {name: clip.flags()[name] for name in missing} for source, clip in expected.items()}
+    source, first = next(iter(clips.items()), ("", {name: paper[name] for name in missing}))
+    for other, values in clips.items():
+        if values != first:
+            raise UsageError(f"{source} expects clips of {flag_text(first)}, {other} of {flag_text(values)}: give "
+                             "these flags, the same for all")
+    vars(args).update(first)
+    taken = {name: value for name, value in first.items() if value != (
+        resize_for(args.img_dim) if name == "resize" else paper[name])}
+    if taken and rank() == 0:
+        print(f"note: {flag_text(taken)}, as {source} expects; give other flags for other clips")
+
+
+def flag_text(flags: Mapping[str, Any]) -> str:
+    """As they stand in a command."""
+    return " ".join(f"--{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+                    for name, value in flags.items())
+
+
+def complete_data_flags(args: argparse.Namespace, device: torch.device, expected: Mapping[str, Protocol] | None = None,
+                        ds: int = Protocol.ds) -> None:
+    """Ranges of the data flags; --device and those of clips become what they stand for, see `complete_clip_flags`."""
     args.device = device.type
+    complete_clip_flags(args, expected or {}, ds)
     positive(args, "seq_len", "ds", "img_dim", "batch_size")
+    args.resize = tuple(args.resize or resize_for(args.img_dim))
     if getattr(args, "width", None) is not None:
         positive(args, "width")
         at_most(args, "width", MOST_WIDTH)
     not_negative(args, "workers", "seed", "loader_timeout")
     at_most(args, "workers", MOST_WORKERS)
     at_most(args, "loader_timeout", LONGEST_TIMEOUT)
-    args.resize = tuple(args.resize or resize_for(args.img_dim))
     if min(args.resize) < args.img_dim:
         raise UsageError(f"--resize {args.resize[0]}x{args.resize[1]} is smaller than --img_dim {args.img_dim}")
     frames = f"{args.seq_len} frames (--seq_len)"

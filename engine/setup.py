@@ -1,8 +1,9 @@
 """Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,8 +18,8 @@ from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
-from models.protocol import Protocol
-from models.weights.identify import kind, stated
+from models.protocol import CLIP_FLAGS, Protocol
+from models.weights.identify import expected_clips, kind, stated
 from models.weights.loading import load_backbone
 from models.weights.sources import is_remote, read_weights
 
@@ -160,24 +161,49 @@ def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:
     return True
 
 
-def open_weights(path: str, net: str | None, dry_run: bool = False) -> dict[str, Any] | None:
-    """The weights that `path` names, or None for untrained ones: `random`, or a dry run before the file is there.
+class Weights(NamedTuple):
+    """What --pretrain or --checkpoint names: the checkpoint, None where there is none, and network and width."""
 
-    Raises UsageError where neither a checkpoint nor --net says which network it is.
+    path: str
+    checkpoint: dict[str, Any] | None
+    net: str
+    width: float
+
+    def clips(self, ds: int) -> Protocol:
+        """The clips that a stage shows to them where the flags do not say: those that they expect.
+
+        ds: the paper's stride in this stage, for the paper's networks where they were pretrained at its stride of 4
+        """
+        expected = expected_clips(self.checkpoint, self.net, self.path)
+        config, flags = (self.checkpoint or {}).get("config", {}), (self.checkpoint or {}).get("flags")
+        if "num_classes" in config:  # a classifier's are those that it was fine-tuned on
+            said = {} if "protocol" in config or not isinstance(flags, dict) else {
+                name: flags[name] for name in CLIP_FLAGS if name in flags}
+            return Protocol.read(expected.values() | said, f"checkpoint {self.path}")
+        own = BACKBONES[self.net].published == Protocol() and expected.ds == Protocol.ds
+        return replace(expected, ds=ds) if own else expected
+
+    def backbone(self, seq_len: int, img_dim: int) -> Backbone:
+        """The backbone with these weights, or with new ones, for clips of this size."""
+        check_shapes(self.net, seq_len, img_dim)
+        backbone = build_backbone(self.net, self.width)
+        if self.checkpoint:
+            load_pretrained(backbone, self.checkpoint, self.path)
+        return backbone
+
+
+def open_weights(path: str, net: str | None, width: float | None, dry_run: bool = False) -> Weights:
+    """The weights that `path` names; untrained ones for `random`, or in a dry run before the file is there.
+
+    Network and width are a checkpoint's own word, which the flags must not contradict, or else the flags'. Raises
+    UsageError where neither says which network it is.
     """
     if dry_run and path != "random" and not is_remote(path) and not Path(path).exists():
         print(f"{path} is not there yet: a dry run goes on without it")
         path = "random"
-    if path != "random":
-        return read_weights(path)
-    if net is None:
+    if path == "random" and net is None:
         raise UsageError("--net: name the network, no checkpoint says which")
-    return None
-
-
-def network_of(checkpoint: dict[str, Any] | None, path: str, net: str | None,
-               width: float | None) -> tuple[str, float]:
-    """Network and width: a checkpoint's own word, which the flags must not contradict, or else the flags'."""
+    checkpoint = None if path == "random" else read_weights(path)
     own_net, own_width = stated(checkpoint["config"]) if checkpoint else (None, None)
     for name, given, own in (("net", net, own_net), ("width", width, own_width)):
         if given is not None and own is not None and given != own:
@@ -185,7 +211,7 @@ def network_of(checkpoint: dict[str, Any] | None, path: str, net: str | None,
     net, width = own_net or net, width if own_width is None else own_width
     if net is None:
         raise UsageError(f"--net: checkpoint {path} does not say which network it is of, name it")
-    return net, 1.0 if width is None else width
+    return Weights(path, checkpoint, net, 1.0 if width is None else width)
 
 
 def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -> None:
@@ -198,15 +224,3 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
         notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
     for note in notes if rank() == 0 else ():
         print(f"note: {note}")
-
-
-def open_backbone(path: str, net: str | None, width: float | None, *, seq_len: int, img_dim: int,
-                  dry_run: bool = False) -> Backbone:
-    """Backbone with the weights of a checkpoint, or `random` ones, for clips of this size."""
-    checkpoint = open_weights(path, net, dry_run)
-    net, width = network_of(checkpoint, path, net, width)
-    check_shapes(net, seq_len, img_dim)
-    backbone = build_backbone(net, width)
-    if checkpoint:
-        load_pretrained(backbone, checkpoint, path)
-    return backbone

@@ -11,6 +11,7 @@ from dataset.crops import resize_for
 
 Triple = tuple[float, float, float]
 
+CLIP_FLAGS = ("seq_len", "ds", "img_dim", "resize")  # what flags say of clips, and their fields of Protocol
 LONGEST, LARGEST = 2**12, 2**14  # frames and strides; pixels
 SHAPE = {"seq_len": range(1, LONGEST), "ds": range(1, LONGEST), "img_dim": range(1, LARGEST),
          "resize": (None, [range(1, LARGEST)]), "mean": [float], "std": [float]}
@@ -36,6 +37,10 @@ class Protocol:
     def frame_size(self) -> tuple[int, int]:
         """(H, W) of the frames before the crop."""
         return self.resize or resize_for(self.img_dim)
+
+    def flags(self) -> dict[str, Any]:
+        """{name: what the flag would be}, of CLIP_FLAGS."""
+        return {"seq_len": self.seq_len, "ds": self.ds, "img_dim": self.img_dim, "resize": self.frame_size}
 
     def __str__(self) -> str:
         height, width = self.frame_size

@@ -22,7 +22,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 PATIENCE = 300  # seconds after which something hangs; a slow or busy machine is no failure
 # flags that make any stage take seconds
-SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", "--workers", "0", "--device", "cpu"]
+FAST = ["--workers", "0", "--device", "cpu"]
+SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", *FAST]
 NARROW = ["--net", "r3d", "--width", "0.0625"]
 OWN = ("r3d", "r21d", "s3d", "s3dg", "c3d")  # networks that are written here after the release
 

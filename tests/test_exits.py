@@ -233,5 +233,5 @@ def test_workers_are_this_processs_share_of_the_cores(monkeypatch, cores, quota,
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     parser = new_parser("x.py", "X")
-    add_data_flags(parser, ds=1, batch_size=1, batch_help="")
+    add_data_flags(parser, batch_size=1, batch_help="")
     assert parser.parse_args([]).workers == workers

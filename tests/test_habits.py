@@ -14,7 +14,8 @@ ROOMS = {
     "dataset": "fuzz_data augment augment_cuda dataset properties storage",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
               "protocol share torchvision_zoo",
-    "engine": "accumulate distributed evaluation faults fuzz_flags gpu loop memory precision pretend_cuda recovery",
+    "engine": "accumulate distributed evaluation expected_clips faults fuzz_flags gpu loop memory precision "
+              "pretend_cuda recovery",
     "analysis": "evidence export fuzz_runs pictures probe report retrieval temporal variance",
     "process_data": "flat_videos process_data storage verify write_csv",
     "asset": "assets",

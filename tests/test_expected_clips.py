@@ -1,0 +1,92 @@
+"""Flags of clips that are not given: those that the weights expect, in every stage."""
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import FAST
+
+from engine.setup import Weights
+from models import build_backbone
+from models.protocol import Protocol
+
+NARROW_BY = 0.0625
+def checkpoint(path, net="r3d", **config):
+    """A file with a narrow network's weights, of a seed, and what its config says."""
+    torch.manual_seed(0)
+    torch.save({"state_dict": build_backbone(net, NARROW_BY).state_dict(),
+                "config": {"net": net, "width": NARROW_BY, **config}}, path)
+    return str(path)
+
+
+TRAINED = Protocol(seq_len=4, ds=3, img_dim=24, resize=(30, 40))
+
+
+def flags_of(path):
+    return {name: json.loads(path.read_text())["flags"][name] for name in ("seq_len", "ds", "img_dim", "resize")}
+
+
+@pytest.mark.parametrize("given, changed", [
+    ([], {}), (["--ds", "1"], {"ds": 1}), (["--img_dim", "32"], {"img_dim": 32, "resize": [37, 49]}),
+    (["--resize", "24x32"], {"resize": [24, 32]})])
+def test_flags_that_are_not_given_are_those_that_the_weights_expect(given, changed, program, tmp_path):
+    path = checkpoint(tmp_path / "w.pth.tar", protocol=TRAINED.values())
+    code, out, error = program("retrieval.py", "--pretrain", path, *FAST, "--clips", "2", "--name", "x", *given)
+    assert code == 0, error
+    expected = {"seq_len": 4, "ds": 3, "img_dim": 24, "resize": [30, 40]}
+    assert flags_of(tmp_path / "log/dualvar/retrieval/x/results.json") == expected | changed
+    taken = [name for name in expected if f"--{name}" not in given and not (name == "resize" and "--img_dim" in given)]
+    said = {"seq_len": "4", "ds": "3", "img_dim": "24", "resize": "30x40"}
+    assert f"note: {' '.join(f'--{name} {said[name]}' for name in taken)}, as {path} expects" in out
+
+
+def test_the_paper_s_weights_keep_the_stages_own_strides(program, tmp_path):
+    path = checkpoint(tmp_path / "w.pth.tar")
+    code, out, error = program("retrieval.py", "--pretrain", path, "--dry_run")
+    assert code == 0 and "16 frames at stride 4, 112 px" in out and "expects" not in out, error
+    code, out, error = program("finetune.py", "--pretrain", path, "--batch_size", "2", "--dry_run")
+    assert code == 0 and "16 frames at stride 2, 112 px" in out and "expects" not in out, error
+    small = checkpoint(tmp_path / "small.pth.tar", protocol=Protocol(img_dim=56).values())
+    code, out, error = program("finetune.py", "--pretrain", small, "--batch_size", "2", "--dry_run")
+    assert code == 0 and "16 frames at stride 2, 56 px" in out, error
+    code, out, error = program("finetune.py", "--pretrain", "random", "--net", "slow_r50", "--width", "0.03",
+                               "--batch_size", "2", "--dry_run")
+    assert code == 0 and "8 frames at stride 8, 224 px" in out, error
+
+
+def test_a_classifier_is_tested_on_the_clips_that_it_was_fine_tuned_on(program, tmp_path):
+    path = checkpoint(tmp_path / "w.pth.tar")
+    code, _, error = program("finetune.py", "--pretrain", path, *FAST, "--seq_len", "4", "--ds", "4", "--img_dim", "24",
+                             "--batch_size", "2", "--epochs", "1", "--name", "x")
+    assert code == 0, error
+    latest = tmp_path / "log/dualvar/ft/x/model/latest.pth.tar"
+    old = torch.load(latest, weights_only=True)
+    del old["config"]["protocol"]  # as earlier versions wrote it
+    torch.save(old, tmp_path / "old.pth.tar")
+    for file in latest, tmp_path / "old.pth.tar":
+        name = file.parent.name
+        code, out, error = program("test.py", "--checkpoint", str(file), *FAST, "--clips", "2", "--name", name)
+        assert code == 0, error
+        assert flags_of(tmp_path / f"log/dualvar/test/{name}/results.json") == {
+            "seq_len": 4, "ds": 4, "img_dim": 24, "resize": [27, 37]}
+        assert "was trained with" not in out
+    old["flags"]["resize"] = [1, 2, 3]
+    torch.save(old, tmp_path / "old.pth.tar")
+    code, _, error = program("test.py", "--checkpoint", str(tmp_path / "old.pth.tar"), *FAST)
+    assert code == 1 and "its clip protocol makes no sense" in error
+
+
+def test_where_no_config_says_them_they_are_the_paper_s():
+    released = {"state_dict": build_backbone("r3d", NARROW_BY).state_dict(), "config": {}}
+    for content in None, released:
+        assert [Weights("x", content, "r3d", NARROW_BY).clips(ds) for ds in (2, 4)] == [Protocol(ds=2), Protocol()]
+
+
+@pytest.mark.parametrize("script", ["analysis.temporal", "analysis.pictures"])
+def test_weights_that_expect_different_clips_are_not_chosen_between(script, program, tmp_path):
+    one = checkpoint(tmp_path / "one.pth.tar", protocol=TRAINED.values())
+    two = checkpoint(tmp_path / "two.pth.tar", protocol=replace(TRAINED, ds=1).values())
+    start = ["timeline", "--out", "t.png"] if script.endswith("pictures") else []
+    code, _, error = program(script, *start, "--dataset", "ucf101", "--pretrain", one, two, *FAST)
+    assert code == 2 and error.count("\n") == 1, error
+    assert f"{one} expects clips of --seq_len 4 --ds 3" in error and f"{two} of --seq_len 4 --ds 1" in error
