@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import utils
-from analysis.features import AGAIN, read_features_of, write_features
+from analysis.features import AGAIN, features_fingerprint, read_features_of, write_features
 from analysis.floors import Thumbnail
 from analysis.nearest import KS, topk_accuracy
 from core.dist import rank
@@ -153,20 +153,21 @@ def main(argv):
 
     lock = take_lock(folder, "run folder") if rank() == 0 else None
     crashes_go_to(folder)
-    clips, precision = {}, args.precision
+    clips, precision, saved = {}, args.precision, None
     if not args.load_features:
         features, clips, precision = extract(args, backbone, lists, device)
     if rank() != 0:
         return
     if args.save_features:
         write_features(args.save_features, lists, features, clips, protocol.to_json())
+        saved = features_fingerprint(args.save_features)
     ks = [k for k in KS if k <= len(lists["train"])]
     accuracy = topk_accuracy(features["test"], lists["test"].labels, features["train"], lists["train"].labels, ks)
     print("  ".join(f"R@{k} {value:.4f}" for k, value in accuracy.items())
           + "".join(f"  (no R@{k}: the gallery is smaller)" for k in KS[len(ks):]))
     write_json(folder / "results.json", {
         "results": {f"R@{k}": value for k, value in accuracy.items()}, "classes": len(lists["test"].classes),
-        "gallery": len(lists["train"]), "queries": len(lists["test"]), "weights": weights,
+        "gallery": len(lists["train"]), "queries": len(lists["test"]), "weights": weights, "features": saved,
         "flags": {**plain_types(vars(args)), **protocol.values(), "precision": precision}, **versions()})
     print(f"written to {folder}")
     lock.close()

@@ -5,6 +5,7 @@
 
 and protocol.json, how the clips were taken, which is written last: without it the folder is not whole.
 """
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def write_features(folder: str | Path, lists: Mapping[str, VideoList], features:
             write_npy(folder / f"{part}_{name}.npy", values)
         write_text(folder / f"{part}_names.txt", "".join(f"{name}\n" for name in videos.names))
     write_text(folder / "protocol.json", protocol)
+
+
+def features_fingerprint(folder: str | Path) -> str:
+    """A short text that changes with any of the features in a folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in PARTS:
+        digest.update((Path(folder) / f"{part}_features.npy").read_bytes())
+    return digest.hexdigest()
 
 
 def read_features(folder: str | Path, part: str, flag: str,

@@ -33,7 +33,7 @@ from core.versions import versions
 from dataset.lists import VideoList, hold_out, local_dataset, video_groups
 from engine.flags import positive
 
-from .features import PARTS, read_features
+from .features import PARTS, features_fingerprint, read_features
 from .nearest import centre_and_normalise, nearest, vote
 
 Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
@@ -185,7 +185,8 @@ def main(argv: Sequence[str]) -> None:
     rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k, shots=args.shots,
                             folds=folds) for folder in args.features}
     for folder, row in rows.items():
-        write_json(folder / "probe.json", {**row, "dataset": args.dataset, **versions()})
+        write_json(folder / "probe.json", {
+            **row, "dataset": args.dataset, "features": features_fingerprint(folder), **versions()})
         print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "
               + ", ".join(f"{k} nearest {value:.4f}" for k, value in row["vote"].items()))
         if row["shots"]:

@@ -263,7 +263,10 @@ def run_folder(own):
     files = {
         "pretrain/run/flags.json": {"flags": flags, **facts},
         "retrieval/own/results.json": one,
-        "retrieval/again/results.json": one,
+        "retrieval/again/results.json": {**one, "features": "e" * 16, "flags": {**flags, "save_features": "kept"}},
+        "features/again/probe.json": {"linear": [0.5, 0.75], "train": 12, "features": "e" * 16},
+        "retrieval/rewritten/results.json": {**one, "features": "d" * 16, "flags": {**flags, "save_features": ""}},
+        "features/rewritten/probe.json": {"linear": [0.125], "train": 12, "features": "c" * 16},
         "retrieval/other/results.json": {**one, "weights": "0" * 16, "results": {"R@1": 0.125}},
         "retrieval/old/results.json": {name: value for name, value in one.items() if name != "weights"},
         "retrieval/floor/results.json": {**one, "weights": None, "results": {"R@1": 0.375},
@@ -293,6 +296,7 @@ def test_the_card_tells_what_is_known_of_these_very_weights(program):
     assert [(one.task_name, one.metric_name, one.metric_value) for one in card.data.eval_results] == [
         ("retrieval among 12 training videos", "R@1 (2 clips of 4 frames at stride 2, 24 px of frames of 27 x 37)",
          0.25),
+        ("linear probe on 12 features", "top1 (2 clips of 4 frames at stride 2, 24 px of frames of 27 x 37)", 0.625),
         ("linear probe, test", "top1 (2 clips of 4 frames at stride 2, 24 px of frames of 27 x 37)", 0.5)]
     for words in ("Trained on ucf101, split 1, 12 videos.", "| `seed` | 3 |", "commit abc1234, torch 9.9",
                   "R@1 0.250 ± 0.217", "| floor, mean pictures: ", "| arrow of time | 0.500 | 0.900 ± 0.050 | yes |",
@@ -722,3 +726,23 @@ def test_a_folder_that_is_not_whole_is_not_pushed(program, copy, tmp_path):
         code, _, error = program("models.weights", "push", copy, "me/small", "--dry_run")
         assert code == 1 and words in error
         (copy / "README.md").unlink(missing_ok=True)
+
+
+def test_a_probe_of_saved_features_is_in_the_card(program):
+    model, beside = networks()["pretrainer"]
+    path = Path("log/dualvar/pretrain/run/model/latest.pth.tar")
+    path.parent.mkdir(parents=True)
+    (path.parents[1] / "flags.json").write_text(json.dumps({"flags": {"dataset": "ucf101"}}))
+    torch.save({"state_dict": model.state_dict(), **beside}, path)
+    flags = [*SMALL, "--pretrain", path, "--clips", "2", "--save_features", "kept"]
+    for name, rows in ("own", 1), ("again", 0):  # the features are written anew, by weights of another seed
+        if not rows:
+            flags[flags.index(path)] = "random"
+            flags += ["--net", NET, "--width", "0.0625"]
+        code, _, error = program("retrieval.py", *flags, "--name", name)
+        assert code == 0, error
+        code, _, error = program("analysis/probe.py", "--dataset", "ucf101", "--features", "kept")
+        assert code == 0, error
+        assert program("models.weights", "save", path, name)[0] == 0
+        text = Path(name, "README.md").read_text()
+        assert text.count("| linear probe on 12 features |") == rows and "| retrieval among 12 " in text

@@ -92,6 +92,7 @@ def results_of(run: Run, own: Iterable[str],
                 floors.append(_retrieval(content, path, f"floor, {FLOORS[flags['pretrain']]}"))
             elif isinstance(weights, str) and weights in own:
                 found.append(_retrieval(content, path))
+                found += _probe(content, path, found[-1])
         elif isinstance(weights, dict):
             if stage == "test":
                 found += _tests(content, path, own)
@@ -125,6 +126,18 @@ def _retrieval(content: dict[str, Any], path: Path, floor: str = "") -> Measured
     return Measured("floor" if floor else "retrieval", f"{floor}: {title}" if floor else title,
                     f"{shown(flags['dataset'])} split {flags['split']}", content["queries"], _clips(flags),
                     content["results"], 1 / content["classes"])
+
+
+def _probe(content: Mapping[str, Any], path: Path, retrieval: Measured) -> list[Measured]:
+    """What analysis.probe found on the features that a retrieval saved, if they are still those; [] or one."""
+    saved, beside = content["flags"].get("save_features"), path.parents[2] / "features" / path.parent.name
+    for folder in [Path(saved), beside] if isinstance(saved, str) else []:
+        if (folder / "probe.json").is_file():
+            probe = read_json(folder / "probe.json", {"linear": [float], "train": COUNT, str: object}, MOVE)
+            if probe["linear"] and content.get("features") and content["features"] == probe.get("features"):
+                return [retrieval._replace(kind="probe", title=f"linear probe on {probe['train']} features", values={
+                    "top1": sum(probe["linear"]) / len(probe["linear"])})]
+    return []
 
 
 def _tests(content: dict[str, Any], path: Path, own: set[str]) -> list[Measured]:
