@@ -19,7 +19,7 @@ from dataset.crops import FixedCrops
 from dataset.lists import VideoList, open_list
 from dataset.reader import FRAME_NAME, FrameFolders
 from dataset.sampling import CentreClip, EvenClips
-from dataset.storage import VideoFiles
+from dataset.video import VideoFiles
 from engine import evaluation
 from models.classifier import pooled
 from models.protocol import Protocol

@@ -42,10 +42,10 @@ def write_features(folder: str | Path, lists: Mapping[str, VideoList], features:
 
 
 def features_fingerprint(folder: str | Path) -> str:
-    """A short text that changes with any of the features in a folder."""
+    """A short text that changes with any of the features in a folder. Raises DataError where one is damaged."""
     digest = hashlib.blake2b(digest_size=8)
     for part in PARTS:
-        digest.update((Path(folder) / f"{part}_features.npy").read_bytes())
+        digest.update(np.ascontiguousarray(read_npy(Path(folder) / f"{part}_features.npy", "f4", 2, AGAIN)))
     return digest.hexdigest()
 
 

@@ -6,15 +6,9 @@ A few videos are extracted at 240 pixels and at training size, and the latter pa
 samples (3 views of 16 frames at stride 4, the first and third of the same frames): decoding the distinct frames and
 nothing else; what a loader worker does (read, decode, resize, crop, draw, collate); that and the augmentation; and the
 usual way, PIL and torchvision frame by frame. `--profile` says where the worker's time goes.
-
-Last, one random clip of each sample is read from its video: `--storage video` against torchcodec, PyAV and decord,
-those of them that are there (benchmarks/requirements.txt; torchcodec needs FFmpeg's shared libraries as well).
 """
 import cProfile
-import functools
-import importlib
 import io
-import itertools
 import pstats
 import sys
 import tempfile
@@ -37,7 +31,7 @@ from dataset.crops import RandomCrop
 from dataset.loader import keep_memory
 from dataset.reader import FRAME_NAME, FrameReader
 from dataset.sampling import PretrainViews
-from dataset.storage import SOURCES, VideoFiles
+from dataset.storage import SOURCES
 from engine.flags import positive
 
 SIZE, RESIZE = 112, (128, 171)
@@ -114,76 +108,8 @@ def usual_way(drawn, parameters):
         usual_sample(paths, rows)
 
 
-# --- a clip of a video: path, ascending frame numbers -> (frames, H, W, 3) uint8 RGB, decoded with one thread ----
-
-def by_torchcodec(path, indices, seek_mode):
-    from torchcodec.decoders import VideoDecoder
-    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=seek_mode)
-    return decoder.get_frames_at(indices).data.numpy()
-
-
-def by_pyav(path, indices):
-    """From the start on: an AVI with H.264, as UCF101's here, has no time stamps to seek by that would be exact."""
-    import av
-    wanted = set(indices)
-    with av.open(path) as file:
-        stream = file.streams.video[0]
-        stream.codec_context.thread_count = 1
-        frames = itertools.islice(file.decode(stream), indices[-1] + 1)
-        return np.stack([frame.to_ndarray(format="rgb24") for i, frame in enumerate(frames) if i in wanted])
-
-
-def by_decord(path, indices):
-    import decord
-    return decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
-
-
-PEERS = {"torchcodec": ("torchcodec", functools.partial(by_torchcodec, seek_mode="exact")),
-         "torchcodec, approximate seeking": ("torchcodec", functools.partial(by_torchcodec, seek_mode="approximate")),
-         "PyAV from the start on": ("av", by_pyav), "decord": ("decord", by_decord)}
-
-
-def absent(package):
-    """Why a package cannot be used here -> text, or None where it can."""
-    try:
-        importlib.import_module(package)
-    except ImportError:
-        return "not installed"
-    except (RuntimeError, OSError) as error:  # torchcodec without FFmpeg's libraries
-        return f"does not load: {str(error).strip().splitlines()[0]}"
-    return None
-
-
-def video_clips(args, folder, videos):
-    """Lines of the table of readers: a clip of 16 frames, stride 4, of each video; ours is --storage video's."""
-    source, sampler = VideoFiles(folder), PretrainViews(16, 4)
-    work = [(name, source.path(name), np.unique(sampler(int(count), np.random.default_rng([0, 0, i]))[0]).tolist())
-            for i, (name, count) in enumerate(zip(videos.names, videos.num_frames, strict=True))]
-    ours, lacking = "OpenCV from the start on, as --storage video", {}
-    ways = {ours: lambda name, _, indices: np.stack([picture for picture, _ in source.read(name, indices)])}
-    for name, (package, function) in PEERS.items():
-        if reason := absent(package):
-            lacking[name] = reason
-        else:
-            ways[name] = lambda _, path, indices, function=function: function(path, indices)
-
-    def same(way):  # share of frames; a decoder's rounding differs by less than a grey level
-        got, wanted = (np.concatenate([read(*one) for one in work]) for read in (way, ways[ours]))
-        return np.mean(np.abs(got.astype(np.int16) - wanted).mean(axis=(1, 2, 3)) < 1)
-
-    agree = {name: same(way) for name, way in ways.items()}
-    found = alternate({name: lambda way=way: [way(*one) for one in work] for name, way in ways.items()}, args.rounds)
-    rows = [[name, f"{1000 * seconds / len(work):.1f} ms", f"{found[ours] / seconds:.2f}", f"{100 * agree[name]:.0f} %"]
-            for name, seconds in found.items()] + [[name, reason, "", ""] for name, reason in lacking.items()]
-    return ["", "## A random clip of 16 frames, stride 4, from its video", "",
-            *table(["reader, one thread", "a clip", "ours / this", "frames that are the same as ours"], rows), "",
-            "Frames are asked for by number, counted from the start. A reader that finds them by time stamps gives "
-            "others where the file has none of its own, as an AVI with H.264."]
-
-
 def measure(args, folder):
-    """-> {what: seconds for all samples}, frames a sample, samples, where the videos were, (height, width) of both,
-    lines about readers of videos."""
+    """-> {what: seconds for all samples}, frames a sample, samples, where the videos were, (height, width) of both"""
     source = choose(args.videos, args.count, folder / "videos")
     large, small = ((folder / str(side), extract(folder / "videos", folder / str(side), side)) for side in (240, 128))
     run_script("process_data/src/pack.py", "--frames", small[0], "--out", folder / "packed")
@@ -205,8 +131,7 @@ def measure(args, folder):
             print(f"\n{name}:")
             pstats.Stats(profile).sort_stats("tottime").print_stats(12)
     sizes = [cv2.imdecode(np.frombuffer(one[0][1][0], np.uint8), 1).shape[:2] for one in (drawn, drawn_small)]
-    readers = video_clips(args, folder / "videos", large[1])
-    return seconds, np.mean([len(jpegs) for _, jpegs in drawn]), len(data), source, sizes, readers
+    return seconds, np.mean([len(jpegs) for _, jpegs in drawn]), len(data), source, sizes
 
 
 def main(argv):
@@ -217,7 +142,7 @@ def main(argv):
     torch.set_num_threads(1)
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
-        s, frames, count, source, sizes, readers = measure(args, Path(folder))
+        s, frames, count, source, sizes = measure(args, Path(folder))
     row = "{:.2f} ms".format
     ms = {name: 1000 * value / count for name, value in s.items()}
     tall, short = (f"{height}x{width}" for height, width in sizes)
@@ -241,7 +166,7 @@ def main(argv):
                   f"{s['usual'] / s['worker packed']:.1f} x", ">= 25 x"],
                  [f"with augmentation on the CPU, {short}, packed", f"{1000 / ms['cpu packed']:.0f}",
                   f"{s['usual'] / s['cpu packed']:.1f} x", ">= 6 x"],
-                 [f"PIL and torchvision, {tall}", f"{1000 / ms['usual']:.1f}", "1", ""]]), *readers]
+                 [f"PIL and torchvision, {tall}", f"{1000 / ms['usual']:.1f}", "1", ""]])]
     write(args.out, lines)
 
 

@@ -26,7 +26,8 @@ from core.exits import run
 from dataset.lists import local_dataset, open_list
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
-from dataset.storage import PackedFrames, VideoFiles
+from dataset.storage import PackedFrames
+from dataset.video import VideoFiles
 from engine.flags import positive
 from process_data.src.pack import pack
 

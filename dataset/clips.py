@@ -59,7 +59,7 @@ class VideoClips(Dataset[dict[str, Any]]):
 
     def _sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         indices = self.frames_of(index, rng)
-        clips = self.crop(*self.reader.read(self.videos.names[index], indices), rng)
+        clips = self.crop(*self.reader.read(self.videos.names[index], indices, int(self.videos.num_frames[index])), rng)
         sample = {"clips": torch.from_numpy(clips), "label": int(self.videos.labels[index]), "index": index}
         if self.draw is not None:
             sample.update({name: torch.from_numpy(x) for name, x in self.draw(len(clips), rng).items()})

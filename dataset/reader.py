@@ -68,10 +68,12 @@ def scale(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 class Source(Protocol):
     """One way in which the frames of videos are stored; storage.py has the others."""
 
-    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[bytes | np.ndarray, str]]:
+    def read(self, video: str, indices: Sequence[int],
+             count: int | None = None) -> Iterator[tuple[bytes | np.ndarray, str]]:
         """Yields (frame, its name for messages) for each of `indices`, which ascend from 0.
 
-        A frame is the bytes of a JPEG, or a picture (H, W, 3) uint8 RGB. Raises DataError on reaching a frame that
+        count: how many frames the video has by its list, where that is known. A frame is the bytes of a JPEG, or a
+        picture (H, W, 3) uint8 RGB. Raises DataError on reaching a frame that
         cannot be read.
         """
 
@@ -82,7 +84,7 @@ class FrameFolders:
     def __init__(self, root: str | Path) -> None:
         self.root = os.fspath(root)
 
-    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[bytes, str]]:
+    def read(self, video: str, indices: Sequence[int], count: int | None = None) -> Iterator[tuple[bytes, str]]:
         """Yields (bytes of a JPEG, its path), as Source says."""
         for index in indices:
             path = f"{self.root}/{video}/{FRAME_NAME.format(index + 1)}"
@@ -101,19 +103,20 @@ class FrameReader:
         self.source, self.repair_hint = source(root), repair_hint
         self.height, self.width = resize
 
-    def read(self, video: str, indices: np.ndarray) -> tuple[Iterator[np.ndarray], np.ndarray]:
+    def read(self, video: str, indices: np.ndarray,
+             count: int | None = None) -> tuple[Iterator[np.ndarray], np.ndarray]:
         """Frames of `video` by their indices (any shape, int, 0-based) -> (pictures, which).
 
         pictures: iterator over the distinct frames, each decoded and scaled once, (H, W, 3) uint8 RGB; it raises
         DataError at a frame that cannot be read. which: number of the picture, from 0, that shows each of `indices`,
-        in their shape.
+        in their shape. count: of all its frames, by its list: with it, late frames of video files are found sooner.
         """
         distinct, which = np.unique(indices, return_inverse=True)
-        return self._pictures(video, distinct.tolist()), which.reshape(np.shape(indices))
+        return self._pictures(video, distinct.tolist(), count), which.reshape(np.shape(indices))
 
-    def _pictures(self, video: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def _pictures(self, video: str, indices: Sequence[int], count: int | None) -> Iterator[np.ndarray]:
         try:
-            for frame, name in self.source.read(video, indices):
+            for frame, name in self.source.read(video, indices, count):
                 if isinstance(frame, bytes):
                     frame = decode_jpeg(frame, name, self.height, self.width)
                 yield scale(frame, self.height, self.width)

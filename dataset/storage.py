@@ -1,4 +1,4 @@
-"""Where frames come from: folders of JPEGs, packed files, original videos; each is a reader.Source.
+"""Where frames come from: folders of JPEGs, packed files, original videos (video.py); each is a reader.Source.
 
 No file stays open between two calls of `read`, so any number of forked workers, processes and machines may read at the
 same time, also from a read-only folder.
@@ -8,25 +8,19 @@ order and nothing else. Its entries have no extra fields, so that its directory,
 records of one length. Any zip program can read it, and it has a checksum for each frame. benchmarks/storage.py
 compares it with LMDB, HDF5 and tar.
 """
-import math
 import os
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from core.errors import DataError
 from core.inputs import open_file
 
-from .reader import FRAME_NAME, MOST_BYTES, MOST_PIXELS, FrameFolders, Source
-
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
-PARTS = ("train", "val", "validate", "test")  # folders above the classes in copies of Kinetics
+from .reader import FRAME_NAME, MOST_BYTES, FrameFolders, Source
+from .video import VideoFiles
 
 PACKED_SUFFIX = ".zip"
 MOST_FRAMES = 0xFFFE  # with more, a zip needs its 64-bit format, and with more bytes
@@ -106,7 +100,7 @@ class PackedFrames:
     def path(self, video: str) -> str:
         return os.path.join(self.root, video + PACKED_SUFFIX)
 
-    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[bytes, str]]:
+    def read(self, video: str, indices: Sequence[int], count: int | None = None) -> Iterator[tuple[bytes, str]]:
         """Yields (bytes of a JPEG, its name), as Source says."""
         with Packed(self.path(video)) as packed:
             count = len(packed.entries)
@@ -121,118 +115,6 @@ class PackedFrames:
                 if zlib.crc32(data) != crc:
                     raise DataError(f"packed video {packed.path} is damaged: the checksum of {name} in it is wrong")
                 yield data, f"{name} in {packed.path}"
-
-
-# How a file begins in which a video lies whole, whatever its suffix. FFmpeg would also take texts that name other files
-# (playlists, ffconcat, sdp): a video must never be read from elsewhere. It holds to the same formats, and follows the
-# references of MP4 to other files only where it is told to (enable_drefs).
-CONTAINER = re.compile(
-    rb"RIFF.{4}AVI |.{4}(?:ftyp|moov|mdat|free|wide|skip|pnot)|\x1aE\xdf\xa3"  # AVI; MP4, MOV; MKV, WebM
-    rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47", re.DOTALL)  # FLV, WMV, MPEG, its TS
-FFMPEG_OPTIONS = "format_whitelist;avi,mov,matroska,flv,asf,mpeg,mpegts|protocol_whitelist;file"
-
-# not OpenCV's reader of pictures, which takes a name with a number for the first of a series of files
-BACKENDS = (cv2.CAP_FFMPEG, cv2.CAP_GSTREAMER, cv2.CAP_OPENCV_MJPEG)
-
-
-class BrokenVideo(DataError):
-    """`video <path> <reason>`; reason: why no frame of it can be decoded."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"video {path} {reason}")
-        self.reason = reason
-
-
-@contextmanager
-def open_video(path: str | Path) -> Iterator[cv2.VideoCapture]:
-    """cv2.VideoCapture of a file, with one thread. Raises BrokenVideo where it is no video or no decoder can open it.
-
-    No other file is opened, whatever this one says.
-    """
-    try:
-        file = open_file(path, most=2**62)
-    except OSError as error:
-        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
-    with file:
-        if not CONTAINER.match(start := file.read(189)):
-            raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
-        # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols
-        capture = _capture(f"/proc/self/fd/{file.fileno()}")
-        try:
-            if not capture.isOpened():
-                raise BrokenVideo(path, "cannot be opened by any decoder")
-            size = [int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
-            if math.prod(size) > MOST_PIXELS:
-                raise BrokenVideo(path, f"has a header that says {size[0]} x {size[1]} pixels")
-            yield capture
-        finally:
-            capture.release()
-
-
-def _capture(name: str) -> cv2.VideoCapture:
-    """That of the first of BACKENDS which can open the file, or one that is not open."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    try:
-        capture = cv2.VideoCapture()
-        any(capture.open(name, backend, [cv2.CAP_PROP_N_THREADS, 1]) for backend in BACKENDS)
-        return capture
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-
-
-class VideoFiles:
-    """Original videos, <root>/[<part>/]<class>/<video>.<suffix>, decoded from the start to the last frame wanted.
-
-    A video that no folder of its class has may lie in <root> itself, as those of Something-Something v2 do. Frame i is
-    the i-th that can be decoded, as in extract_frame.py; it has the video's own size.
-    """
-
-    SUFFIXES = "|".join(map(re.escape, VIDEO_SUFFIXES))
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = os.fspath(root)
-        # class -> [(folder, names of its files)]: the names are one string, as millions of strings take much memory
-        self.classes: dict[str, list[tuple[str, str]]] = {}
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: errors are reported by the methods below
-
-    def _folders(self, label: str) -> list[tuple[str, str]]:
-        if label not in self.classes:
-            folders = [os.path.join(self.root, part, label) for part in ("", *PARTS)]
-            try:
-                self.classes[label] = [(folder, "\n".join(name for name in os.listdir(folder) if "\n" not in name))
-                                       for folder in folders if os.path.isdir(folder)]
-            except OSError as error:
-                raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
-        return self.classes[label]
-
-    def path(self, video: str) -> str:
-        """File of a video, which lists name without its suffix. Raises DataError unless there is exactly one."""
-        label, _, stem = video.partition("/")
-        pattern = re.compile(rf"^{re.escape(stem)}(?i:{self.SUFFIXES})$", re.MULTILINE)
-        found = [os.path.join(folder, name) for folder, names in self._folders(label)
-                 for name in pattern.findall(names)]
-        if not found:
-            places = (os.path.join(self.root, stem + suffix) for suffix in VIDEO_SUFFIXES)
-            found = [path for path in places if os.path.isfile(path)]
-        if len(found) != 1:
-            raise DataError(f"video {video} has {len(found) or 'no'} file{'s' if found else ''} in {self.root} "
-                            f"({', '.join(found) or 'looked for ' + ' '.join(VIDEO_SUFFIXES)})")
-        return found[0]
-
-    def read(self, video: str, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, str]]:
-        """Yields (picture (H, W, 3) uint8 RGB, its name), as Source says."""
-        path = self.path(video)
-        with open_video(path) as capture:
-            count = 0
-            for index in indices:
-                while count <= index and capture.grab():
-                    count += 1
-                there, picture = capture.retrieve() if count > index else (False, None)
-                if not there or picture is None:
-                    raise DataError(f"frame {index + 1} of video {path} cannot be decoded, {count} before it can")
-                yield cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), f"{index + 1} of video {path}"
 
 
 # --storage -> how the frames of a data set are read

@@ -19,6 +19,7 @@ from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from models.dualvar import TERMS
 
 SMALLEST = {"data": ["--count", "2", "--rounds", "1"],
+            "video": ["--count", "2", "--rounds", "1", "--seconds", "8"],
             "retrieval": ["--gallery", "9000", "--queries", "100", "--dim", "16"]}
 
 

@@ -19,7 +19,7 @@ from dataset.crops import FixedCrops
 from dataset.lists import VideoList
 from dataset.reader import FrameReader
 from dataset.sampling import EvenClips
-from dataset.storage import VideoFiles
+from dataset.video import VideoFiles
 from models import build_backbone
 from models.classifier import pooled
 from models.protocol import Protocol

@@ -13,7 +13,7 @@ from helpers import InProcess
 from dataset.lists import open_list, video_groups
 from dataset.local_dataset import DATASETS, LocalDataset
 from dataset.reader import FrameReader
-from dataset.storage import VideoFiles
+from dataset.video import VideoFiles
 from process_data.src import extract_frame, verify
 from process_data.src.official_lists import READERS
 

@@ -17,7 +17,8 @@ from core.names import name_fault
 from dataset.lists import class_fault, read_class_index, read_list
 from dataset.local_dataset import DATASETS, NO_GROUP, LocalDataset
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader, decode_jpeg
-from dataset.storage import BrokenVideo, PackedFrames, VideoFiles, open_video
+from dataset.storage import PackedFrames
+from dataset.video import BrokenVideo, VideoFiles, open_video
 from process_data.src import common, extract_frame, frame_check, verify, write_csv
 from process_data.src.official_lists import READERS
 

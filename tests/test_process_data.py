@@ -23,7 +23,7 @@ from core.files import take_lock, whole_file, whole_files
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
 from dataset.reader import FRAME_NAME, read_frame
-from dataset.storage import BrokenVideo
+from dataset.video import BrokenVideo
 from process_data.src import common, extract_frame, pack, render_demo, write_csv
 from process_data.src.extract_frame import scaled_size
 

@@ -26,6 +26,7 @@ from helpers import (
 )
 
 import dataset.storage
+import dataset.video
 from core.errors import DataError
 from core.files import take_lock
 from dataset.clips import VideoClips
@@ -34,7 +35,8 @@ from dataset.lists import read_class_index, read_list
 from dataset.loader import TrainBatches, make_loader
 from dataset.reader import FRAME_NAME, FrameFolders, FrameReader
 from dataset.sampling import PretrainViews
-from dataset.storage import SOURCES, Packed, PackedFrames, VideoFiles
+from dataset.storage import SOURCES, Packed, PackedFrames
+from dataset.video import VideoFiles
 from models.weights.checkpoint import read_checkpoint
 from process_data.src import extract_frame, frame_check, pack, verify
 
@@ -452,14 +454,14 @@ def test_no_other_file_is_read_for_a_video(tmp_path, monkeypatch):
                         "Run/device": r"device.mp4 cannot be read \(not a regular file\)"}.items():
         with pytest.raises(DataError, match=says):
             frames_of(reader, video, np.array([1]))
-    monkeypatch.setattr(dataset.storage, "CONTAINER", re.compile(b""))
+    monkeypatch.setattr(dataset.video, "CONTAINER", re.compile(b""))
     with pytest.raises(DataError, match="by any decoder"):
         frames_of(reader, "Run/concat", np.array([1]))
 
 
 def test_a_header_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     write_movie(tmp_path / "Run/film.avi", 3)
-    monkeypatch.setattr(dataset.storage, "MOST_PIXELS", 40 * 30 - 1)
+    monkeypatch.setattr(dataset.video, "MOST_PIXELS", 40 * 30 - 1)
     with pytest.raises(DataError, match="film.avi has a header that says 40 x 30 pixels"):
         frames_of(FrameReader(tmp_path, (12, 16), "", VideoFiles), "Run/film", np.array([1]))
 

@@ -16,7 +16,7 @@ from core.files import whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
 from dataset.lists import FRAMES, class_fault
-from dataset.storage import PARTS, VIDEO_SUFFIXES
+from dataset.video import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
 GO_ON = "what is finished is kept; start the same command again to go on"  # after Ctrl-C

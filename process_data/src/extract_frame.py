@@ -43,7 +43,7 @@ from core.inputs import open_file, read_json
 from core.parser import new_parser
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_PIXELS
-from dataset.storage import BrokenVideo, open_video
+from dataset.video import BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
     FULL,

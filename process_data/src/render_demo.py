@@ -33,7 +33,7 @@ from core.files import take_lock
 from core.inputs import read_json
 from core.parser import new_parser
 from dataset.local_dataset import DATA
-from dataset.storage import BrokenVideo, open_video
+from dataset.video import BrokenVideo, open_video
 from process_data.src.common import (
     GO_ON,
     WorkerDied,
