@@ -4,7 +4,7 @@ import re
 
 from test_rooms import REPOSITORY, rooms
 
-DOORS = ("core/inputs.py", "core/environment.py", "dataset/reader.py", "dataset/storage.py",
+DOORS = ("core/inputs.py", "core/environment.py", "dataset/reader.py", "dataset/storage.py", "dataset/video.py",
          "models/weights/checkpoint.py", "models/weights/hub.py")
 READS = re.compile(r"""json\.loads?|csv\.(reader|DictReader)|(np|numpy)\.(load|loadtxt|genfromtxt|fromfile|memmap)
     |(pd|pandas)\.read_\w+|.*\.(read_text|read_bytes)|os\.(environ|getenv)|cv2\.(imread|imdecode|VideoCapture)
