@@ -54,17 +54,17 @@ from engine.setup import (
     open_weights,
     seed_everything,
     start,
+    take_clips,
 )
 from models import build_classifier
 from models.backbones import BACKBONES
 from models.classifier import topk
-from models.weights.identify import expected_clips
 
 DS = 2  # the paper's stride
 
 def flags():
     parser = new_parser("finetune.py", __doc__)
-    add_data_flags(parser, batch_size=16, batch_help="clips of a step, over all processes")
+    add_data_flags(parser, batch_size=16, batch_help="clips of a step, over all processes", ds=DS)
     parser.add_argument("--holdout", type=float, default=0.0,
                         help="fraction of the training list kept back for a per-epoch accuracy, whole recordings only")
     parser.add_argument("--color_jitter", action="store_true", help="pretraining's colour jitter on training clips")
@@ -104,8 +104,8 @@ def check_shares(args):
 
 def build(args, opened, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
-    _, checkpoint, net, width = opened
-    protocol = expected_clips(checkpoint, net, args.pretrain).of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
+    checkpoint, net, width = opened.checkpoint, opened.net, opened.width
+    protocol = opened.clips.of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what,
               **protocol.entry(BACKBONES[net].published)}
@@ -116,6 +116,8 @@ def build(args, opened, num_classes):
     if checkpoint:
         load_pretrained(model.backbone, checkpoint, args.pretrain)
         model.backbone.protocol = protocol
+        if args.train_what == "last" and "partial" in checkpoint["config"]:
+            config["partial"] = checkpoint["config"]["partial"]  # what is untrained stays so
     return model, config, checkpoint is not None or args.pretrain == "random"
 
 
@@ -123,7 +125,8 @@ def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
     opened = open_weights(args.pretrain, args.net, args.width, args.dry_run)
-    complete_data_flags(args, device, {args.pretrain: opened.clips(DS)}, DS)
+    take_clips(args, [opened], DS)
+    complete_data_flags(args, device)
     videos, held = open_list(args.dataset, "train", args.split, args.storage), None
     check(args)
     if args.holdout:

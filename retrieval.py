@@ -42,7 +42,7 @@ from engine.flags import (
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision
-from engine.setup import open_weights, seed_everything, start
+from engine.setup import open_weights, seed_everything, start, take_clips
 from models import build_backbone
 from models.classifier import pooled
 from models.weights.checkpoint import fingerprint
@@ -54,7 +54,7 @@ DS = 4  # the paper's stride
 
 def flags():
     parser = new_parser("retrieval.py", __doc__)
-    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch")
+    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch", ds=DS)
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--pretrain", metavar="WEIGHTS|random|thumbnail",
                        help=f"the backbone's weights: {WEIGHTS}; or the word random, or thumbnail: each clip's mean "
@@ -122,7 +122,8 @@ def main(argv):
     source, opened = args.pretrain or args.load_features, None
     if args.pretrain and args.pretrain != "thumbnail":
         opened = open_weights(args.pretrain, args.net, args.width, args.dry_run)
-    complete_data_flags(args, device, {source: opened.clips(DS)} if opened else {}, DS)
+    take_clips(args, [opened] if opened else [], DS)
+    complete_data_flags(args, device)
     check(args)
     args = frozen(args)
     lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
@@ -136,7 +137,7 @@ def main(argv):
     else:
         check_network(args, partial(build_backbone, opened.net, opened.width))
         backbone = opened.backbone(args.seq_len, args.img_dim)
-        weights = fingerprint(backbone.state_dict())
+        weights = fingerprint(backbone.state_dict(), backbone.protocol)
     name = args.name or f"{weights_name(source)}_on_{args.dataset}"
     folder = utils.run_folder(args.log_dir, args.prefix, "retrieval", name)
     utils.print_plan("Retrieval", {

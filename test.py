@@ -43,7 +43,7 @@ from engine.flags import (
 from engine.folders import check_folder, weights_name
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision
-from engine.setup import check_shapes, open_weights, start
+from engine.setup import check_shapes, note_partial, open_weights, start, take_clips
 from models import build_backbone, build_classifier
 from models.classifier import topk
 from models.weights.checkpoint import fingerprint
@@ -65,7 +65,7 @@ def split_or_all(text):
 
 def flags():
     parser = new_parser("test.py", __doc__)
-    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch", split_type=split_or_all)
+    add_data_flags(parser, batch_size=4, batch_help="videos of a loader's batch", split_type=split_or_all, ds=DS)
     group = add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     group.add_argument("--checkpoint", metavar="PATH", help="classifier to test, also a folder or hf:owner/name "
                        "with its heads; {split} stands for the split's number")
@@ -101,30 +101,32 @@ def open_classifier(args, split):
             config, {name: kind for name, kind in CONFIG.items() if name in config}):
         raise CheckpointError(f"checkpoint {path}: its config is not of this program ({wrong})")
     if config and "num_classes" not in config:
-        raise CheckpointError(f"checkpoint {path} is of pretraining and has no classes: fine-tune it first")
+        raise CheckpointError(f"checkpoint {path} has no classes: fine-tune it first, or if it is fine-tuned save it "
+                              "with --heads")
     return opened
 
 
 def load(args, opened, num_classes):
     """The classifier of a split, built as its checkpoint says and loaded strictly -> (it, which weights it has)"""
-    path, checkpoint, net, width = opened
+    path, checkpoint, net, width = opened.path, opened.checkpoint, opened.net, opened.width
     config = checkpoint["config"] if checkpoint else {}
     check_shapes(net, args.seq_len, args.img_dim)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     try:
         check_network(args, lambda: build_backbone(net, width))
-        model = build_classifier(**{**config, "net": net, "width": width, "num_classes": num_classes})
+        model = build_classifier(**{**{name: value for name, value in config.items() if name != "partial"},
+                                    "net": net, "width": width, "num_classes": num_classes})
     except UsageError:
         raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path}: its config is not of this program ({shown(error)})") from error
     if checkpoint:
         load_classifier(model, checkpoint, path)
+        note_partial(checkpoint, path)
         utils.note_unfinished(checkpoint, path)
-        utils.note_other_clips(checkpoint, path, seq_len=args.seq_len, img_dim=args.img_dim)
     before = checkpoint["inputs"].get("pretrained weights") if checkpoint and not fault(checkpoint, INPUTS) else None
-    return model, {"weights": fingerprint(model.state_dict()), "pretrained": before,
+    return model, {"weights": fingerprint(model.state_dict(), model.backbone.protocol), "pretrained": before,
                    "train_what": config.get("train_what")}
 
 
@@ -191,7 +193,8 @@ def main(argv):
     splits = range(1, local_dataset(args.dataset).splits + 1) if args.split == "all" else [args.split]
     check_sources(args, splits)
     opened = {split: open_classifier(args, split) for split in splits} if args.checkpoint else {}
-    complete_data_flags(args, device, {weights.path: weights.clips(DS) for weights in opened.values()}, DS)
+    take_clips(args, list(opened.values()), DS)
+    complete_data_flags(args, device)
     check(args)
     args = frozen(args)
     lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}

@@ -45,13 +45,3 @@ def note_unfinished(checkpoint: Mapping[str, Any], path: str) -> None:
                                   checkpoint["flags"]["epochs"])
     if (epoch + 1, step) != (epochs, steps):
         print(f"note: {path} is of epoch {epoch}, step {step} of {steps}, of a run of {epochs} epochs: not its end")
-
-
-def note_other_clips(checkpoint: Mapping[str, Any], path: str, **sizes: int) -> None:
-    """Say where a classifier was trained on clips of another size than `sizes`, by the names of flags."""
-    flags = checkpoint.get("flags")
-    trained = {name: flags.get(name) for name in sizes} if isinstance(flags, dict) else sizes
-    other = [f"--{name} {there}" for name, there in trained.items() if type(there) is int and there != sizes[name]]
-    if rank() == 0 and other:
-        print(f"note: {path} was trained with {' '.join(other)}, and is tested with "
-              f"{' '.join(f'--{name} {size}' for name, size in sizes.items())}")

@@ -22,11 +22,11 @@ from core.files import whole_files
 from core.inputs import COUNT, fault, read_bytes, read_text
 from core.names import markdown, shown
 from core.versions import machine, versions
-from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from engine.flags import MOST_WORKERS, at_most, check_memory, not_negative, positive
 from engine.setup import feature_map, start
+from models.backbones import BACKBONES
 from models.protocol import LARGEST, LONGEST, Protocol
 from models.weights import export as exporter
 from models.weights.share import CARD, CONFIG, file_of, from_pretrained, read_config
@@ -81,9 +81,6 @@ def protocol_of(args: argparse.Namespace, own: Protocol, network: str) -> Protoc
         if getattr(args, name) is not None and not 1 <= getattr(args, name) < most:
             raise UsageError(f"--{name} {shown(getattr(args, name))} is not a number from 1 to {most - 1}")
     frames, size = args.frames or own.seq_len, args.size or own.img_dim
-    resize = own.frame_size
-    if size != own.img_dim:
-        resize = resize_for(size) if own.resize is None else tuple(round(x * size / own.img_dim) for x in own.resize)
     clips = max(args.batch or max(SIZES), args.clips)
     check_memory(12 * clips * frames * size**2, f"{clips} clips of {frames} frames of {size} px")
     try:
@@ -91,7 +88,9 @@ def protocol_of(args: argparse.Namespace, own: Protocol, network: str) -> Protoc
     except RuntimeError as error:
         raise UsageError(f"{network} cannot take clips of --frames {frames} and --size {size}: "
                          f"{str(error).splitlines()[0]}") from error
-    return own.of_clips(frames, own.ds, size, resize)
+    if note := BACKBONES[network].size_note(frames, size):
+        print(f"note: {network} with clips of --frames {frames} --size {size}: {note}")
+    return own.of_clips(frames, own.ds, size, own.frame_size_for(size))
 
 
 @contextmanager
@@ -159,7 +158,8 @@ def export(args: argparse.Namespace) -> None:
             agreement = trial.of_float(exporter.opened(paths["file"], args.to))
         found = {
             "bytes": paths["file"].stat().st_size,
-            "sha256": hashlib.sha256(read_bytes(paths["file"], most=2**40)).hexdigest(), **metadata,
+            **{name: hashlib.sha256(read_bytes(paths[file], most=2**40)).hexdigest()
+               for name, file in (("sha256", "file"), ("page_sha256", "page"))}, **metadata,
             "dataset": args.dataset, "split": args.split, "clips": args.clips, "videos": len(trial.tried),
             "batches": list(trial.sizes), **agreement, "agreement": agreement_of(agreement),
             **trial.times(exporter.opened(paths["file"], args.to)),
@@ -182,8 +182,7 @@ def agreement_of(found: Mapping[str, Any]) -> str:
         error = found["relative_error"]
         return "its features bit for bit" if error == 0 else f"within {error:.1e} of the largest value of a feature"
     return (f"cosine {found['cosine']:.4f} or more ({found['cosine_centred']:.3f} less the mean feature), R@1 "
-            f"{found['r1']:.3f} where float32 has {found['r1_float32']:.3f} ({found['gallery']} and "
-            f"{found['queries']} videos)")
+            f"{found['r1']:.3f} where float32 has {found['r1_float32']:.3f}, {found['in_8_bits']} in 8 bits")
 
 
 def clips_text(found: Mapping[str, Any]) -> str:
@@ -196,10 +195,16 @@ def page_text(found: Mapping[str, Any]) -> str:
             if error == 0 else f"within {error:.2g} of those of our loader, as its JPEG decoder has a scale more")
 
 
+def tried_on(found: Mapping[str, Any]) -> str:
+    """The videos whose clips a file was compared on."""
+    what = (f"{found['gallery']} training and {found['queries']}" if "gallery" in found else f"{found['videos']}")
+    return f"{what} test videos of {found['dataset']} split {found['split']}, {found['clips']} clips each"
+
+
 def sentences(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['network']} x {found['width']} as {found['form']}: clips {clips_text(found)}",
-            f"  agreement    {found['agreement']}; {found['videos']} test videos of {found['dataset']}, "
-            f"{found['clips']} clips each, in batches of {', '.join(map(str, found['batches']))}",
+            f"  agreement    {found['agreement']}; {tried_on(found)}, in batches of "
+            f"{', '.join(map(str, found['batches']))}",
             f"  size         {found['bytes'] / 1e6:.1f} MB",
             f"  time         {found['ms']:.1f} ms a clip, {found['cpu_ms']:.1f} of the processor's; the network by "
             f"torch {found['ms_network']:.1f}, {found['cpu_ms_network']:.1f} ({found['threads']} threads, batches of "
@@ -216,10 +221,9 @@ def section(exports: Mapping[str, Mapping[str, Any]]) -> str:
              "| file | clips | MB | agreement | tried on | ms a clip | ms by torch |",
              "|---|---|---:|---|---|---:|---:|"]
     for name, one in exports.items():
-        tried = (f"{markdown(one['dataset'])} split {one['split']}: {one['videos']} test videos, {one['clips']} clips "
-                 "each")
         lines.append(f"| `{name}/{exporter.FILES[name]}` | {clips_text(one)} | {one['bytes'] / 1e6:.1f} | "
-                     f"{markdown(one['agreement'])} | {tried} | {one['ms']:.1f} | {one['ms_network']:.1f} |")
+                     f"{markdown(one['agreement'])} | {markdown(tried_on(one))} | {one['ms']:.1f} | "
+                     f"{one['ms_network']:.1f} |")
     lines += ["", *dict.fromkeys(f"Timed on {markdown(one['machine'])}; {one['threads']} threads." for one in
                                  exports.values())]
     lines += [f"The clips of `{name}/preprocess.py` are {page_text(one)}." for name, one in exports.items()]

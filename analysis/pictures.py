@@ -37,7 +37,7 @@ from engine.flags import (
     positive,
 )
 from engine.folders import check_folder
-from engine.setup import open_weights, start
+from engine.setup import open_weights, start, take_clips
 from models.protocol import Protocol
 
 from . import feature_pictures, figures, run_pictures, video_pictures
@@ -197,8 +197,9 @@ def main(argv: Sequence[str]) -> None:
     check_folder(target.parent)
     if "dataset" in args:
         device = start(args.device)
-        complete_data_flags(args, device, {path: open_weights(path, args.net, args.width).clips(Protocol.ds)
-                                           for path in getattr(args, "pretrain", []) if path != "random"})
+        if "pretrain" in args:
+            take_clips(args, [open_weights(path, args.net, args.width) for path in args.pretrain], Protocol.ds)
+        complete_data_flags(args, device)
     args = frozen(args)
     print(*write(args.draw(args), target, kinds))
 

@@ -45,8 +45,9 @@ from engine.flags import (
 from engine.folders import check_folder
 from engine.log import plain_types
 from engine.precision import check_precision
-from engine.setup import check_shapes, open_weights, seed_everything, start
+from engine.setup import check_shapes, open_weights, seed_everything, start, take_clips
 from models import build_backbone
+from models.backbones.base import Backbone
 from models.protocol import Protocol
 from models.weights.checkpoint import fingerprint
 
@@ -125,19 +126,9 @@ class Source(NamedTuple):
         return open_weights(self.path, self.net, self.width).backbone(args.seq_len, args.img_dim)
 
 
-def look_at_weights(args: argparse.Namespace) -> tuple[list[tuple[str, float]], dict[str, Protocol]]:
-    """-> (network and width of each of the weights but random ones, of these if all are; {path: clips they expect})"""
-    known, clips = [], {}
-    for path in [path for path in args.pretrain if path != "random"] or ["random"]:
-        opened = open_weights(path, args.net, args.width)
-        known.append((opened.net, opened.width))
-        clips[path] = opened.clips(Protocol.ds)
-    return known, clips
-
-
 def sources(titles: Sequence[str], known: Sequence[tuple[str, float]],
             args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
-    """-> (the networks that are asked about, the floors); known: as `look_at_weights` gives them.
+    """-> (the networks that are asked about, the floors); known: network and width of all weights but random ones.
 
     The floors are each network untrained, and FLOORS.
     """
@@ -251,8 +242,12 @@ def check(args: argparse.Namespace) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
-    known, clips = look_at_weights(args)
-    complete_data_flags(args, device, clips)
+    opened = [open_weights(path, args.net, args.width)  # random ones are like the others, if there are others
+              for path in [path for path in args.pretrain if path != "random"] or ["random"]]
+    take_clips(args, opened, Protocol.ds)
+    complete_data_flags(args, device)
+    known = [(one.net, one.width) for one in opened]
+    del opened
     titles = check(args)
     args = frozen(args)
     group = local_dataset(args.dataset).group
@@ -291,7 +286,8 @@ def main(argv: Sequence[str]) -> None:
     for source in [*networks, *floors]:
         network = source.open(args)
         if source.title in titles:
-            weights[source.title] = fingerprint(network.state_dict())
+            assert isinstance(network, Backbone)
+            weights[source.title] = fingerprint(network.state_dict(), network.protocol)
         features = extract(source.title, network, lists, plans, pictures, args, device, folder.parent / "features")
         if rank() == 0:
             found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,

@@ -67,8 +67,9 @@ def extract(name: str, network: nn.Module, lists: Mapping[str, VideoList], plans
     frames under the same names are noticed
     """
     precision = default_precision(args.precision, device) if isinstance(network, Backbone) else "fp32"
+    normalised = [network.protocol.normalisation] if isinstance(network, Backbone) and network.protocol.converts else []
     key = folder / fingerprint(type(network).__name__, network, [
-        args.dataset, args.storage, args.resize, args.img_dim, precision])
+        args.dataset, args.storage, args.resize, args.img_dim, precision, *normalised])
     paths = {(part, draw): key / f"{part}_{fingerprint(lists[part].fingerprint(), plan.indices, pictures[part])}.npy"
              for (part, draw), plan in plans.items()}
     kept = of_all_processes([place for place, path in paths.items() if path.is_file()])[0]

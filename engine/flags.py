@@ -2,20 +2,20 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from core.dist import rank, world_size
+from core.dist import world_size
 from core.errors import UsageError
 from core.names import shown
 from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from models.backbones import BACKBONES
-from models.protocol import CLIP_FLAGS, Protocol
+from models.protocol import Protocol
 
 from .precision import PRECISIONS, check_precision
 
@@ -48,10 +48,11 @@ def height_width(text: str) -> tuple[int, int]:
 
 
 def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str,
-                   split_type: Callable[[str], Any] = int, *, weights: bool = True) -> argparse._ArgumentGroup:
-    """weights: whether clips are by default those that weights expect, and not the paper's."""
-    usual = Protocol()
-    none = "; None: what the weights expect, {} without any" if weights else ""
+                   split_type: Callable[[str], Any] = int, *, ds: int = Protocol.ds,
+                   weights: bool = True) -> argparse._ArgumentGroup:
+    """ds: the paper's stride in this stage; weights: whether clips are by default those of weights, not the paper's."""
+    usual = Protocol(ds=ds)
+    none = "; None: as the weights were trained, {} where nothing says it" if weights else ""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
     group.add_argument("--split", type=split_type, default=1,
@@ -65,7 +66,7 @@ def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help:
     group.add_argument("--resize", type=height_width, metavar="HxW",
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
                             "release's, which squeezes the picture)" + (
-                                "; what the weights expect, if --img_dim is not given" if weights else ""))
+                                "; as the weights were trained, in proportion to --img_dim" if weights else ""))
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     group.add_argument("--workers", type=int, default=default_workers(),
                        help="loader processes of each process; by default the cores that this machine lets it use, "
@@ -226,40 +227,9 @@ def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> N
     check_memory(sum(x.numel() * x.element_size() for x in state.values()), said)
 
 
-def complete_clip_flags(args: argparse.Namespace, expected: Mapping[str, Protocol], ds: int) -> None:
-    """Flags of clips that were not given become those of `expected`, by the names of its weights, or the paper's.
-
-    ds: the paper's stride in this stage. What is taken over is printed. Raises UsageError where several weights expect
-    different clips.
-    """
-    missing = [name for name in CLIP_FLAGS if getattr(args, name) is None]
-    if args.img_dim is not None and "resize" in missing:
-        missing.remove("resize")
-    paper = Protocol(ds=ds).flags()
-    clips = {source: {name: clip.flags()[name] for name in missing} for source, clip in expected.items()}
-    source, first = next(iter(clips.items()), ("", {name: paper[name] for name in missing}))
-    for other, values in clips.items():
-        if values != first:
-            raise UsageError(f"{source} expects clips of {flag_text(first)}, {other} of {flag_text(values)}: give "
-                             "these flags, the same for all")
-    vars(args).update(first)
-    taken = {name: value for name, value in first.items() if value != (
-        resize_for(args.img_dim) if name == "resize" else paper[name])}
-    if taken and rank() == 0:
-        print(f"note: {flag_text(taken)}, as {source} expects; give other flags for other clips")
-
-
-def flag_text(flags: Mapping[str, Any]) -> str:
-    """As they stand in a command."""
-    return " ".join(f"--{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
-                    for name, value in flags.items())
-
-
-def complete_data_flags(args: argparse.Namespace, device: torch.device, expected: Mapping[str, Protocol] | None = None,
-                        ds: int = Protocol.ds) -> None:
-    """Ranges of the data flags; --device and those of clips become what they stand for, see `complete_clip_flags`."""
+def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
+    """Ranges of the data flags; --device and --resize become what they stand for."""
     args.device = device.type
-    complete_clip_flags(args, expected or {}, ds)
     positive(args, "seq_len", "ds", "img_dim", "batch_size")
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if getattr(args, "width", None) is not None:

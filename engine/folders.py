@@ -1,6 +1,7 @@
 """Where runs are written, what they need of disk and shared memory, and whether that is there."""
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from dataset.loader import PREFETCHED
 
 
 def weights_name(path: str | Path) -> str:
-    """Short name of a checkpoint for a result's folder: its run's, where it lies in a run's model/ folder."""
+    """Short name of weights for a result's folder: a run's, where they are a checkpoint in its model/ folder."""
     path = Path(path)
-    return path.parent.parent.name if path.parent.name == "model" else path.name.partition(".")[0]
+    ending = re.search(r"(\.pth|\.pt|\.tar|\.pkl|\.pyth|\.ckpt)+$", path.name)
+    if ending is None:
+        return path.name
+    return path.absolute().parent.parent.name if path.parent.name == "model" else path.name[:ending.start()]
 
 
 def check_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from core.names import shown
 from dataset.lists import VideoList
 from models import FRAMEWORKS
 from models.backbones import BACKBONES
+from models.backbones.base import Backbone
 from models.weights.checkpoint import (
     epoch_copies,
     fingerprint,
@@ -47,10 +48,12 @@ class Resume:
         return f"{self.path}: epoch {self.state['epoch']}, {self.state['step']} steps of it"
 
 
-def fingerprints(videos: VideoList, backbone: nn.Module | None = None) -> dict[str, str]:
+def fingerprints(videos: VideoList, backbone: Backbone | None = None) -> dict[str, str]:
     """What a training run reads, told apart by content -> {name: text}."""
     inputs = {"training list": videos.fingerprint()}
-    return inputs if backbone is None else {**inputs, "pretrained weights": fingerprint(backbone.state_dict())}
+    if backbone is not None:
+        inputs["pretrained weights"] = fingerprint(backbone.state_dict(), backbone.protocol)
+    return inputs
 
 
 def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, str],

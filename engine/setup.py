@@ -1,9 +1,12 @@
 """Before the first step: the device and the processes, seeds, the model on its device, weights to start from."""
+import argparse
 import math
 import warnings
-from dataclasses import replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +22,9 @@ from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import CLIP_FLAGS, Protocol
-from models.weights.identify import expected_clips, kind, stated
+from models.weights.identify import kind, stated
 from models.weights.loading import load_backbone
+from models.weights.runs import clips_of
 from models.weights.sources import is_remote, read_weights
 
 # --- devices and processes -----------------------------------------------------------------------------------
@@ -161,7 +165,8 @@ def takes_segments(net: str, seq_len: int, img_dim: int, n_series: int) -> bool:
     return True
 
 
-class Weights(NamedTuple):
+@dataclass(frozen=True)
+class Weights:
     """What --pretrain or --checkpoint names: the checkpoint, None where there is none, and network and width."""
 
     path: str
@@ -169,19 +174,18 @@ class Weights(NamedTuple):
     net: str
     width: float
 
-    def clips(self, ds: int) -> Protocol:
-        """The clips that a stage shows to them where the flags do not say: those that they expect.
+    @cached_property
+    def clips(self) -> Protocol:
+        """The clips that they were trained on; without weights, those of the network's published ones."""
+        if self.checkpoint is None:
+            return BACKBONES[self.net].published
+        return clips_of(self.checkpoint, self.net, self.width, self.path)
 
-        ds: the paper's stride in this stage, for the paper's networks where they were pretrained at its stride of 4
-        """
-        expected = expected_clips(self.checkpoint, self.net, self.path)
-        config, flags = (self.checkpoint or {}).get("config", {}), (self.checkpoint or {}).get("flags")
-        if "num_classes" in config:  # a classifier's are those that it was fine-tuned on
-            said = {} if "protocol" in config or not isinstance(flags, dict) else {
-                name: flags[name] for name in CLIP_FLAGS if name in flags}
-            return Protocol.read(expected.values() | said, f"checkpoint {self.path}")
-        own = BACKBONES[self.net].published == Protocol() and expected.ds == Protocol.ds
-        return replace(expected, ds=ds) if own else expected
+    @property
+    def are_papers(self) -> bool:
+        """Whether they are of one of the paper's networks and of its stride, and no classifier."""
+        classifies = self.checkpoint is not None and "num_classes" in self.checkpoint["config"]
+        return BACKBONES[self.net].published == Protocol() and self.clips.ds == Protocol.ds and not classifies
 
     def backbone(self, seq_len: int, img_dim: int) -> Backbone:
         """The backbone with these weights, or with new ones, for clips of this size."""
@@ -192,6 +196,41 @@ class Weights(NamedTuple):
         return backbone
 
 
+def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) -> None:
+    """Flags of clips that were not given become those that weights were trained on, or the paper's.
+
+    ds: the paper's stride in this stage, for its own networks where they were pretrained at its stride of 4. What is
+    taken over, and where flags that were given are others, is printed. Raises UsageError where the weights were
+    trained on different clips.
+    """
+    known = [one for one in weights if one.checkpoint] or list(weights)
+    missing, usual = {name for name in CLIP_FLAGS if getattr(args, name) is None}, Protocol(ds=ds).flags(args.img_dim)
+    clips = [one.clips.flags(args.img_dim) | ({"ds": ds} if one.are_papers else {}) for one in known] or [usual]
+    for one, own in zip(known, clips, strict=False):
+        if differing := {name for name in missing if own[name] != clips[0][name]}:
+            raise UsageError(f"{known[0].path} was trained on clips of {flag_text(clips[0], differing)}, {one.path} of "
+                             f"{flag_text(own, differing)}: give these flags, the same for all")
+    notes = []
+    if taken := {name for name in missing if clips[0][name] != usual[name]}:
+        whose = known[0].path if known[0].checkpoint else f"--net {known[0].net}"
+        notes.append(f"{flag_text(clips[0], taken)}: the clips of {whose}; give other flags for others")
+    if known and known[0].checkpoint:
+        trained = known[0].clips.flags()
+        if other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
+            notes.append(f"{known[0].path} was trained on clips of {flag_text(trained, other)}")
+        if "ds" in missing and clips[0]["ds"] != trained["ds"]:
+            notes.append(f"--ds {ds}, the paper's stride here; {known[0].path} was pretrained at its {trained['ds']}")
+    for note in notes if rank() == 0 else ():
+        print(f"note: {note}")
+    vars(args).update({name: clips[0][name] for name in missing})
+
+
+def flag_text(flags: Mapping[str, Any], names: Container[str]) -> str:
+    """Some of these flags, as they stand in a command."""
+    return " ".join(f"--{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+                    for name, value in flags.items() if name in names)
+
+
 def open_weights(path: str, net: str | None, width: float | None, dry_run: bool = False) -> Weights:
     """The weights that `path` names; untrained ones for `random`, or in a dry run before the file is there.
 
@@ -199,7 +238,8 @@ def open_weights(path: str, net: str | None, width: float | None, dry_run: bool 
     UsageError where neither says which network it is.
     """
     if dry_run and path != "random" and not is_remote(path) and not Path(path).exists():
-        print(f"{path} is not there yet: a dry run goes on without it")
+        print(f"{path} is not there yet: a dry run goes on without it, and with the paper's clips where no flags are "
+              "given")
         path = "random"
     if path == "random" and net is None:
         raise UsageError("--net: name the network, no checkpoint says which")
@@ -217,10 +257,18 @@ def open_weights(path: str, net: str | None, width: float | None, dry_run: bool 
 def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -> None:
     """load_backbone; what is to be known of the weights is printed."""
     result = load_backbone(backbone, checkpoint, path)
-    notes, partial = list(result.notes), checkpoint["config"].get("partial")
-    if backbone.protocol != Protocol():
-        notes.append(f"{path} holds {kind(checkpoint, result)}, which expects clips of {backbone.protocol}")
-    if isinstance(partial, list) and partial:
-        notes.append(f"{len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
+    notes = list(result.notes)
+    if result.family != "ours" or backbone.protocol.converts:
+        notes.append(f"{path} holds {kind(checkpoint, result)}" + (
+            f"; clips are normalised as it expects, {backbone.protocol.normalisation}"
+            if backbone.protocol.converts else ""))
     for note in notes if rank() == 0 else ():
         print(f"note: {note}")
+    note_partial(checkpoint, path)
+
+
+def note_partial(checkpoint: dict[str, Any], path: str) -> None:
+    """Say where some of a checkpoint's tensors were never trained."""
+    partial = checkpoint["config"].get("partial")
+    if isinstance(partial, list) and partial and rank() == 0:
+        print(f"note: {len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")

@@ -38,15 +38,27 @@ class Protocol:
         """(H, W) of the frames before the crop."""
         return self.resize or resize_for(self.img_dim)
 
-    def flags(self) -> dict[str, Any]:
-        """{name: what the flag would be}, of CLIP_FLAGS."""
-        return {"seq_len": self.seq_len, "ds": self.ds, "img_dim": self.img_dim, "resize": self.frame_size}
+    def frame_size_for(self, img_dim: int) -> tuple[int, int]:
+        """(H, W) of the frames before crops of another size, in the same proportion."""
+        if self.resize is None:
+            return resize_for(img_dim)
+        height, width = self.resize
+        return round(height * img_dim / self.img_dim), round(width * img_dim / self.img_dim)
+
+    def flags(self, img_dim: int | None = None) -> dict[str, Any]:
+        """{name: what the flag would be}, of CLIP_FLAGS; img_dim: where this one is given."""
+        side = img_dim or self.img_dim
+        return {"seq_len": self.seq_len, "ds": self.ds, "img_dim": side, "resize": self.frame_size_for(side)}
+
+    @property
+    def normalisation(self) -> str:
+        mean, std = (" ".join(f"{x:.6g}" for x in values) for values in (self.mean, self.std))
+        return f"mean {mean}, std {std}"
 
     def __str__(self) -> str:
         height, width = self.frame_size
-        mean, std = (" ".join(f"{x:.6g}" for x in values) for values in (self.mean, self.std))
-        return (f"{self.seq_len} frames at stride {self.ds}, {self.img_dim} pixels of {height} x {width}, mean {mean}, "
-                f"std {std}")
+        return (f"{self.seq_len} frames at stride {self.ds}, {self.img_dim} pixels of {height} x {width}, "
+                f"{self.normalisation}")
 
     def of_clips(self, seq_len: int, ds: int, img_dim: int, resize: tuple[int, int]) -> "Protocol":
         """The same normalisation of other clips, by the flags of these names: of weights that were trained on them."""

@@ -391,6 +391,9 @@ def test_inspect_without_anything_known(program):
                 "note": "\x1b[2Jred\n", "config": 3}, "in.pth")
     code, out, error = program("models.weights", "inspect", "in.pth")
     assert code == 0 and "in.pth: not known here" in out and "\x1b" not in out and "\\x1b[2Jred" in out, error
+    torch.save({f"layer{i}": torch.zeros(1) for i in range(99)}, "bare.pth")
+    code, bare, error = program("models.weights", "inspect", "bare.pth")
+    assert code == 0 and "Tensor" not in bare and "99 numbers" in bare, error
     assert "tensors      1, 6 numbers, 1 float32" in out and "no tensors   '\\x1b[2Jname', text" in out
     code, out, error = program("models.weights", "inspect", "none.pth")
     assert code == 1 and error == "error: checkpoint none.pth does not exist\n" and not out

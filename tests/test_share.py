@@ -26,9 +26,10 @@ from models import build_backbone, build_classifier, build_pretrainer, from_pret
 from models.backbones import BACKBONES
 from models.protocol import Protocol
 from models.weights import __main__ as weights
-from models.weights.card import card, run_of
+from models.weights.card import card
 from models.weights.checkpoint import fingerprint, unbounded
 from models.weights.hub import parts_of
+from models.weights.runs import run_of
 from models.weights.save import check_equal
 from models.weights.share import FILES, read_folder
 from models.weights.sources import read_weights
@@ -221,10 +222,10 @@ def test_a_classifier_of_a_folder_is_tested(program):
         assert code == 0, error
         found.append(json.loads(Path("log/dualvar/test/x/results.json").read_text()))
     assert found[0]["results"] == found[1]["results"]
-    assert found[0]["weights"]["split01"]["weights"] == fingerprint(model.state_dict())
+    assert found[0]["weights"]["split01"]["weights"] == fingerprint(model.state_dict(), Protocol())
     assert program("models.weights", "save", "in.pth.tar", "bare")[0] == 0
     code, _, error = program("test.py", *SMALL, "--checkpoint", "bare")
-    assert code == 1 and "checkpoint bare is of pretraining and has no classes" in error
+    assert code == 1 and "checkpoint bare has no classes: fine-tune it first, or if it is fine-tuned" in error
 
 
 def test_torch_hub_loads_it(folder, monkeypatch):
@@ -286,7 +287,7 @@ def run_folder(own):
 
 def test_the_card_tells_what_is_known_of_these_very_weights(program):
     model, beside = networks()["pretrainer"]
-    path = run_folder(fingerprint(model.encoder.backbone.state_dict()))
+    path = run_folder(fingerprint(model.encoder.backbone.state_dict(), Protocol()))
     torch.save({"state_dict": model.state_dict(), **beside, "epoch": 0, "step": 2, "steps": 3}, path)
     code, _, error = program("models.weights", "save", path, "out", "--license", "cc-by-4.0")
     assert code == 0, error
@@ -577,7 +578,7 @@ def test_fuzz_results_of_a_card(tmp_path_factory, data):
                 one.write_text("{}" if unbounded(content) else json.dumps(content))
         config = {"network": NET, "width": WIDTH, "heads": None, "protocol": Protocol().values(), "untrained": [],
                   "sha256": "0" * 64, "versions": {"commit": "x", "torch": "9", "python": "3"}}
-        text = in_sentence(lambda: card(config, 7, run_of(path, {}), {}, {own}))
+        text = in_sentence(lambda: card(config, 7, run_of(path, {}, NET, WIDTH), {}, {own}))
     if isinstance(text, str):
         assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
         assert "<b>" not in text and huggingface_hub.ModelCard(text).data.library_name == "dualvar"
@@ -704,18 +705,19 @@ def test_exported_files_are_pushed_where_they_are_as_the_config_says(hub, copy, 
     for name in ("model.onnx", "preprocess.py"):
         (copy / "onnx" / name).write_bytes(name.encode())
     config = json.loads((copy / "config.json").read_text())
-    right = hashlib.sha256(b"model.onnx").hexdigest()
-    for exports, words in (({"onnx": {"sha256": "0" * 64}}, "onnx/model.onnx is damaged: its SHA-256 is not that of"),
-                           ({"../x": {"sha256": right}}, "exports has ../x"), ([1], "exports is not a dictionary"),
-                           ({"int8": {"sha256": right}}, "int8/model.onnx cannot be read"),
-                           ({"onnx": {"sha256": right}}, "")):
+    right = {"sha256": hashlib.sha256(b"model.onnx").hexdigest(),
+             "page_sha256": hashlib.sha256(b"preprocess.py").hexdigest()}
+    for exports, words in (({"onnx": {**right, "sha256": "0" * 64}}, "onnx/model.onnx is damaged: its SHA-256 is not"),
+                           ({"onnx": {**right, "page_sha256": "0" * 64}}, "onnx/preprocess.py is damaged: its SHA-256"),
+                           ({"../x": right}, "exports has ../x"), ([1], "exports is not a dictionary"),
+                           ({"int8": right}, "int8/model.onnx cannot be read"), ({"onnx": right}, "")):
         (copy / "config.json").write_text(json.dumps({**config, "exports": exports}))
         code, out, error = program("models.weights", "push", copy, "me/small")
         assert code == bool(words) and words in error and bool(hub.files) != bool(words), error
     assert hub.files["me/small"].keys() == {*FILES, "onnx/model.onnx", "onnx/preprocess.py"}
     (copy / "onnx/preprocess.py").unlink()
     code, _, error = program("models.weights", "push", copy, "me/small")
-    assert code == 1 and "has no onnx/preprocess.py, which belongs to it: save or export it again" in error
+    assert code == 1 and "onnx/preprocess.py cannot be read (No such file or directory): export again" in error
 
 
 def test_a_folder_that_is_not_whole_is_not_pushed(program, copy, tmp_path):
@@ -746,3 +748,41 @@ def test_a_probe_of_saved_features_is_in_the_card(program):
         assert program("models.weights", "save", path, name)[0] == 0
         text = Path(name, "README.md").read_text()
         assert text.count("| linear probe on 12 features |") == rows and "| retrieval among 12 " in text
+
+
+def test_the_same_tensors_with_another_normalisation_are_other_weights(tmp_path):
+    state = networks()["backbone"][0].state_dict()
+    own, other = Protocol(), Protocol(mean=(0.5, 0.5, 0.5))
+    assert fingerprint(state, own) == fingerprint(state, Protocol(ds=1)) != fingerprint(state, other)
+
+
+def test_what_was_never_trained_is_said_of_a_probe_s_classifier_too(program):
+    state, config = networks()["backbone"][0].state_dict(), {"net": NET, "width": WIDTH, "partial": ["stem.weight"]}
+    torch.save({"state_dict": state, "config": config}, "part.pth.tar")
+    for kind, untrained in ("last", ["stem.weight"]), ("ft", []):
+        flags = ["--train_what", kind, "--batch_size", "4", "--epochs", "1", "--name", "x"]
+        code, _, error = program("finetune.py", *SMALL, "--pretrain", "part.pth.tar", *flags)
+        assert code == 0, error
+        latest = f"log/dualvar/{kind}/x/model/latest.pth.tar"
+        assert program("models.weights", "save", latest, kind, "--heads")[0] == 0
+        assert json.loads(Path(kind, "config.json").read_text())["untrained"] == untrained
+        for checkpoint in latest, kind:
+            code, out, error = program("test.py", *SMALL, "--checkpoint", checkpoint, "--dry_run")
+            assert code == 0 and ("1 tensors of" in out) == bool(untrained), out + error
+
+
+def test_a_run_of_another_network_is_not_that_of_the_weights(program):
+    path = run_folder("0" * 16).with_name("other.pth.tar")
+    flags = json.loads((path.parents[1] / "flags.json").read_text())
+    flags["flags"]["net"] = "r21d"
+    (path.parents[1] / "flags.json").write_text(json.dumps(flags))
+    torch.save({"state_dict": networks()["backbone"][0].state_dict(), "config": {"net": NET, "width": WIDTH}}, path)
+    code, _, error = program("models.weights", "save", path, "out")
+    assert code == 0 and "Not known: the checkpoint does not say" in Path("out/README.md").read_text(), error
+    assert json.loads(Path("out/config.json").read_text())["protocol"]["seq_len"] == 16
+
+
+def test_save_takes_what_inspect_takes(program, folder):
+    code, _, error = program("models.weights", "save", folder, "again")
+    assert code == 0 and (Path("again") / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors").read_bytes(), error

@@ -16,6 +16,8 @@ from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, mak
 from core.errors import DataError
 from dataset.lists import VideoList, open_list
 from dataset.local_dataset import DATASETS, DEMO_GROUP, LocalDataset
+from models import build_backbone
+from models.protocol import Protocol
 
 LENGTH, STRIDES = 12, dict.fromkeys(("clip", *TASKS), 2)
 
@@ -359,6 +361,19 @@ def call(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     process = InProcess(place, monkeypatch, capsys)
     return lambda *arguments: process("analysis.temporal", *FLAGS, *arguments)
+
+
+def test_the_same_tensors_with_another_normalisation_have_features_of_their_own(call, tmp_path):
+    torch.manual_seed(0)
+    content = {"state_dict": build_backbone("r3d", 0.0625).state_dict(), "config": {"net": "r3d", "width": 0.0625}}
+    torch.save(content, "one.pth.tar")
+    content["config"]["protocol"] = Protocol(mean=(0.5, 0.5, 0.5)).values()
+    torch.save(content, "two.pth.tar")
+    code, _, error = call("--pretrain", "one.pth.tar", "two.pth.tar", "--tasks", "arrow")
+    assert code == 0, error
+    weights = json.loads((tmp_path / "log/dualvar/temporal/x/results.json").read_text())["weights"]
+    assert len(set(weights.values())) == 2
+    assert len(list((tmp_path / "log/dualvar/temporal/features").iterdir())) == 2 + 1 + len(floors.FLOORS)
 
 
 @pytest.mark.slow

@@ -13,14 +13,16 @@ from core.inputs import COUNT, fault, read_json
 from core.names import markdown, shown
 from dataset.augment import MEAN, STD
 
+from .. import FRAMEWORKS
+from ..dualvar import TERMS
 from ..protocol import Protocol
+from .runs import MOVE, Run
 
 PAPER = "https://arxiv.org/abs/2107.01194"
 # flags that say where and on what a run was made, and nothing of what came out; paths are nobody else's business
 OF_MACHINE = {"workers", "loader_timeout", "log_dir", "prefix", "name", "device", "dry_run", "resume", "override",
               "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "checkpointing", "compile", "eval_every",
               "eval_videos"}
-MOVE = "move its folder away, or make it again"
 USUAL = {"retrieval": "nearest-neighbour retrieval (retrieval.py)",
          "last": "linear probe (finetune.py --train_what last)", "ft": "fine-tuning (finetune.py)",
          "temporal": "questions about time (analysis.temporal)"}
@@ -29,14 +31,6 @@ CLIPS = {"dataset": str, "seq_len": COUNT, "ds": COUNT, "img_dim": COUNT, "resiz
 ASKED = {"clips": {"linear": {"mean": float, "error": float}}, "above_floors": {"linear": bool},
          "at_chance": {"linear": bool}}  # of a question about time
 BEHIND = {"weights": str, "pretrained": (None, str), "train_what": (None, str)}  # of a classifier that was tested
-
-
-class Run(NamedTuple):
-    """What is known of the training: its flags, what its flags.json says beside them, and the folder of all stages."""
-
-    flags: dict[str, Any]
-    facts: dict[str, Any]
-    log: Path | None
 
 
 class Measured(NamedTuple):
@@ -52,19 +46,6 @@ class Measured(NamedTuple):
 
 
 # --- what is known -------------------------------------------------------------------------------------------
-
-def run_of(path: Path, checkpoint: Mapping[str, Any]) -> Run:
-    """The run that a checkpoint is of, by what it holds itself and by flags.json, where it lies in a run's model/."""
-    folder = path.absolute().parent.parent
-    written = folder / "flags.json"
-    facts = {}
-    if path.absolute().parent.name == "model" and written.is_file():
-        facts = read_json(written, {"flags": {str: object}, str: object}, MOVE)
-    flags = checkpoint.get("flags")
-    if not isinstance(flags, dict) or fault(flags, {str: object}):
-        flags = facts.get("flags", {})
-    return Run(flags, facts, folder.parents[1] if facts else None)
-
 
 def results_of(run: Run, own: Iterable[str],
                net: tuple[str, float]) -> tuple[list[Measured], list[dict[str, Any]], int]:
@@ -98,7 +79,7 @@ def results_of(run: Run, own: Iterable[str],
                 found += _tests(content, path, own)
             elif titles := [title for title, one in weights.items() if isinstance(one, str) and one in own]:
                 temporal.append({**_shaped(content, {
-                    "flags": CLIPS, "tasks": {str: {"title": str, "chance": float}},
+                    "flags": {**CLIPS, "split": COUNT}, "tasks": {str: {"title": str, "chance": float}},
                     "measures": {titles[0]: {"tasks": {str: ASKED}}}}, path), "title": titles[0]})
     there = {(one.dataset, one.clips) for one in found if one.kind == "retrieval"}
     found += [one for one in floors if (one.dataset, one.clips) in there]
@@ -130,8 +111,10 @@ def _retrieval(content: dict[str, Any], path: Path, floor: str = "") -> Measured
 
 def _probe(content: Mapping[str, Any], path: Path, retrieval: Measured) -> list[Measured]:
     """What analysis.probe found on the features that a retrieval saved, if they are still those; [] or one."""
-    saved, beside = content["flags"].get("save_features"), path.parents[2] / "features" / path.parent.name
-    for folder in [Path(saved), beside] if isinstance(saved, str) else []:
+    flags, beside = content["flags"], path.parents[2] / "features" / path.parent.name
+    saved, log = flags.get("save_features"), Path(str(flags.get("log_dir")), str(flags.get("prefix")))
+    start = Path() if log.is_absolute() else Path(*path.parts[:-3 - len(log.parts)])  # where the retrieval was started
+    for folder in [start / saved, beside] if isinstance(saved, str) else []:
         if (folder / "probe.json").is_file():
             probe = read_json(folder / "probe.json", {"linear": [float], "train": COUNT, str: object}, MOVE)
             if probe["linear"] and content.get("features") and content["features"] == probe.get("features"):
@@ -173,8 +156,10 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
     dataset = shown(run.flags["dataset"]) if isinstance(run.flags.get("dataset"), str) else None
     mode, framework = run.flags.get("mode"), run.flags.get("framework")
     how = "whose training is not known here"
-    if classes:
-        how = f"trained to tell {config['heads']['num_classes']} classes"
+    if classes or "train_what" in run.flags:
+        number = f" {config['heads']['num_classes']}" if classes else ""
+        what = "its last layer" if run.flags.get("train_what") == "last" else "fine-tuned and"
+        how = f"{what} trained to tell{number} classes"
     elif mode is not None:
         how = f"pretrained by DualVar ({shown(framework)}, {shown(mode)})"
     title = f"{config['network']} x {config['width']:g}, {how}" + (f", on {dataset}" if dataset else "")
@@ -245,7 +230,7 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
     lines = ["## Data", "", f"Trained on {markdown(shown(dataset))}, split {markdown(shown(run.flags.get('split')))}"
              + (f", {videos} videos" if isinstance(videos, int) else "") + ".", "", "## Recipe", "",
              "| flag | value |", "|---|---|"]
-    for name, value in run.flags.items():
+    for name, value in used_flags(run.flags).items():
         if name in ("pretrain", "checkpoint") and isinstance(value, str):
             value = "/".join(Path(value).parts[-3:])  # <run>/model/<file>
         if name not in OF_MACHINE and name.isidentifier() and value is not None:
@@ -257,12 +242,22 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
     return [*lines, "", *([f"Trained with {', '.join(known)}.", ""] if known else [])]
 
 
+def used_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's flags, without those of other frameworks and of loss terms that its mode has not."""
+    others = {option.dest for name, framework in FRAMEWORKS.items() for option in framework.options
+              if name != flags.get("framework")} if "framework" in flags else set()
+    if isinstance(mode := flags.get("mode"), str):
+        others |= {f"{term}_weight" for term in TERMS if term not in mode.split("-")}
+    return {name: value for name, value in flags.items() if name not in others}
+
+
 def _result_lines(results: Sequence[Measured], temporal: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["## Results", ""]
     if not results and not temporal:
         return [*lines, "None was measured with these weights.", ""]
     if results:
-        lines += ["Of these very weights. Shares of the test videos; ± is one standard error of so many videos.", "",
+        lines += ["Of these very weights, and of floors on the same clips. Shares of the test videos; ± is one "
+                  "standard error of so many videos.", "",
                   "| what | data | videos | clips of a video | chance at 1 | result |", "|---|---|---:|---|---:|---|"]
     for one in results:
         values = ", ".join(f"{markdown(shown(name))} {value:.3f} ± {_error(value, one.videos):.3f}"
@@ -297,13 +292,16 @@ def _missing_lines(run: Run, state: Mapping[str, Any], results: Sequence[Measure
                    temporal: Sequence[Mapping[str, Any]], nameless: int) -> list[str]:
     """What was not measured."""
     there = {one.kind for one in results} | ({"temporal"} if temporal else set())
+    if "test" in there:  # a classifier's own test is that of the training that made it
+        there.add(str(run.flags.get("train_what")))
     lines = [f"- {name}: not measured" for kind, name in USUAL.items() if kind not in there]
     if not fault({**state, **run.flags}, {"epoch": int, "step": int, "steps": int, "epochs": int}):
         place, end = (state["epoch"] + 1, state["step"]), (run.flags["epochs"], state["steps"])
         if place != end:
             lines.append(f"- the end of training: these weights are of epoch {place[0]} of {end[0]}, step {place[1]} "
                          f"of {end[1]}")
-    tested = sorted({one.dataset for one in results})
+    tested = sorted({one.dataset for one in results} | {
+        f"{shown(one['flags']['dataset'])} split {one['flags']['split']}" for one in temporal})
     lines += [f"- any data but {markdown(', '.join(tested))}" if tested else "- any data",
               "- the spread over seeds: this is one run" + (
                   f", of seed {markdown(shown(run.flags['seed']))}" if "seed" in run.flags else ""),

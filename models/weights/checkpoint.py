@@ -19,6 +19,8 @@ from core.files import whole_file
 from core.inputs import DEEPEST
 from core.names import quoted, shown
 
+from ..protocol import Protocol
+
 LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
 # of the weights, in the field's habits; they stand in each other too
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "network", "net", "backbone",
@@ -209,9 +211,11 @@ def unbounded(content: object) -> str | None:
     return f"values more than {DEEPEST} deep"
 
 
-def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
-    """A short text that changes with any value or name of a state dict."""
+def fingerprint(state_dict: Mapping[str, Tensor], protocol: Protocol) -> str:
+    """A short text that changes with any value or name of a state dict, and if its clips are normalised differently."""
     digest = hashlib.blake2b(digest_size=8)
+    if protocol.converts:
+        digest.update(repr((protocol.mean, protocol.std)).encode())
     for name, value in sorted(state_dict.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

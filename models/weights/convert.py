@@ -81,7 +81,7 @@ def inspect(args: argparse.Namespace) -> None:
     width, result = found[best]
     print(f"{args.file}: {kind(checkpoint, result)}" + (f"; network {best} x {width:g}" if result.fits else ""))
     for name, value in checkpoint.items():
-        if name != "state_dict" and not (isinstance(value, dict) and not value):
+        if not (name == "state_dict" or isinstance(value, torch.Tensor) or isinstance(value, dict) and not value):
             print(f"  {shown(name):<12} {entry(value)}")
     print(f"  {'tensors':<12} {len(plain)}, {sum(value.numel() for value in plain):,} numbers, " + ", ".join(
         f"{count} {str(dtype).removeprefix('torch.')}" for dtype, count in Counter(v.dtype for v in plain).items()))

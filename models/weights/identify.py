@@ -9,10 +9,9 @@ from core.names import shown
 
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone, scaled
-from ..protocol import Protocol
 from .match import Match, is_plain
 from .names import locate, name_tables
-from .origins import matched, project_of, protocol_of, trained_in, whose_names
+from .origins import matched, project_of, trained_in, whose_names
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
@@ -74,17 +73,6 @@ def comparisons(checkpoint: Mapping[str, Any], nets: Sequence[str] | None = None
     return result
 
 
-def expected_clips(checkpoint: Mapping[str, Any] | None, net: str, path: object) -> Protocol:
-    """What clips the weights of a checkpoint for `net` expect; without one, what the network's published ones do.
-
-    Raises CheckpointError where the file says nonsense.
-    """
-    published = BACKBONES[net].published
-    if checkpoint is None:
-        return published
-    return protocol_of(checkpoint, matched(checkpoint, template(net, 1.0)), published, f"checkpoint {path}")
-
-
 def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
     """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
     score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
@@ -105,9 +93,9 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"
         if "clip_head" in parts:
-            said = config.get("framework")
-            framework = said if isinstance(said, str) and said else "moco" if "key_encoder" in parts else "simclr"
-            return f"a pretrainer of ours, {DISPLAYED.get(framework, shown(framework))}"
+            said = config.get("framework") or ("moco" if "key_encoder" in parts else None)
+            return "a pretrainer of ours" + (
+                f", {DISPLAYED.get(said, shown(said))}" if isinstance(said, str) else "")
         return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
     if project == "the release":
         if "series_proj_head_q" in parts:

@@ -23,13 +23,13 @@ def clips_of(source: Any, clips: int = CLIPS) -> np.ndarray:
     numbers = np.minimum(starts[:, None] + np.arange(FRAMES) * STRIDE, count - 1)
     distinct, which = np.unique(numbers, return_inverse=True)
     frames = (picture(source[i]) for i in distinct) if isinstance(source, list) else decoded(source, set(distinct))
-    values = np.stack([normalised(frame) for frame in frames])[which.reshape(clips, FRAMES)]
-    return np.ascontiguousarray(values.transpose(0, 4, 1, 2, 3))
+    return np.ascontiguousarray(np.stack([*map(normalised, frames)])[which.reshape(clips, -1)].transpose(0, 4, 1, 2, 3))
 
 
 def decoded(path: Any, wanted: set[int] | None = None) -> Any:
     """The frames of a video file, RGB, those whose number is wanted; where none is named, None for each."""
     video, number = cv2.VideoCapture(str(path)), 0
+    assert video.isOpened(), f"{path} is no video that can be read"
     while video.grab():
         if wanted is None or number in wanted:
             yield None if wanted is None else video.retrieve()[1][..., ::-1]

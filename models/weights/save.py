@@ -18,17 +18,15 @@ from core.versions import versions
 
 from ..backbones import BACKBONES
 from ..dualvar import parse_mode
-from ..protocol import Protocol
 from . import export, hub
-from .card import Run, card, run_of
-from .checkpoint import fingerprint, read_checkpoint
+from .card import card
+from .checkpoint import fingerprint
 from .convert import check_width, chosen_network
-from .match import Match, check_fit, load_strict
-from .origins import protocol_of
+from .match import check_fit, load_strict
+from .runs import clips_of, run_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
+from .sources import read_weights
 from .tensors import TYPES
-
-CLIPS = {"seq_len": int, "ds": int, "img_dim": int, "resize": [int]}  # flags of a run
 
 
 def add_flags(commands: Any) -> None:
@@ -55,10 +53,10 @@ def save(args: argparse.Namespace) -> None:
     check_width(args.width)
     check_new_folder(args.folder)
     safetensors = optional("safetensors.torch", "save")
-    checkpoint = read_checkpoint(args.file, args.entry)
+    checkpoint = read_weights(args.file, args.entry)
     net, width, result = chosen_network(args, checkpoint)
     check_fit(result, f"checkpoint {args.file}", hint="; nothing is written")
-    run = run_of(args.file, checkpoint)
+    run = run_of(args.file, checkpoint, net, width)
     heads = heads_of(checkpoint["config"], args.file) if args.heads else None
     model = build(net, width, heads)
     if heads is None:
@@ -69,10 +67,10 @@ def save(args: argparse.Namespace) -> None:
     if odd := {str(value.dtype) for value in state.values()} - {str(dtype) for dtype in TYPES}:
         raise CheckpointError(f"checkpoint {args.file}: tensors of {', '.join(sorted(odd))} are not saved")
     data = safetensors.save(state, {"format": "pt"})
-    found = versions()
+    found, protocol = versions(), clips_of(checkpoint, net, width, args.file, result)
     config = {
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
-        "protocol": clips_of(checkpoint, result, net, run, args.file).values(),
+        "protocol": protocol.values(),
         "untrained": untrained_of(checkpoint, args.file),
         "sha256": hashlib.sha256(data).hexdigest(), "tensors": len(state),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
@@ -80,7 +78,7 @@ def save(args: argparse.Namespace) -> None:
     backbone = state if heads is None else {
         name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     text = card(config, sum(value.numel() for value in state.values()), run, checkpoint,
-                {fingerprint(backbone), fingerprint(state)}, args.license)
+                {fingerprint(tensors, protocol) for tensors in (backbone, state)}, args.license)
     with whole_folder(args.folder) as folder:
         (folder / WEIGHTS).write_bytes(data)
         write_json(folder / CONFIG, config)
@@ -115,16 +113,6 @@ def whole_of(state: Mapping[str, Tensor], heads: Mapping[str, Any]) -> dict[str,
     """The tensors of a checkpoint that are those of `build` with these heads."""
     prefix = "encoder." if heads["kind"] == "pretraining" else ""  # beside it, a momentum encoder and queues
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def clips_of(checkpoint: Mapping[str, Any], result: Match, net: str, run: Run, path: Path) -> Protocol:
-    """What clips the weights expect: as the checkpoint says, or else as its run was trained, or as others' are."""
-    own = protocol_of(checkpoint, result, BACKBONES[net].published, f"checkpoint {path}")
-    if "protocol" in checkpoint["config"] or fault(run.flags, CLIPS) or len(run.flags["resize"]) != 2:
-        return own
-    flags = run.flags
-    found = own.of_clips(flags["seq_len"], flags["ds"], flags["img_dim"], tuple(flags["resize"]))
-    return Protocol.read(found.values(), f"the flags of {path}")
 
 
 def untrained_of(checkpoint: Mapping[str, Any], path: Path) -> list[str]:
@@ -169,18 +157,19 @@ def exported(folder: Path, config: Mapping[str, Any]) -> list[str]:
     Raises CheckpointError where one is not as that says.
     """
     found = config.get("exports", {})
-    if wrong := fault(found, {str: {"sha256": str}}, "exports"):
+    if wrong := fault(found, {str: {"sha256": str, "page_sha256": str}}, "exports"):
         raise CheckpointError(f"{folder / CONFIG} is damaged ({wrong}): export again")
     files = []
     for form, said in found.items():
         if form not in export.FILES:
             raise CheckpointError(f"{folder / CONFIG} is damaged (exports has {shown(form)}): export again")
-        path = file_of(folder, f"{form}/{export.FILES[form]}")
-        try:
-            digest = hashlib.sha256(read_bytes(path, most=2**40)).hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}): export again") from error
-        if digest != said["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {CONFIG}: export again")
-        files += [f"{form}/{export.FILES[form]}", f"{form}/{export.PAGE.name}"]
+        for name, digest in ((export.FILES[form], said["sha256"]), (export.PAGE.name, said["page_sha256"])):
+            path = file_of(folder, f"{form}/{name}")
+            try:
+                content = read_bytes(path, most=2**40)
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read ({error.strerror}): export again") from error
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {CONFIG}: export again")
+            files.append(f"{form}/{name}")
     return files

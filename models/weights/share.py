@@ -68,12 +68,17 @@ def from_pretrained(source: str | Path, heads: bool = False, net: str | None = N
 
 def _folder_of(source: str | Path) -> tuple[Path, Path | None]:
     """-> (a folder on this machine, as `read_folder` takes it, where its links may lead)"""
-    if not path_fault(str(source)) and Path(source).is_dir():
+    named = not path_fault(str(source))
+    if named and Path(source).is_dir():
         return Path(source), None
     if isinstance(source, str) and hub.NAME.fullmatch(source):
-        return downloaded(source)
+        try:
+            return downloaded(source)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; and there is no folder {quoted(source)} here") from error
+    hint = f": {SAVE} makes such a folder of a checkpoint" if named and Path(source).is_file() else ""
     raise CheckpointError(f"{quoted(str(source))} is neither a folder that is there nor owner/name of the Hugging Face "
-                          "hub")
+                          f"hub{hint}")
 
 
 def downloaded(name: str) -> tuple[Path, Path]:

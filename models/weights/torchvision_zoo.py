@@ -31,7 +31,8 @@ def published(source: str) -> dict[str, Any]:
     """
     found = FORM.fullmatch(source)
     if not found or found[1] not in NETS:
-        raise UsageError(f"{quoted(source)}: give {PREFIX} and one of {', '.join(NETS)}")
+        raise UsageError(f"{quoted(source)}: give {PREFIX} and one of {', '.join(NETS)}, and :weights=ENTRY for "
+                         "another entry of its table")
     from torchvision.models import get_model_weights  # seconds, that other weights do not need
     table = get_model_weights(found[1]).__members__
     if found[2] is not None and found[2] not in table:
