@@ -214,6 +214,32 @@ def csv_rows(text: str, path: str | Path, hint: str) -> Iterator[tuple[int, list
         raise DataError(f"{path} row {row + 1}: not a row of CSV ({error}): {hint}") from error
 
 
+def long_table(path: Path, columns: Sequence[str], hint: str = REMOVE) -> Iterator[list[str]]:
+    """The fields of the rows of a CSV file whose first row names exactly these columns, one at a time: any number of
+    them takes no memory. A last line that is not whole is left out; a file that is not there has no rows.
+
+    Raises DataError, naming the row.
+    """
+    if not path.exists():
+        return
+    number = 0
+    try:
+        with open_file(path, 2**62) as raw, io.TextIOWrapper(
+                io.BufferedReader(raw), "utf-8", newline="\n") as file:  # type: ignore[type-var]
+            whole = (line for line in file if line.endswith("\n"))
+            for number, fields in enumerate(csv.reader(whole, strict=True), 1):
+                if number == 1 and fields != list(columns) or len(fields) != len(columns):
+                    raise DataError(f"{path} row {number} is damaged ({len(fields)} fields): {hint}")
+                if number > 1:
+                    yield fields
+    except csv.Error as error:
+        raise DataError(f"{path} row {number + 1} is damaged ({error}): {hint}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged (not UTF-8): {hint}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
+
+
 def read_table(path: str | Path, columns: Sequence[str], hint: str = REMOVE) -> list[dict[str, str]]:
     """The rows of a CSV file whose first row names exactly these columns. Raises DataError, naming the row."""
     rows = csv_rows(read_text(path, hint), path, hint)

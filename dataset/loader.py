@@ -144,6 +144,13 @@ def return_memory() -> None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
+def item_loader(dataset: Dataset, workers: int, pin_memory: bool = False, timeout: float = 0) -> DataLoader:
+    """The items of a data set one by one, in order and as they are; as `make_loader`."""
+    return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=pin_memory,
+                      worker_init_fn=_prepare_worker, prefetch_factor=PREFETCHED if workers else None,
+                      timeout=timeout if workers else 0)
+
+
 def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,
                 timeout: float = 0) -> DataLoader:
     """DataLoader with `workers` processes of one thread each (0: it reads in this process).

@@ -50,15 +50,23 @@ def height_width(text: str) -> tuple[int, int]:
 def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str,
                    split_type: Callable[[str], Any] = int, *, ds: int = Protocol.ds,
                    weights: bool = True) -> argparse._ArgumentGroup:
-    """ds: the paper's stride in this stage; weights: whether clips are by default those of weights, not the paper's."""
-    usual = Protocol(ds=ds)
-    none = "; None: as the weights were trained, {} where nothing says it" if weights else ""
+    """ds, weights: as in `add_clip_flags`."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
     group.add_argument("--split", type=split_type, default=1,
                        help="number of the train/test split" + (", or all" if split_type is not int else ""))
     group.add_argument("--storage", choices=list(SOURCES), default="frames",
                        help="read extracted frames, the same packed by process_data/src/pack.py, or the videos")
+    add_clip_flags(group, ds, weights)
+    group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
+    add_loader_flags(group)
+    return group
+
+
+def add_clip_flags(group: argparse._ArgumentGroup, ds: int = Protocol.ds, weights: bool = True) -> None:
+    """ds: the paper's stride in this stage; weights: whether clips are by default those of weights, not the paper's."""
+    usual = Protocol(ds=ds)
+    none = "; None: as the weights were trained, {} where nothing says it" if weights else ""
     for name, text in (("seq_len", "frames of a clip (T)"), ("ds", "frame stride of a clip"),
                        ("img_dim", "side of the crop, pixels")):
         value = getattr(usual, name)
@@ -67,12 +75,13 @@ def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help:
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
                             "release's, which squeezes the picture)" + (
                                 "; as the weights were trained, in proportion to --img_dim" if weights else ""))
-    group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
+
+
+def add_loader_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workers", type=int, default=default_workers(),
                        help="loader processes of each process; by default the cores that this machine lets it use, "
                             "divided by its processes, and at most 8")
     group.add_argument("--loader_timeout", type=float, default=600, help="seconds to wait for a batch; 0: for ever")
-    return group
 
 
 def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
@@ -230,7 +239,7 @@ def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> N
 def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Ranges of the data flags; --device and --resize become what they stand for."""
     args.device = device.type
-    positive(args, "seq_len", "ds", "img_dim", "batch_size")
+    positive(args, "seq_len", "ds", "img_dim", *({"batch_size"} & vars(args).keys()))
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if getattr(args, "width", None) is not None:
         positive(args, "width")

@@ -14,6 +14,8 @@ WRITING = re.compile(r"[rbt+]*[wax][rbt+]*")
 
 # What is read elsewhere: {place: why}. Benchmarks read what they wrote, or data that was verified; they are left out.
 OTHERS = {
+    "analysis/index.py Index._open: open": "written to; all that is read is where the last line ends",
+    "analysis/index.py Index.drop: open": "what was just written",
     "core/check_requirements.py: open": "the project's own requirements.txt, in any Python",
     "core/exits.py record_error: os.environ": "whether a name is there, which torch itself reads",
     "analysis/page.py Page.picture: Image.open": "a picture that the page's own program has drawn",

@@ -20,7 +20,7 @@ ROOMS = {
     "process_data": "flat_videos process_data storage verify write_csv",
     "asset": "assets",
     "benchmarks": "benchmarks",
-    "entry scripts": "bad_input stages",
+    "entry scripts": "bad_input embed stages",
     "paper_scripts": "pipeline recipes slurm",
     "docs": "docs",
     "tools": "habits pretend_cuda",

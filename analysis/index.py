@@ -1,0 +1,222 @@
+"""The vectors of windows of many videos, in a folder that grows and can be searched:
+
+    vectors.npy      (N, D) float32; can be mapped into memory while it grows
+    segments.csv     a row for each: row of vectors.npy, file, hash of its content, start and end (seconds), frames a
+                     second of the file, fingerprint of the weights
+    index.json       whose vectors they are: weights, clips, windows, versions
+    files.csv        what is known of each file, so that it need not be read again as long as it does not change
+    unreadable.csv   files, and why they could not be read, or from when on
+
+Vectors are written first, then their segments, then the number of rows in the header: of what a kill leaves, the rows
+that are whole count.
+"""
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.errors import DataError
+from core.files import check_regular, take_lock, whole_file, write_json
+from core.inputs import long_table, read_json
+from dataset.windows import VideoFacts
+
+VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE = ("vectors.npy", "segments.csv", "index.json", "files.csv",
+                                                  "unreadable.csv")
+COLUMNS = ("row", "file", "hash", "start", "end", "fps", "weights")
+OF_FILES = ("file", "bytes", "changed", *VideoFacts._fields)
+HEADER = 128  # bytes before the vectors
+AGAIN = "make the index anew in another folder"
+SHAPE = {"weights": str, "dim": range(1, 2**20), "windows": {"window": float, "hop": float, "frames": int},
+         "clips": {"resize": [int], "img_dim": int}, "flags": {str: object}}
+
+
+class Segment(NamedTuple):
+    """A window of a video: its row among the vectors, file, hash of its content, seconds, frames a second."""
+
+    row: int
+    file: str
+    hash: str
+    start: float
+    end: float
+    fps: float
+    weights: str
+
+
+class Known(NamedTuple):
+    """A file as it was when it was looked at."""
+
+    bytes: int
+    changed: int  # nanoseconds
+    facts: VideoFacts
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+def segments_of(folder: Path) -> Iterator[Segment]:
+    """The segments of an index, in the order of their rows. Raises DataError where one is damaged."""
+    last = -1
+    for number, fields in enumerate(long_table(folder / SEGMENTS, COLUMNS, AGAIN), 2):
+        try:
+            row, file, content, start, end, fps, weights = fields
+            found = Segment(int(row), file, content, float(start), float(end), float(fps), weights)
+        except ValueError as error:
+            raise DataError(f"{folder / SEGMENTS} row {number} is damaged ({error}): {AGAIN}") from error
+        if not last < found.row or not 0 <= found.start <= found.end < np.inf:
+            raise DataError(f"{folder / SEGMENTS} row {number} is damaged (its row or times): {AGAIN}")
+        last = found.row
+        yield found
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """index.json. Raises DataError where it is not there, or not as `Index` writes it."""
+    return read_json(folder / MANIFEST, SHAPE, AGAIN)
+
+
+def read_known(folder: Path) -> dict[str, Known]:
+    """{path: what is known of that file}"""
+    found = {}
+    for number, (path, size, changed, *facts) in enumerate(long_table(folder / FILES, OF_FILES, AGAIN), 2):
+        try:
+            found[path] = Known(int(size), int(changed), VideoFacts(facts[0], *map(float, facts[1:])))
+        except ValueError as error:
+            raise DataError(f"{folder / FILES} row {number} is damaged ({error}): remove the file") from error
+    return found
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class Index:
+    """An index that one program writes, at its end; a context manager, which holds the folder's lock.
+
+    manifest: what index.json says or must say. Raises DataError where the folder holds another index, or a damaged
+    one.
+    Attribute: `done`: {file: (hash of its content, number of windows)}.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], same: Sequence[str]) -> None:
+        self.folder, self.dim, self.weights = folder, int(manifest["dim"]), str(manifest["weights"])
+        for name in (VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE):
+            check_regular(folder / name)
+        self.lock = take_lock(folder, "index")
+        try:
+            self._open(manifest, same)
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _open(self, manifest: Mapping[str, Any], same: Sequence[str]) -> None:
+        if (self.folder / MANIFEST).exists():
+            there = read_manifest(self.folder)
+            if other := [name for name in same if there.get(name) != manifest[name]]:
+                raise DataError(f"{self.folder} is an index of other {', '.join(other)} ("
+                                + ", ".join(f"{name} {there.get(name)!r} there, {manifest[name]!r} here"
+                                            for name in other) + "): choose another --out")
+        elif any((self.folder / name).exists() for name in (VECTORS, SEGMENTS)):
+            raise DataError(f"{self.folder} holds {VECTORS} or {SEGMENTS} without {MANIFEST}: choose another --out")
+        else:
+            write_json(self.folder / MANIFEST, manifest)
+        self.done: dict[str, tuple[str, int]] = {}
+        rows = 0
+        for segment in segments_of(self.folder):
+            content, count = self.done.get(segment.file, (segment.hash, 0))
+            self.done[segment.file] = segment.hash, count + 1 if content == segment.hash else 1
+            rows = segment.row + 1
+        self.segments = open(self.folder / SEGMENTS, "r+b" if (self.folder / SEGMENTS).exists() else "w+b")
+        self.vectors = open(self.folder / VECTORS, "r+b" if (self.folder / VECTORS).exists() else "w+b")
+        there = max(self.vectors.seek(0, os.SEEK_END) - HEADER, 0) // (4 * self.dim)
+        if there < rows:
+            self.close()
+            raise DataError(f"{self.folder / VECTORS} has {there} rows, and {SEGMENTS} names {rows}: {AGAIN}")
+        self._cut_last_line()
+        self.rows = rows
+        self._keep(rows)
+
+    def _cut_last_line(self) -> None:
+        """Take away a line that a kill has left unfinished, and write the head of a new file."""
+        end = self.segments.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - 2**16, 0)
+            self.segments.seek(start)
+            if (place := self.segments.read(end - start).rfind(b"\n")) >= 0:
+                end = start + place + 1
+                break
+            end = start
+        self.segments.truncate(end)
+        self.segments.seek(end)
+        if not end:
+            self.segments.write(csv_lines([COLUMNS]).encode())
+            self.segments.flush()
+
+    def _keep(self, rows: int) -> None:
+        """Have vectors.npy say that it has so many rows, and end there."""
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (rows, self.dim)})
+        text = head.getvalue()  # its last byte is the newline; spaces before it bring it to length
+        text = text[:-1].ljust(HEADER - 1) + b"\n"
+        text = text[:8] + (HEADER - 10).to_bytes(2, "little") + text[10:]
+        self.vectors.seek(0)
+        self.vectors.write(text)
+        self.vectors.truncate(HEADER + 4 * self.dim * rows)
+        self.vectors.seek(0, os.SEEK_END)
+        self.vectors.flush()
+
+    def append(self, file: str, facts: VideoFacts, spans: np.ndarray, vectors: np.ndarray) -> None:
+        """Add windows of a file: spans (n, 2) seconds, vectors (n, D) float32."""
+        content, count = self.done.get(file, (facts.hash, 0))
+        assert content == facts.hash and vectors.shape == (len(spans), self.dim)
+        self.vectors.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+        self.vectors.flush()
+        os.fsync(self.vectors.fileno())
+        self.segments.write(csv_lines(
+            (self.rows + i, file, facts.hash, f"{start:.3f}", f"{end:.3f}", f"{facts.fps:.6g}", self.weights)
+            for i, (start, end) in enumerate(spans.tolist())).encode())
+        self.segments.flush()
+        os.fsync(self.segments.fileno())
+        self.rows += len(spans)
+        self.done[file] = facts.hash, count + len(spans)
+        self._keep(self.rows)
+
+    def drop(self, files: Iterable[str]) -> None:
+        """Take the segments of files away, whose content has changed. Their vectors stay, and nothing names them."""
+        gone = {*files} & self.done.keys()
+        if not gone:
+            return
+        with whole_file(self.folder / SEGMENTS) as temporary, open(temporary, "w", encoding="utf-8") as out:
+            out.write(csv_lines([COLUMNS]))
+            out.writelines(csv_lines([(*segment[:3], f"{segment.start:.3f}", f"{segment.end:.3f}",
+                                       f"{segment.fps:.6g}", segment.weights)])
+                           for segment in segments_of(self.folder) if segment.file not in gone)
+        self.segments.close()
+        self.segments = open(self.folder / SEGMENTS, "r+b")
+        self.segments.seek(0, os.SEEK_END)
+        for file in gone:
+            del self.done[file]
+
+    def write_files(self, known: Mapping[str, Known], unreadable: Mapping[str, str]) -> None:
+        """files.csv and unreadable.csv."""
+        for name, rows in ((FILES, [OF_FILES, *((path, one.bytes, one.changed, *one.facts)
+                                                for path, one in known.items())]),
+                           (UNREADABLE, [("file", "reason"), *unreadable.items()])):
+            with whole_file(self.folder / name) as temporary:
+                temporary.write_text(csv_lines(rows), encoding="utf-8", newline="")
+
+    def close(self) -> None:
+        self.segments.close()
+        self.vectors.close()
+        self.lock.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,205 @@
+"""Windows of any video: clips by time, whatever the file's frame rate, and what must be known of a file for them.
+
+A window is a clip of T frames, evenly spread over its seconds. A frame is the first that is shown at its time or later,
+so that in a video of constant rate clips are those of a frame stride, and varying rates need no special care.
+"""
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from core.errors import DataError
+from core.inputs import open_file
+
+from .crops import FixedCrops
+from .reader import scale
+from .video import BrokenVideo, frame_times, open_video
+
+TOLERANCE = 5e-4  # seconds by which a frame may be early
+TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
+EARLY = 0.25  # seconds before the first frame of a clip, at which decoding begins
+END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
+CHUNK = 2**26  # bytes of the clips that are read at a time, about
+PIECE = 2**22  # bytes
+
+
+class VideoFacts(NamedTuple):
+    """Of a file: a hash of its content, frames a second by its header, when its first frame is shown by the decoder
+    (milliseconds), and its last after that (seconds)."""
+
+    hash: str
+    fps: float
+    begin: float
+    last: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the video is: its last frame is shown as long as others."""
+        return self.last + 1 / self.fps
+
+
+def look_at_video(path: str) -> VideoFacts:
+    """Reads the whole file, of which the first frame and the last seconds are decoded. Raises BrokenVideo."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open_file(path, 2**62) as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+    except OSError as error:
+        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
+    with open_video(path) as capture:
+        if not capture.grab():
+            raise BrokenVideo(path, "holds no frame that can be decoded")
+        begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
+    times = frame_times(path).times
+    if not 0 < fps < 1e4 or not np.isfinite(times).all():
+        raise BrokenVideo(path, "does not say when its frames are shown")
+    return VideoFacts(digest.hexdigest(), fps, begin, last_shown(path, begin, float(times[-1] - times[0])) / 1000)
+
+
+def last_shown(path: str, begin: float, announced: float) -> float:
+    """When the last frame that can be decoded is shown, milliseconds after the first; announced: by the packets."""
+    starts = [announced - END] if announced > 2 * END else []
+    for start in [*starts, None]:
+        with open_video(path) as capture:
+            if start is not None:
+                capture.set(cv2.CAP_PROP_POS_MSEC, begin + start)
+            last = -1.0
+            while capture.grab():
+                last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC) - begin)
+            if start is None or last >= start:
+                break
+    return max(last, 0.0)
+
+
+class Windows(NamedTuple):
+    """How windows lie in a video: one every `hop` seconds, of `frames` frames over `window` seconds."""
+
+    window: float
+    hop: float
+    frames: int
+
+    def count(self, facts: VideoFacts) -> int:
+        """Whole windows of a video; a shorter video has one, whose last frame stands still."""
+        return max(1, 1 + int((facts.seconds - self.window) / self.hop + 1e-6))
+
+    def starts(self, first: int, count: int) -> np.ndarray:
+        """Seconds at which some windows begin, (count,) float64."""
+        return np.arange(first, first + count) * self.hop
+
+    def times(self, starts: np.ndarray) -> np.ndarray:
+        """Seconds of the frames of windows, (count, frames) float64."""
+        return starts[:, None] + np.arange(self.frames) * (self.window / self.frames)
+
+
+def frames_at(path: str, facts: VideoFacts, seconds: np.ndarray) -> Iterator[np.ndarray]:
+    """The frame (H, W, 3) uint8 BGR of each of `seconds` (N,), which ascend. Raises BrokenVideo.
+
+    Decoding begins shortly before the first of them, or at the start where the file does not lead there.
+    """
+    wanted = np.minimum(seconds, facts.last).tolist()
+    starts = [wanted[0] - EARLY] if wanted[0] > 2 * EARLY else []
+    for start in [*starts, None]:
+        with open_video(path) as capture:
+            if start is not None:
+                capture.set(cv2.CAP_PROP_POS_MSEC, facts.begin + 1000 * start)
+            shown = _grab(capture, facts)
+            if start is None or shown is not None and shown <= wanted[0] + TOLERANCE:
+                yield from _following(capture, path, facts, wanted, shown)
+                return
+
+
+def _grab(capture: cv2.VideoCapture, facts: VideoFacts) -> float | None:
+    """Grab the next frame -> when it is shown, seconds after the first; None at the end."""
+    return (capture.get(cv2.CAP_PROP_POS_MSEC) - facts.begin) / 1000 if capture.grab() else None
+
+
+def _following(capture: cv2.VideoCapture, path: str, facts: VideoFacts, wanted: Sequence[float],
+               shown: float | None) -> Iterator[np.ndarray]:
+    """As `frames_at`, from the frame that was grabbed on, which is shown at `shown`."""
+    place, last, picture = 0, 0.0, None
+    while shown is not None:
+        last = shown = max(shown, last)  # the last frames of some streams have no time
+        if shown >= wanted[place] - TOLERANCE or shown > facts.last - TAIL:
+            there, found = capture.retrieve()
+            picture = found if there else picture
+            while picture is not None and wanted[place] - TOLERANCE <= shown:
+                yield picture
+                place += 1
+                if place == len(wanted):
+                    return
+        shown = _grab(capture, facts)
+    if picture is None or wanted[-1] > last + TAIL:
+        raise BrokenVideo(path, f"cannot be decoded beyond {last:.1f} s, of {facts.last:.1f} s that it announces")
+    for _ in wanted[place:]:  # the last frames cannot be decoded: the one before them stands still
+        yield picture
+
+
+class ClipSize(NamedTuple):
+    """Of the frames before the crop, (height, width), and the side of the crop, pixels."""
+
+    resize: tuple[int, int]
+    img_dim: int
+
+
+def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize, first: int,
+                 count: int) -> np.ndarray:
+    """Clips of some windows of a video (count, T, H, W, 3) uint8 RGB, centre crops. Raises BrokenVideo."""
+    times = windows.times(windows.starts(first, count))
+    distinct, which = np.unique(times.round(6), return_inverse=True)
+    pictures = (scale(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), *size.resize)
+                for picture in frames_at(path, facts, distinct))
+    return FixedCrops(size.img_dim)(pictures, which.reshape(times.shape))
+
+
+class Looks(Dataset[dict[str, Any]]):
+    """What must be known of videos, by their paths: item i -> {"index", "facts": VideoFacts or None, "error"}."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = np.array(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return {"index": index, "facts": tuple(look_at_video(str(self.paths[index]))), "error": ""}
+        except DataError as error:
+            return {"index": index, "facts": None, "error": str(error)}
+
+
+class Chunks(Dataset[dict[str, Any]]):
+    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error"}.
+
+    videos: [(path, facts)]; todo: windows that are done of each, (V,) int: the others follow.
+    Attributes: `video`, `first`, `count`: (N,) int, whose windows an item holds, and which.
+    """
+
+    def __init__(self, videos: Sequence[tuple[str, VideoFacts]], windows: Windows, size: ClipSize,
+                 done: Sequence[int]) -> None:
+        self.paths, self.facts = np.array([path for path, _ in videos]), [facts for _, facts in videos]
+        self.windows, self.size = windows, size
+        most = max(1, CHUNK // (3 * windows.frames * size.img_dim**2))
+        rows = [(number, first, min(most, total - first))
+                for number, (facts, start) in enumerate(zip(self.facts, done, strict=True))
+                for total in [windows.count(facts)] for first in range(start, total, most)]
+        self.video, self.first, self.count = np.array(rows, int).reshape(-1, 3).T
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def clips(self, index: int) -> torch.Tensor:
+        """The clips of an item (n, T, H, W, 3) uint8. Raises BrokenVideo."""
+        number = int(self.video[index])
+        return torch.from_numpy(window_clips(str(self.paths[number]), self.facts[number], self.windows, self.size,
+                                             int(self.first[index]), int(self.count[index])))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return {"index": index, "clips": self.clips(index), "error": ""}
+        except DataError as error:
+            return {"index": index, "clips": torch.empty(0), "error": str(error)}

@@ -1,0 +1,248 @@
+"""Vectors for every second or two of any videos: files, folders of files, or a list of them.
+
+    python embed.py --pretrain weights/mine --out index recordings/ more/*.mp4
+    python embed.py --pretrain torchvision:r3d_18 --out index --window 2 --hop 1 recordings/
+
+A window is a clip whose frames are evenly spread over its seconds, whatever the file's frame rate; its vector is the
+pooled feature of retrieval. Writes OUT/vectors.npy and segments.csv, a row for each window, and what could not be read,
+unreadable.csv. Started again, it goes on; files that have changed are done anew. docs/embed.md says more.
+"""
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
+import os
+import sys
+from functools import partial
+from glob import glob
+from pathlib import Path
+
+from tqdm import tqdm
+
+import utils
+from analysis.floors import Thumbnail
+from analysis.index import Index, Known, read_known
+from core.dist import world_size
+from core.errors import DataError, UsageError
+from core.exits import crashes_go_to, run
+from core.inputs import read_lines
+from core.names import path_fault, quoted
+from core.parser import new_parser
+from core.versions import versions
+from dataset.loader import item_loader
+from dataset.windows import Chunks, ClipSize, Looks, VideoFacts
+from engine import evaluation
+from engine.embedding import spans_of, vectors_of, windows_of
+from engine.flags import (
+    WEIGHTS,
+    add_clip_flags,
+    add_loader_flags,
+    add_net_flags,
+    add_precision_flag,
+    check_network,
+    complete_data_flags,
+    frozen,
+    positive,
+)
+from engine.folders import check_folder
+from engine.log import plain_types
+from engine.precision import check_precision, default_precision, set_precision
+from engine.setup import open_weights, seed_everything, start, take_clips
+from models import build_backbone
+from models.classifier import pooled
+from models.protocol import Protocol
+from models.weights.checkpoint import fingerprint
+
+# endings of files that are taken from folders; a file that is named is taken whatever its name
+SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
+            ".m2ts", ".3gp", ".vob"}
+SAME = ("weights", "dim", "windows", "clips")  # of one index
+
+
+def flags():
+    parser = new_parser("embed.py", __doc__)
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="video, folder of videos in any depth, or pattern")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="text file with a path in each line")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the vectors, new or of the "
+                        "same weights and windows")
+    parser.add_argument("--pretrain", required=True, metavar="WEIGHTS|random|thumbnail",
+                        help=f"{WEIGHTS}; or the word random, or thumbnail: each clip's mean picture and no network")
+    group = parser.add_argument_group("windows")
+    group.add_argument("--window", type=float, metavar="SECONDS", help="over which the frames of a clip are spread; "
+                       "None: --seq_len x --ds frames of a video with 30 frames a second")
+    group.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next; None: half a window")
+    add_clip_flags(group)
+    add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
+    add_precision_flag(parser)
+    group = parser.add_argument_group("run")
+    add_loader_flags(group)
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
+    group.add_argument("--seed", type=int, default=0, help="of random weights")
+    group.add_argument("--dry_run", action="store_true", help="find the videos, print the plan, stop")
+    return parser
+
+
+def check(args):
+    check_precision(args.precision, args.device)
+    for name in ("window", "hop"):
+        if getattr(args, name) is not None:
+            positive(args, name)
+    if not args.paths and args.list is None:
+        raise UsageError("name videos, folders of videos, or a list of them (--list FILE)")
+    if world_size() > 1:
+        raise UsageError("embed.py is one process, which decodes in --workers others: start it without torchrun")
+
+
+# --- which videos --------------------------------------------------------------------------------------------
+
+def find(paths, listed):
+    """Paths as they were given -> ({absolute path: why it cannot be taken, or None}, files of folders passed over)"""
+    found, others = {}, 0
+    words = [*paths, *(read_lines(listed, "name a text file with a path in each line") if listed else ())]
+    for word in filter(None, words):
+        places = [word] if os.path.lexists(word) else sorted(glob(word, recursive=True))
+        if not places:
+            raise DataError(f"{quoted(word)}: there is no such file or folder")
+        for place in places:
+            if not os.path.isdir(place):
+                found[os.path.abspath(place)] = None
+                continue
+            for folder, folders, names in os.walk(place, onerror=refuse):
+                folders.sort()
+                for name in sorted(names):
+                    if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                        found[os.path.abspath(os.path.join(folder, name))] = None
+                    else:
+                        others += 1
+    return {path: fault_of(path) for path in found}, others
+
+
+def refuse(error):
+    raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
+
+
+def fault_of(path):
+    """Why a path cannot stand in the index -> text or None"""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8: rename it"
+    wrong = path_fault(path)
+    return wrong and f"{wrong}: rename it"
+
+
+def look(paths, known, args):
+    """What must be known of videos, looked at where they have changed -> ({path: Known}, {path: why not})"""
+    found, unreadable, new = {}, {}, {}
+    for path in paths:
+        try:
+            now = os.stat(path)
+        except OSError as error:
+            unreadable[path] = f"cannot be read ({error.strerror})"
+            continue
+        if path in known and known[path][:2] == (now.st_size, now.st_mtime_ns):
+            found[path] = known[path]
+        else:
+            new[path] = now
+    loader = item_loader(Looks(list(new)), min(args.workers, len(new)), timeout=args.loader_timeout)
+    names = list(new)
+    for item in tqdm(loader, "looking at videos", len(new), unit="video", leave=False, disable=None):
+        path = names[item["index"]]
+        if item["error"]:
+            unreadable[path] = item["error"]
+        else:
+            found[path] = Known(new[path].st_size, new[path].st_mtime_ns, VideoFacts(*item["facts"]))
+    return {path: found[path] for path in paths if path in found}, unreadable
+
+
+# --- the network ---------------------------------------------------------------------------------------------
+
+def network_for(args, opened, device):
+    """-> (what maps clips (N, 3, T, H, W) to vectors (N, D), its fingerprint, D)"""
+    seed_everything(args.seed)
+    if opened is None:
+        return partial(pooled, Thumbnail()), "thumbnail", 3 * 12 * 16
+    check_network(args, partial(build_backbone, opened.net, opened.width))
+    backbone = opened.backbone(args.seq_len, args.img_dim)
+    weights = fingerprint(backbone.state_dict(), backbone.protocol)
+    backbone = evaluation.to_device(backbone, device)
+    shape = (evaluation.CLIPS[device.type], 3, args.seq_len, args.img_dim, args.img_dim)
+    _, sentences = set_precision([backbone], default_precision(args.precision, device), [shape], device,
+                                 training=False)
+    print(*sentences, sep="\n", end="\n" * bool(sentences))
+    return partial(pooled, backbone), weights, backbone.feature_dim
+
+
+def main(argv):
+    args = flags().parse_args(argv)
+    device = start(args.device)
+    check(args)
+    opened = None
+    if args.pretrain != "thumbnail":
+        opened = open_weights(args.pretrain, args.net, args.width)
+    take_clips(args, [opened] if opened else [], Protocol.ds)
+    complete_data_flags(args, device)
+    args = frozen(args)
+    windows = windows_of(Protocol(args.seq_len, args.ds, args.img_dim), args.window, args.hop)
+    size = ClipSize(args.resize, args.img_dim)
+    paths, others = find(args.paths, args.list)
+    compute, weights, dim = network_for(args, opened, device)
+    utils.print_plan("Embedding", {
+        "weights": args.pretrain, "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of "
+        f"{windows.window:.3g} s: {windows.frames} frames, {args.img_dim} px of {args.resize[0]} x {args.resize[1]}",
+        "videos": f"{len(paths)}" + (f"; {others} files of the folders are of other kinds" if others else ""),
+        "folder": args.out})
+    if not paths:
+        raise DataError("there is no video in what was named: folders are searched for files that end in "
+                        + " ".join(sorted(SUFFIXES)))
+    check_folder(args.out)
+    if args.dry_run:
+        return None
+    manifest = {"weights": weights, "dim": dim, "windows": windows._asdict(),
+                "clips": {"resize": list(size.resize), "img_dim": size.img_dim},
+                "flags": plain_types(vars(args)), **versions()}
+    with Index(args.out, manifest, SAME) as index:
+        crashes_go_to(args.out)
+        return embed(args, index, paths, windows, size, compute, device)
+
+
+def embed(args, index, paths, windows, size, compute, device):
+    """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
+    before = read_known(index.folder)
+    found, unreadable = look([path for path, fault in paths.items() if not fault], before, args)
+    unreadable |= {path: fault for path, fault in paths.items() if fault}
+    index.write_files(before | found, unreadable)
+    index.drop(path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash))
+    videos = [(path, one.facts) for path, one in found.items()]
+    done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
+    chunks = Chunks(videos, windows, size, done)
+    loader = item_loader(chunks, min(args.workers, len(chunks)), device.type == "cuda", args.loader_timeout)
+    total = sum(windows.count(facts) for _, facts in videos)
+    broken, new = set(), 0
+    with tqdm(desc="windows", total=total, initial=sum(done), unit="window", leave=False, disable=None) as bar:
+        for item in loader:
+            number, count = int(chunks.video[item["index"]]), int(chunks.count[item["index"]])
+            path, facts = videos[number]
+            bar.update(count)
+            bar.set_postfix(video=f"{number + 1}/{len(videos)}", refresh=False)
+            if path in broken:
+                continue
+            if item["error"]:
+                broken.add(path)
+                unreadable[path] = item["error"]
+                continue
+            first = int(chunks.first[item["index"]])
+            index.append(path, facts, spans_of(windows, facts, first, count),
+                         vectors_of(compute, item["clips"], device))
+            new += count
+    index.write_files(before | found, unreadable)
+    print(f"written to {args.out}: {sum(count for _, count in index.done.values())} windows in all, {new} of them new; "
+          f"{len(videos)} videos could be opened")
+    if unreadable:
+        first = next(iter(unreadable.items()))
+        print(f"{len(unreadable)} could not be read, or not to the end: {args.out / 'unreadable.csv'}, such as "
+              f"{quoted(first[0])}: {first[1]}", file=sys.stderr)
+    return 1 if len(unreadable) == len(paths) else 0
+
+
+if __name__ == "__main__":
+    run(main, stopped="what is done is kept; start it again to go on", memory="fewer --workers")

@@ -1,0 +1,58 @@
+"""Vectors of a video's windows, from Python: what embed.py does with a disk of videos."""
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.errors import RunError
+from dataset.windows import Chunks, ClipSize, VideoFacts, Windows, look_at_video
+from models.backbones.base import Backbone
+from models.classifier import pooled
+from models.protocol import Protocol
+
+from .evaluation import CLIPS, forward, to_device
+
+USUAL_RATE = 30  # frames a second of the videos whose stride a protocol states
+
+
+def windows_of(protocol: Protocol, window: float | None = None, hop: float | None = None) -> Windows:
+    """How windows lie, in seconds; window: None: as long as the protocol's clip at USUAL_RATE; hop: None: half of it.
+    """
+    window = window or protocol.seq_len * protocol.ds / USUAL_RATE
+    return Windows(window, hop or window / 2, protocol.seq_len)
+
+
+def spans_of(windows: Windows, facts: VideoFacts, first: int, count: int) -> np.ndarray:
+    """Seconds at which some windows begin and end, (count, 2) float64."""
+    starts = windows.starts(first, count)
+    return np.stack([starts, np.minimum(starts + windows.window, facts.seconds)], axis=1)
+
+
+@torch.inference_mode()
+def vectors_of(compute: Callable[[Tensor], Tensor], clips: Tensor, device: torch.device) -> np.ndarray:
+    """Clips (N, T, H, W, 3) uint8 -> (N, D) float32. Raises RunError where they are not finite."""
+    found = torch.cat([forward(compute, part) for part in clips.to(device).split(CLIPS[device.type])]).cpu()
+    if not found.isfinite().all():
+        raise RunError("the network's output is not finite; its weights are broken, or diverged")
+    return found.numpy()
+
+
+def embed_video(network: Backbone, path: str | Path, window: float | None = None,
+                hop: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of a video -> (their beginning and end in seconds (N, 2) float64, their vectors (N, D) float32).
+
+    network: as `models.from_pretrained` gives it, on the device where it is, in float32; its `protocol` says which
+    clips it takes. window, hop: seconds, as `windows_of`. A vector is the pooled feature of one clip of
+    `protocol.seq_len` frames, which are evenly spread over the window: that of retrieval for the same frames. Raises
+    dataset.video.BrokenVideo where the video cannot be read to its end.
+    """
+    device = next(network.parameters()).device
+    to_device(network, device)
+    facts, windows = look_at_video(str(path)), windows_of(network.protocol, window, hop)
+    size = ClipSize(network.protocol.frame_size, network.protocol.img_dim)
+    chunks, found = Chunks([(str(path), facts)], windows, size, [0]), []
+    for number in range(len(chunks)):
+        found.append(vectors_of(lambda clips: pooled(network, clips), chunks.clips(number), device))
+    return spans_of(windows, facts, 0, windows.count(facts)), np.concatenate(found)

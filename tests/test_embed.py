@@ -1,0 +1,281 @@
+"""Windows of videos by time, their vectors, and the index that embed.py writes."""
+import csv
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import FAST, REPOSITORY, environment
+from test_video import SAMPLES, with_times, write_video
+
+from analysis import index
+from core.errors import DataError
+from dataset import windows
+from dataset.augment import prepare
+from dataset.crops import FixedCrops
+from dataset.reader import FrameReader
+from dataset.video import BrokenVideo, VideoFiles, open_video
+from dataset.windows import VideoFacts, Windows, frames_at, look_at_video
+from engine.embedding import embed_video
+from engine.setup import seed_everything
+from models import build_backbone
+from models.classifier import pooled
+from models.protocol import Protocol
+
+SMALL = ["--img_dim", "24", "--seq_len", "4", *FAST[:2], "--device", "cpu"]
+NETWORK = ["--pretrain", "random", "--net", "r3d", "--width", "0.0625"]
+
+
+# --- windows -------------------------------------------------------------------------------------------------
+
+def test_windows_cover_a_video_and_a_short_one_has_one():
+    plan = Windows(2.0, 0.5, 4)
+    facts = VideoFacts("x", 25.0, 0.0, 3.96)  # 4 seconds
+    assert plan.count(facts) == 5 and plan.count(facts._replace(last=0.5)) == 1
+    assert plan.count(facts._replace(last=3.44)) == 3
+    assert plan.times(plan.starts(1, 2)).tolist() == [[0.5, 1.0, 1.5, 2.0], [1.0, 1.5, 2.0, 2.5]]
+
+
+def truth_of(path, facts):
+    """[(when it is shown, the frame)] of all frames, decoded from the start."""
+    found, last = [], 0.0
+    with open_video(path) as capture:
+        while capture.grab():
+            last = max(last, (capture.get(cv2.CAP_PROP_POS_MSEC) - facts.begin) / 1000)
+            found.append((last, capture.retrieve()[1]))
+    return found
+
+
+def agrees(path, starts):
+    facts = look_at_video(str(path))
+    truth = truth_of(path, facts)
+    assert facts.last == pytest.approx(truth[-1][0], abs=1e-3)
+    for start in starts:
+        wanted = start + np.arange(6) * 0.09
+        found = list(frames_at(str(path), facts, wanted))
+        assert len(found) == 6
+        for when, picture in zip(np.minimum(wanted, facts.last), found, strict=True):
+            right = next(frame for shown, frame in truth if shown >= when - windows.TOLERANCE)
+            if not np.array_equal(right, picture):
+                return False
+    return True
+
+
+@pytest.mark.parametrize("suffix, codec", [(".mp4", "mp4v"), (".avi", "XVID"), (".mkv", "XVID")])
+def test_a_frame_is_the_first_that_is_shown_at_its_time_or_later(suffix, codec, tmp_path):
+    write_video(tmp_path / f"a/film{suffix}", codec)
+    assert agrees(tmp_path / f"a/film{suffix}", (0.0, 0.77, 1.3, 2.2, 9.0))
+
+
+def test_varying_rates_are_sampled_by_time(tmp_path):
+    path = tmp_path / "a/film.mp4"
+    write_video(path)
+    tick = int.from_bytes(path.read_bytes().split(b"stts")[1][12:16], "big")
+    path.write_bytes(with_times(path.read_bytes(), [(20, 3 * tick // 2), (20, tick // 2), (20, tick)]))
+    assert agrees(path, (0.0, 0.77, 1.3, 1.9))
+
+
+@pytest.mark.skipif(not SAMPLES, reason="the real clips are not in ../shared/data")
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_real_videos_are_sampled_by_time(path):
+    assert agrees(path, (0.0, 1.1, 2.3, 5.7))
+
+
+def test_rotation_is_honoured(tmp_path):
+    path = tmp_path / "a/film.mp4"
+    write_video(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # the matrix of the track
+    data[at:at + 36] = struct.pack(">9i", 0, 2**16, 0, -2**16, 0, 0, 0, 0, 2**30)
+    upright = next(frames_at(str(path), look_at_video(str(path)), np.zeros(1)))
+    path.write_bytes(data)
+    turned = next(frames_at(str(path), look_at_video(str(path)), np.zeros(1)))
+    assert np.array_equal(turned, np.rot90(upright, -1))
+
+
+def test_what_is_no_video_or_has_no_frame_is_named(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no film" * 100)
+    with pytest.raises(BrokenVideo, match=r"a.mp4 is no AVI"):
+        look_at_video(str(tmp_path / "a.mp4"))
+    write_video(tmp_path / "b/film.avi", "MJPG")
+    data = (tmp_path / "b/film.avi").read_bytes()
+    (tmp_path / "b/film.avi").write_bytes(data[:len(data) // 2])  # half of it, which can be decoded
+    facts = look_at_video(str(tmp_path / "b/film.avi"))
+    assert 0.5 < facts.last < 1.5 and len(list(frames_at(str(tmp_path / "b/film.avi"), facts, np.zeros(1)))) == 1
+
+
+def test_a_vector_is_that_of_retrieval_for_the_same_frames(tmp_path):
+    path = tmp_path / "a/film.mp4"
+    write_video(path)  # 25 frames a second
+    network = build_backbone("r3d", 0.0625).eval()
+    network.protocol = Protocol(seq_len=4, ds=2, img_dim=24, resize=(30, 40))
+    spans, vectors = embed_video(network, path, window=8 / 25, hop=4 / 25)
+    assert vectors.shape == (14, network.feature_dim) and vectors.dtype == np.float32
+    assert spans[1].tolist() == pytest.approx([0.16, 0.48])
+    reader = FrameReader(tmp_path, (30, 40), "", VideoFiles)
+    for number in (0, 3, 13):
+        indices = 4 * number + np.arange(4)[None] * 2
+        clips = torch.from_numpy(FixedCrops(24)(*reader.read("a/film", indices)))
+        with torch.inference_mode():
+            expected = pooled(network, prepare(clips[:, None]).squeeze(1)).numpy()
+        np.testing.assert_allclose(vectors[number:number + 1], expected, rtol=1e-5, atol=1e-6)
+
+
+# --- the index -----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder of recordings of 2.4 seconds each."""
+    root = tmp_path / "disk"
+    for name in ("b/deep/er/two.mkv", "one.mp4", "b/ümlaut, \"quoted\".avi"):
+        write_video(root / name, "mp4v" if name.endswith("mp4") else "XVID")
+    (root / "notes.txt").write_text("no video")
+    return root
+
+
+def segments(folder="index"):
+    with open(f"{folder}/segments.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_disk_is_embedded_once_and_only_what_changed_again(disk, program):
+    flags = [*NETWORK, *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "9 windows in all, 9 of them new; 3 videos" in out, error
+    assert "1 files of the folders are of other kinds" in out
+    rows, vectors = segments(), np.load("index/vectors.npy", mmap_mode="r")
+    assert [int(row["row"]) for row in rows] == list(range(9)) and vectors.shape == (9, 32)
+    assert len({row["file"] for row in rows}) == 3 and len({row["hash"] for row in rows}) == 3
+    assert [row["start"] for row in rows[:3]] == ["0.000", "0.500", "1.000"] and rows[2]["end"] == "2.000"
+    manifest = json.loads(Path("index/index.json").read_text())
+    assert manifest["windows"] == {"window": 1.0, "hop": 0.5, "frames": 4}
+    assert {row["weights"] for row in rows} == {manifest["weights"]}
+    before = [(path, path.read_bytes()) for path in (Path("index/vectors.npy"), Path("index/segments.csv"))]
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "9 windows in all, 0 of them new" in out, error
+    assert all(path.read_bytes() == content for path, content in before)
+
+    write_video(disk / "one.mp4", "mp4v", frames=45)  # another content
+    (disk / "broken.mp4").write_bytes(b"no film")
+    write_video(disk / "three.mp4")
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "11 windows in all, 5 of them new; 4 videos" in out, out + error
+    assert "1 could not be read, or not to the end: index/unreadable.csv" in error and "broken.mp4" in error
+    rows = segments()
+    own = [row for row in rows if row["file"].endswith("one.mp4")]
+    assert len(own) == 2 and min(int(row["row"]) for row in own) >= 6
+    again = np.load("index/vectors.npy")
+    assert np.array_equal(again[:9][[int(row["row"]) for row in rows if int(row["row"]) < 9]],
+                          vectors[[int(row["row"]) for row in rows if int(row["row"]) < 9]])
+
+
+def test_vectors_in_the_index_are_those_of_python(disk, program):
+    code, _, error = program("embed.py", "--pretrain", "random", "--net", "r3d", "--width", "0.0625", *SMALL, "--out",
+                             "index", disk / "one.mp4")
+    assert code == 0, error
+    seed_everything(0)
+    network = build_backbone("r3d", 0.0625)
+    network.protocol = Protocol(4, 4, 24)
+    spans, vectors = embed_video(network, disk / "one.mp4")
+    np.testing.assert_allclose(np.load("index/vectors.npy"), vectors, rtol=1e-5, atol=1e-6)
+    assert [float(row["start"]) for row in segments()] == pytest.approx(spans[:, 0].round(3))
+
+
+def test_what_a_kill_leaves_is_made_whole(disk, program):
+    flags = [*NETWORK, *SMALL, "--out", "index", "--window", "1", "--hop", "0.5"]
+    assert program("embed.py", *flags, disk)[0] == 0
+    whole = np.load("index/vectors.npy")
+    lines = Path("index/segments.csv").read_text().splitlines(keepends=True)
+    for kept, rest in ((4, "4,half a li"), (0, ""), (6, '6,"')):  # vectors are written before their segments
+        Path("index/segments.csv").write_text("".join(lines[:kept + 1]) + rest if kept else rest)
+        code, out, error = program("embed.py", *flags, disk)
+        assert code == 0 and f"9 windows in all, {9 - kept} of them new" in out, error
+        assert np.array_equal(np.load("index/vectors.npy"), whole)
+        assert Path("index/segments.csv").read_text() == "".join(lines)
+    with open("index/vectors.npy", "r+b") as file:
+        file.truncate(128 + 4 * 32 * 3)
+    code, _, error = program("embed.py", *flags, disk)
+    assert code == 1 and "vectors.npy has 3 rows, and segments.csv names 9" in error
+
+
+@pytest.mark.parametrize("change, said", [
+    (["--seed", "1"], "other weights"), (["--hop", "0.25"], "other windows"), (["--img_dim", "32"], "other clips"),
+    (["--pretrain", "thumbnail"], "other weights, dim")])
+def test_another_index_is_not_mixed_in(change, said, disk, program):
+    flags = [*NETWORK, *SMALL, "--out", "index", "--window", "1", "--hop", "0.5"]
+    assert program("embed.py", *flags, disk / "one.mp4")[0] == 0
+    code, _, error = program("embed.py", *flags, *change, disk / "one.mp4")
+    assert code == 1 and f"index is an index of {said}" in error and "choose another --out" in error
+
+
+def test_files_patterns_and_lists(disk, program):
+    Path("list.txt").write_text(f"{disk}/b\n\n{disk}/one.mp4\n", encoding="utf-8")
+    code, out, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", "--list", "list.txt", "--dry_run")
+    assert code == 0 and "videos       3" in out and not Path("x").exists(), error
+    code, out, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", f"{disk}/**/*.m*", "--dry_run")
+    assert code == 0 and "videos       2" in out, error
+    for flags, code_there, said in (
+            ([], 2, "name videos, folders of videos, or a list"), (["nowhere"], 1, "no such file or folder"),
+            (["--window", "0", disk], 2, "--window must be above 0"), ([disk / "notes.txt"], 1, ""),
+            (["--hop", "nan", disk], 2, "--hop must be above 0")):
+        code, _, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", *flags)
+        assert code == code_there and said in error and "Traceback" not in error, error
+    (disk / "empty").mkdir()
+    code, _, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", disk / "empty")
+    assert code == 1 and "there is no video in what was named" in error
+
+
+def test_damaged_indices_are_named(tmp_path):
+    manifest = {"weights": "x", "dim": 2, "windows": {"window": 1.0, "hop": 1.0, "frames": 4},
+                "clips": {"resize": [3, 4], "img_dim": 2}, "flags": {}}
+    facts = VideoFacts("h", 25.0, 0.0, 3.0)
+    with index.Index(tmp_path / "i", manifest, ["weights"]) as one:
+        one.append("/a", facts, np.array([[0.0, 1.0], [1.0, 2.0]]), np.ones((2, 2), np.float32))
+        with pytest.raises(DataError, match="another run is writing there"):
+            index.Index(tmp_path / "i", manifest, ["weights"])
+    text = (tmp_path / "i/segments.csv").read_text()
+    for damaged, said in ((text.replace("1,/a", "0,/a"), "row 3 is damaged"), (text.replace("row,", "r,"), "row 1 is"),
+                          (text.replace("1.000", "x"), "row 2 is damaged"), (text + "3,4\n", "row 4 is damaged"),
+                          (text.replace("0.000", "nan"), "row 2 is damaged")):
+        (tmp_path / "i/segments.csv").write_text(damaged)
+        with pytest.raises(DataError, match=f"segments.csv {said}"):
+            index.Index(tmp_path / "i", manifest, ["weights"])
+    (tmp_path / "i/index.json").unlink()
+    with pytest.raises(DataError, match="without index.json"):
+        index.Index(tmp_path / "i", manifest, ["weights"])
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
+    for i in range(12):
+        write_video(tmp_path / f"disk/{i:02d}.mp4", frames=40 + i)
+    command = [sys.executable, REPOSITORY / "embed.py", *NETWORK, *SMALL, "--workers", "1", "--window", "0.5", "--hop",
+               "0.1", tmp_path / "disk", "--out"]
+    env = environment(tmp_path)
+    subprocess.run([*command, tmp_path / "whole"], check=True, env=env, capture_output=True)
+    killed = 0
+    for wait in (0.0, 0.05, 0.2):
+        process = subprocess.Popen([*command, tmp_path / "killed"], env=env, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, start_new_session=True)
+        rows = tmp_path / "killed/segments.csv"
+        size = rows.stat().st_size if rows.exists() else 0
+        while process.poll() is None and (not rows.exists() or rows.stat().st_size <= size + 60):
+            time.sleep(0.005)
+        time.sleep(wait)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    subprocess.run([*command, tmp_path / "killed"], check=True, env=env, capture_output=True)
+    assert killed
+    for name in ("vectors.npy", "segments.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
