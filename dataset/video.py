@@ -110,15 +110,21 @@ class AstrayError(Exception):
     """The frames of a video are not shown at the times that its packets say."""
 
 
-def frame_times(path: str | Path) -> FrameTimes:
-    """From the packets of a video, without decoding them. Raises BrokenVideo as `open_video`."""
-    times, keys = [], []
+def packets(path: str | Path) -> Iterator[tuple[float, bool]]:
+    """Yields (when it is shown, milliseconds; whether it needs no others) of each frame of a video, as they are stored.
+
+    None is decoded. Raises BrokenVideo as `open_video`.
+    """
     with open_video(path, packets=True) as capture:
         while capture.grab():
-            times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-            keys.append(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0)
+            yield capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME) > 0
+
+
+def frame_times(path: str | Path) -> FrameTimes:
+    """From the packets of a video. Raises BrokenVideo as `open_video`."""
+    times, keys = np.array(list(packets(path)), np.float64).reshape(-1, 2).T
     order = np.argsort(times, kind="stable")
-    return FrameTimes(np.array(times, np.float64)[order], np.flatnonzero(np.array(keys, bool)[order]))
+    return FrameTimes(times[order], np.flatnonzero(keys[order]))
 
 
 def go_to(capture: cv2.VideoCapture, found: FrameTimes, delay: float, number: int) -> int:

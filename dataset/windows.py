@@ -4,6 +4,7 @@ A window is a clip of T frames, evenly spread over its seconds. A frame is the f
 so that in a video of constant rate clips are those of a frame stride, and varying rates need no special care.
 """
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,13 +18,13 @@ from core.inputs import open_file
 
 from .crops import FixedCrops
 from .reader import scale
-from .video import BrokenVideo, frame_times, open_video
+from .video import BrokenVideo, open_video, packets
 
 TOLERANCE = 5e-4  # seconds by which a frame may be early
 TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
 EARLY = 0.25  # seconds before the first frame of a clip, at which decoding begins
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
-CHUNK = 2**26  # bytes of the clips that are read at a time, about
+CHUNK = 2**25  # bytes of the clips that are read at a time, about
 PIECE = 2**22  # bytes
 
 
@@ -55,10 +56,12 @@ def look_at_video(path: str) -> VideoFacts:
         if not capture.grab():
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
-    times = frame_times(path).times
-    if not 0 < fps < 1e4 or not np.isfinite(times).all():
+    first, last = math.inf, -math.inf
+    for time, _ in packets(path):
+        first, last = min(first, time), max(last, time)
+    if not 0 < fps < 1e4 or not last - first < math.inf:
         raise BrokenVideo(path, "does not say when its frames are shown")
-    return VideoFacts(digest.hexdigest(), fps, begin, last_shown(path, begin, float(times[-1] - times[0])) / 1000)
+    return VideoFacts(digest.hexdigest(), fps, begin, last_shown(path, begin, last - first) / 1000)
 
 
 def last_shown(path: str, begin: float, announced: float) -> float:
