@@ -35,14 +35,14 @@ def missing(error: ImportError) -> str:
             f"{REPOSITORY / 'requirements.txt'}, or take the Python that has it (the launchers make .venv/bin/python)")
 
 
-def optional(module: str, purpose: str) -> ModuleType:
-    """Import a module of requirements-share.txt. Raises RunError, naming what needs it, where it is missing."""
+def optional(module: str, purpose: str, file: str = "requirements-share.txt") -> ModuleType:
+    """Import a module of an optional requirements file. Raises RunError, naming what needs it, where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or module).partition(".")[0]
         raise RunError(f"{purpose} needs {package}, which is not installed: {sys.executable} -m pip install -r "
-                       f"{REPOSITORY / 'requirements-share.txt'}") from error
+                       f"{REPOSITORY / file}") from error
 
 
 def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

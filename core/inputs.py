@@ -269,6 +269,28 @@ def read_npy(path: str | Path, dtype: str, ndim: int, hint: str = REMOVE) -> "np
         raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
 
 
+def map_npy(path: str | Path, hint: str = REMOVE) -> "np.ndarray":
+    """A float32 table in an .npy file, mapped into memory: (N, D), not read before it is used. DataError as read_npy.
+
+    Its values are not looked at.
+    """
+    import numpy as np
+    try:
+        with open_file(path, most=2**62) as file:
+            start = file.read(10)
+            length = int.from_bytes(start[8:10], "little")
+            header = file.read(length).decode("latin1") if start[:8] == b"\x93NUMPY\x01\x00" else ""
+            size = os.fstat(file.fileno()).st_size - 10 - length
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
+    found = re.fullmatch(r"\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,12}), (\d{1,7})\), *\} *\n",
+                         header)
+    if not found or 4 * int(found[1]) * int(found[2]) > size:
+        raise DataError(f"{path} is damaged, or no table of float32: {hint}")
+    shape = int(found[1]), int(found[2])
+    return np.memmap(path, "<f4", "r", 10 + length, shape) if all(shape) else np.zeros(shape, np.float32)
+
+
 def read_npz(path: str | Path, arrays: Mapping[str, tuple[str, int]], hint: str = REMOVE) -> "dict[str, np.ndarray]":
     """Arrays of an .npz file as np.savez writes it: {name: (dtype, ndim)} as read_npy takes them -> {name: array}."""
     try:

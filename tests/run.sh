@@ -9,7 +9,7 @@ arguments=()
 for argument; do
     case $argument in --quick) arguments+=(-m "not slow") ;; *) arguments+=("$argument") ;; esac
 done
-source "$(dirname "$(readlink -f "$0")")/../paper_scripts/env.sh" requirements.txt requirements-share.txt tests/requirements.txt
+source "$(dirname "$(readlink -f "$0")")/../paper_scripts/env.sh" requirements.txt requirements-share.txt requirements-search.txt tests/requirements.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -17,6 +17,7 @@ from benchmarks import common, evaluate, gpu, monitors, networks, scaling, step,
 from core.errors import RunError, UsageError
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
 from models.dualvar import TERMS
+from models.protocol import Protocol
 
 SMALLEST = {"data": ["--count", "2", "--rounds", "1"],
             "video": ["--count", "2", "--rounds", "1", "--seconds", "8"],
@@ -103,8 +104,9 @@ def test_defaults_are_those_of_the_entry_scripts():
         name: term.weight for name, term in TERMS.items()}
     for stage, script in zip(evaluate.STAGES.values(), (test, retrieval), strict=True):
         its = script.flags().get_default
-        assert (stage.ds, evaluate.CLIPS) == (its("ds"), its("clips"))
-        assert [its(name) for name in ("seq_len", "img_dim")] == [common.TRAIN["seq_len"], common.TRAIN["img_dim"]]
+        assert (stage.ds, evaluate.CLIPS) == (script.DS, its("clips"))
+        assert [getattr(Protocol(), name) for name in ("seq_len", "img_dim")] == [
+            common.TRAIN["seq_len"], common.TRAIN["img_dim"]]
 
 
 def test_step_trains_what_train_py_would():

@@ -16,8 +16,9 @@ ALLOWED = {
     "utils": {"core"},
     "hubconf": {"models"},
     **{script: {*FLOORS, "utils"} for script in SCRIPTS},
+    "search": {*FLOORS, "search"},
     "asset": {*FLOORS, "asset"},
-    "benchmarks": {*FLOORS, "process_data", "benchmarks"},
+    "benchmarks": {*FLOORS, "process_data", "search", "benchmarks"},
 }
 HEAVY = ("torch", "numpy", "cv2", "pandas", "matplotlib")
 

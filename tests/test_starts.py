@@ -14,7 +14,8 @@ from helpers import NARROW, PATIENCE, REPOSITORY, SMALL, environment, free_port,
 from core.lifeline import RUN, is_torchrun
 
 # What may be started by torchrun. It is tied to torchrun before the seconds that its imports take.
-STARTED = ["train.py", "finetune.py", "test.py", "retrieval.py", "analysis/pictures.py", "analysis/temporal.py"]
+STARTED = ["train.py", "finetune.py", "test.py", "retrieval.py", "embed.py", "analysis/pictures.py",
+           "analysis/temporal.py"]
 # kills at moments of the first seconds; START_MOMENTS=480 tries each of the 12 kinds at 40 moments, in half an hour
 MOMENTS, SECONDS = int(os.environ.get("START_MOMENTS", 6)), 5
 KINDS = [(victim, number, processes) for processes in (2, 1) for number in (signal.SIGKILL, signal.SIGTERM)

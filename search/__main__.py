@@ -1,0 +1,54 @@
+"""Look through an index of embed.py in a browser: similar windows, a map, near-duplicates, labels.
+
+    python -m search index
+    python -m search index --port 8080
+
+The page is served on this machine alone (127.0.0.1). docs/search.md says more.
+"""
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
+import argparse
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import UsageError
+from core.exits import run
+from core.imports import optional
+from core.parser import new_parser
+
+from .library import Library
+
+THREADS = 8
+
+
+def flags() -> argparse.ArgumentParser:
+    parser = new_parser("python -m search", __doc__)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="index that embed.py wrote")
+    parser.add_argument("--port", type=int, default=8765, help="of 127.0.0.1; 0: any that is free")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    args = flags().parse_args(argv)
+    if not 0 <= args.port < 2**16:
+        raise UsageError(f"--port {args.port} is no port: give 0 to 65535")
+    waitress = optional("waitress", "search", "requirements-search.txt")
+    optional("flask", "search", "requirements-search.txt")
+    from .app import make_app
+    library = Library(args.folder)
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind(("127.0.0.1", args.port))
+    except OSError as error:
+        raise UsageError(f"--port {args.port} cannot be used ({error.strerror}): give another, or 0") from error
+    port = server.getsockname()[1]
+    print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
+          flush=True)
+    waitress.serve(make_app(library, port), sockets=[server], threads=THREADS, ident=None)
+
+
+if __name__ == "__main__":
+    run(main, stopped="the page is not served any more")

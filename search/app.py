@@ -1,0 +1,242 @@
+"""The page's answers: Flask routes. Only what is in the index is served, by number, to pages of this server alone."""
+import csv
+import io
+import secrets
+import shlex
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flask import Flask, Response, abort, jsonify, render_template, request, send_file
+
+from core.errors import CheckpointError, DataError, RunError, UsageError
+from core.inputs import fault
+from core.names import cell
+
+from .labels import Labels
+from .library import Library, Query
+from .previews import Previews
+from .upload import MOST_BYTES, Embedder
+
+PAGE = 60  # segments of a page
+MOST_EXAMPLES = 200  # of a query
+MOST_UPLOADS = 20  # that are kept
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+          "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
+
+
+def make_app(library: Library, port: int) -> Flask:
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    labels, previews, embedder = Labels(library), Previews(library), Embedder(library)
+    uploads: dict[str, tuple[str, np.ndarray]] = {}
+
+    # --- who may ask, and what goes out ----------------------------------------------------------------------
+
+    @app.before_request
+    def refuse_others() -> None:
+        """Another web page could have its browser ask this server: by a name of its own, or across sites."""
+        if request.host not in hosts:
+            abort(403, "this server is asked under another name than 127.0.0.1")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.removeprefix("http://") not in hosts:
+            abort(403, "another page asks")
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+            abort(403, "another page asks")
+        if request.method != "GET" and origin is None:
+            abort(403, "a change is asked for by no page of this server")
+
+    @app.after_request
+    def with_policy(response: Response) -> Response:
+        response.headers.update({
+            "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"})
+        if request.path.startswith("/api"):
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.errorhandler(DataError)
+    @app.errorhandler(CheckpointError)
+    @app.errorhandler(RunError)
+    @app.errorhandler(UsageError)
+    def sentence(error: Exception) -> tuple[Response, int]:
+        return jsonify(error=str(error)), 409
+
+    @app.errorhandler(400)
+    @app.errorhandler(403)
+    @app.errorhandler(404)
+    @app.errorhandler(413)
+    def refused(error: Any) -> tuple[Response, int]:
+        said = {404: "there is no such thing", 413: f"a dropped file may have {MOST_BYTES // 2**20} MiB at most"}
+        return jsonify(error=said.get(error.code, error.description)), error.code
+
+    # --- what the page sends ---------------------------------------------------------------------------------
+
+    def number(name: str, default: float, least: float = 0, most: float = 1e12) -> float:
+        try:
+            value = float(request.args.get(name, default) or default)
+        except ValueError:
+            abort(400, f"{name} is no number")
+        if not least <= value <= most:
+            abort(400, f"{name} is not between {least} and {most}")
+        return value
+
+    def places(text: str, most: int = MOST_EXAMPLES) -> list[int]:
+        words = [word for word in text.split(",") if word]
+        if len(words) > most:
+            abort(400, f"more than {most} windows")
+        if not all(word.isascii() and word.isdigit() and int(word) < len(library) for word in words):
+            abort(400, "that is no window of the index")
+        return [int(word) for word in words]
+
+    def vectors(text: str) -> np.ndarray:
+        """Of a list of windows and uploads, such as 3,17,u1."""
+        words = [word for word in text.split(",") if word]
+        own = places(",".join(word for word in words if not word.startswith("u")))
+        parts = [library.of(own)] if own else []
+        for word in (word for word in words if word.startswith("u")):
+            if word not in uploads:
+                abort(400, "that file is not here any more: drop it again")
+            parts.append(uploads[word][1])
+        return np.concatenate(parts) if parts else np.empty((0, library.vectors.shape[1]), np.float32)
+
+    def chosen() -> np.ndarray | None:
+        return library.allowed(request.args.get("folder", ""), number("after", 0),
+                               number("before", np.inf, most=np.inf))
+
+    def told(found: Iterable[int], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """Segments as the page takes them."""
+        return [{"id": int(place), "file": library.files[library.file[place]], "label": labels.of.get(int(place), ""),
+                 "start": round(float(library.start[place]), 3), "end": round(float(library.end[place]), 3),
+                 **({} if scores is None else {"score": round(float(scores[i]), 4)})}
+                for i, place in enumerate(found)]
+
+    # --- pages and data --------------------------------------------------------------------------------------
+
+    @app.get("/")
+    def page() -> str:
+        return render_template("page.html", folder=str(library.folder), count=len(library), files=len(library.files))
+
+    @app.get("/api/overview")
+    def overview() -> Response:
+        names = sorted(set(labels.of.values()))
+        return jsonify(count=len(library), files=len(library.files), folders=library.folders()[:2000], labels=names,
+                       labelled=len(labels.of), weights=library.manifest["flags"].get("pretrain"))
+
+    @app.get("/api/map")
+    def points() -> Response:
+        """x, y in 0..65535 and the segment's number: little-endian uint16, uint16, uint32."""
+        shown, where = library.map()
+        table = np.empty(len(shown), np.dtype([("x", "<u2"), ("y", "<u2"), ("id", "<u4")]))
+        table["x"], table["y"] = (where * 65535).round().astype(np.uint16).T
+        table["id"] = shown
+        return Response(table.tobytes(), mimetype="application/octet-stream")
+
+    @app.get("/api/segments")
+    def segments() -> Response:
+        allowed, first = chosen(), int(number("first", 0))
+        all_of_them = np.arange(len(library)) if allowed is None else np.flatnonzero(allowed)
+        if request.args.get("label"):
+            wanted = {place for place, label in labels.of.items() if label == request.args["label"]}
+            all_of_them = np.array([place for place in all_of_them.tolist() if place in wanted], int)
+        # every n-th, so that a page shows the whole index and not its first file
+        if request.args.get("spread"):
+            step = np.unique(np.linspace(0, max(len(all_of_them) - 1, 0), PAGE).round().astype(int))
+            return jsonify(total=len(all_of_them), segments=told(all_of_them[step] if len(all_of_them) else []))
+        return jsonify(total=len(all_of_them), segments=told(all_of_them[first:first + PAGE]))
+
+    @app.get("/api/similar")
+    def similar() -> Response:
+        like, unlike = vectors(request.args.get("like", "")), vectors(request.args.get("unlike", ""))
+        if not len(like):
+            abort(400, "choose a window first")
+        scores = library.cosines(Query(like, unlike))
+        found = library.best(scores, int(number("count", PAGE, 1, 1000)), chosen())
+        return jsonify(segments=told(found, scores[found]))
+
+    @app.get("/api/duplicates")
+    def duplicates() -> Response:
+        groups = library.duplicates(number("least", 0.98, 0.5, 1), chosen())
+        return jsonify(groups=[told(group[:24]) for group in groups], sizes=[len(group) for group in groups])
+
+    @app.post("/api/upload")
+    def upload() -> Response:
+        file = request.files.get("video")
+        if file is None:
+            abort(400, "there is no file")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video"
+            file.save(path)
+            found = embedder.vectors(path)
+        key = f"u{secrets.token_hex(8)}"
+        uploads[key] = (file.filename or "file")[:200], found
+        while len(uploads) > MOST_UPLOADS:
+            uploads.pop(next(iter(uploads)))
+        return jsonify(id=key, name=uploads[key][0], windows=len(found))
+
+    # --- pictures --------------------------------------------------------------------------------------------
+
+    def picture(path: Path, kind: str) -> Response:
+        return send_file(path, kind, max_age=3600, conditional=True)
+
+    @app.get("/still/<int:place>")
+    def still(place: int) -> Response:
+        return picture(previews.still(places(str(place))[0]), "image/jpeg")
+
+    @app.get("/moving/<int:place>")
+    def moving(place: int) -> Response:
+        return picture(previews.moving(places(str(place))[0], number("around", 0, 0, 10)), "image/webp")
+
+    # --- labels ----------------------------------------------------------------------------------------------
+
+    @app.post("/api/label")
+    def label() -> Response:
+        said = request.get_json(silent=True)
+        if fault(said, {"label": str, "ids": [int]}):
+            abort(400, "a label needs windows")
+        labels.set(places(",".join(map(str, said["ids"])), 10_000), said["label"])
+        return jsonify(labels=sorted(set(labels.of.values())), labelled=len(labels.of))
+
+    @app.get("/api/guesses")
+    def guesses() -> Response:
+        names, found, accuracy = labels.guesses()
+        best, allowed = found.argmax(axis=1), chosen()
+        sure = found.max(axis=1)
+        new = np.ones(len(library), bool) if allowed is None else allowed.copy()
+        new[list(labels.of)] = False
+
+        def of(order: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
+            one = library.best(order, 24, mask)
+            return [{**segment, "guess": names[best[place]], "probability": round(float(sure[place]), 3)}
+                    for place, segment in zip(one.tolist(), told(one), strict=True)]
+
+        return jsonify(labels=names, accuracy=accuracy, counts=np.bincount(best, minlength=len(names)).tolist(),
+                       surest={name: of(sure, new & (best == i)) for i, name in enumerate(names)},
+                       unsure=of(-sure, new))
+
+    # --- what is taken away ----------------------------------------------------------------------------------
+
+    @app.get("/export/<kind>")
+    def export(kind: str) -> Response:
+        wanted = places(request.args.get("ids", ""), 10_000) or sorted(labels.of)
+        rows = told(wanted)
+        if kind == "selection.csv":
+            text = io.StringIO()
+            csv.writer(text).writerows([("file", "start", "end", "label"), *(
+                (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
+            return download(text.getvalue(), kind, "text/csv")
+        if kind == "cut.sh":
+            lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
+            for number, row in enumerate(rows, 1):
+                lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
+                             f"{row['end'] - row['start']:.3f} -c:v libx264 -crf 18 -an cut_{number:04d}.mp4")
+            return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
+        abort(404)
+
+    def download(text: str, name: str, kind: str) -> Response:
+        return Response(text, mimetype=kind, headers={"Content-Disposition": f"attachment; filename={name}"})
+
+    return app

@@ -1,0 +1,92 @@
+"""Labels that are given to windows by hand, and what a linear probe makes of them."""
+import threading
+
+import numpy as np
+
+from analysis.index import csv_lines
+from core.errors import DataError
+from core.files import whole_file
+from core.inputs import long_table
+
+from .library import Library
+
+LABELS = "labels.csv"
+COLUMNS = ("file", "start", "end", "label")
+HINT = "remove it, or mend it"
+STRENGTH = 1.0  # C of the logistic regression, on unit vectors times sqrt(D)
+LONGEST = 60  # characters of a label
+
+
+class Labels:
+    """Labels of segments, kept in labels.csv of the index: {position: label}. Safe for several threads."""
+
+    def __init__(self, library: Library) -> None:
+        self.path, self.library, self.lock = library.folder / LABELS, library, threading.Lock()
+        self.of: dict[int, str] = {}
+        self.others: list[list[str]] = []  # of files that are not in the index any more
+        numbers = {path: number for number, path in enumerate(library.files)}
+        places = {(int(file), f"{start:.3f}"): place for place, (file, start) in enumerate(
+            zip(library.file, library.start, strict=True))} if self.path.exists() else {}
+        for number, (file, start, end, label) in enumerate(long_table(self.path, COLUMNS, HINT), 2):
+            try:
+                place = places.get((numbers.get(file, -1), f"{float(start):.3f}"))
+            except ValueError as error:
+                raise DataError(f"{self.path} row {number} is damaged ({error}): {HINT}") from error
+            if place is None:
+                self.others.append([file, start, end, label])
+            else:
+                self.of[place] = label
+
+    def set(self, places: list[int], label: str) -> None:
+        """Give segments a label, or none by ""; the file is written whole."""
+        label = " ".join(label.split())[:LONGEST]
+        with self.lock:
+            for place in places:
+                if label:
+                    self.of[place] = label
+                else:
+                    self.of.pop(place, None)
+            library = self.library
+            rows = [(library.files[library.file[place]], f"{library.start[place]:.3f}", f"{library.end[place]:.3f}",
+                     own) for place, own in sorted(self.of.items())]
+            with whole_file(self.path) as temporary:
+                temporary.write_text(csv_lines([COLUMNS, *self.others, *rows]), encoding="utf-8", newline="")
+
+    def guesses(self) -> tuple[list[str], np.ndarray, float | None]:
+        """A linear probe of the labels -> (labels, probability of each for every segment (N, L), accuracy on files
+        that it was not trained on, None where the labels are of too few files).
+
+        Raises DataError where there are fewer than two labels.
+        """
+        from sklearn.linear_model import LogisticRegression
+        with self.lock:
+            own = dict(self.of)
+        names = sorted(set(own.values()))
+        if len(names) < 2:
+            raise DataError("a probe needs windows with two labels or more: give them by the keys 1 to 9")
+        library = self.library
+        places = np.array(sorted(own))
+        units = library.unit(library.of(places))
+        truth = np.array([names.index(own[place]) for place in places.tolist()])
+        scale = units.shape[1] ** 0.5
+
+        def fit(chosen: np.ndarray) -> LogisticRegression:
+            return LogisticRegression(C=STRENGTH, max_iter=1000).fit(units[chosen] * scale, truth[chosen])
+
+        files, right, asked = library.file[places], 0, 0
+        for file in np.unique(files):  # leave one file out
+            out = files == file
+            if len(np.unique(truth[~out])) == len(names):
+                right += int((fit(~out).predict(units[out] * scale) == truth[out]).sum())
+                asked += int(out.sum())
+        probe = fit(np.ones(len(places), bool))
+        weights, bias = probe.coef_.astype(np.float32), probe.intercept_.astype(np.float32)
+        found = np.empty((len(library), len(names)), np.float32)
+        for first in range(0, len(library), 2**14):
+            part = np.arange(first, min(first + 2**14, len(library)))
+            scores = library.unit(library.of(part)) * scale @ weights.T + bias
+            if len(names) == 2:
+                scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+            found[part] = scores / scores.sum(axis=1, keepdims=True)
+        return names, found, right / asked if asked else None

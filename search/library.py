@@ -1,0 +1,194 @@
+"""An index as it is looked through: its segments, exact search among their vectors, a map, near-duplicates."""
+import os
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.index import SEGMENTS, VECTORS, Known, read_known, read_manifest, segments_of
+from core.errors import DataError
+from core.files import whole_file
+from core.inputs import map_npy, read_npz
+
+BLOCK = 2**16  # vectors that are read at a time
+TINY = 1e-12
+MOST_POINTS = 50_000  # of the map
+MOST_ALL_PAIRS = 60_000  # vectors among which all pairs are compared
+OWN = ".search"  # folder in the index for what is made to look through it
+
+
+class Query(NamedTuple):
+    """What windows are to be like: vectors (P, D), less like others (M, D)."""
+
+    like: np.ndarray
+    unlike: np.ndarray
+
+
+class Library:
+    """An index in a folder, as it was when it was opened.
+
+    Attributes: `files`: paths; `file`: (N,) number of each segment's file; `start`, `end`: (N,) seconds; `row`: (N,) of
+    the vectors; `known`: {path: Known}. Positions count the segments from 0. Raises DataError where it is damaged, or
+    holds nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.manifest = folder.absolute(), read_manifest(folder)
+        self.own = self.folder / OWN
+        self.stamp = (folder / SEGMENTS).stat().st_mtime_ns if (folder / SEGMENTS).exists() else 0
+        numbers: dict[str, int] = {}
+        rows, files, starts, ends = array("q"), array("l"), array("d"), array("d")
+        for segment in segments_of(folder):
+            rows.append(segment.row)
+            files.append(numbers.setdefault(segment.file, len(numbers)))
+            starts.append(segment.start)
+            ends.append(segment.end)
+        if not rows:
+            raise DataError(f"{folder} holds no windows: embed.py writes them")
+        self.files = list(numbers)
+        self.row, self.file = np.array(rows), np.array(files)
+        self.start, self.end = np.array(starts), np.array(ends)
+        self.known: dict[str, Known] = read_known(folder)
+        self.vectors = map_npy(folder / VECTORS)
+        if self.row[-1] >= len(self.vectors):
+            raise DataError(f"{folder / VECTORS} has {len(self.vectors)} rows, and {SEGMENTS} names {self.row[-1] + 1}")
+        self.mean, self.norm = self._statistics()
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """-> (mean of the vectors (D,), length of each without it (rows,)), kept beside the index"""
+        place = self.own / "norms.npz"
+        stamp = np.array([self.stamp, len(self.vectors)])
+        try:
+            kept = read_npz(place, {"mean": ("f4", 1), "norm": ("f4", 1), "stamp": ("i8", 1)})
+            if np.array_equal(kept["stamp"], stamp) and len(kept["mean"]) == self.vectors.shape[1]:
+                return kept["mean"], kept["norm"]
+        except DataError:  # not there, or of another index
+            pass
+        total = np.zeros(self.vectors.shape[1])
+        for _, block in self._blocks():
+            total += block.sum(axis=0, dtype=np.float64)
+        mean = (total / len(self.vectors)).astype(np.float32)
+        norm = np.empty(len(self.vectors), np.float32)
+        for first, block in self._blocks():
+            norm[first:first + len(block)] = np.sqrt(np.square(block - mean).sum(axis=1))
+        if not np.isfinite(norm).all():
+            raise DataError(f"{self.folder / VECTORS} holds values that are not finite: make the index anew")
+        self.own.mkdir(exist_ok=True)
+        with whole_file(place) as temporary, open(temporary, "wb") as file:
+            np.savez(file, mean=mean, norm=np.maximum(norm, TINY), stamp=stamp)
+        return mean, np.maximum(norm, TINY)
+
+    def _blocks(self):
+        for first in range(0, len(self.vectors), BLOCK):
+            yield first, np.asarray(self.vectors[first:first + BLOCK])
+
+    def unit(self, vectors: np.ndarray) -> np.ndarray:
+        """(P, D) as they are -> centred, of unit length."""
+        centred = vectors.astype(np.float32) - self.mean
+        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), TINY)
+
+    def of(self, positions: Sequence[int]) -> np.ndarray:
+        """Vectors of segments (P, D)."""
+        return np.asarray(self.vectors[self.row[list(positions)]], np.float32)
+
+    def cosines(self, query: Query) -> np.ndarray:
+        """Cosine of every segment to the mean of what it is to be like, less the mean of what it is not, (N,)."""
+        wanted = self.unit(query.like).mean(axis=0)
+        if len(query.unlike):
+            wanted = wanted - self.unit(query.unlike).mean(axis=0)
+        wanted = wanted / max(float(np.linalg.norm(wanted)), TINY)
+        scores = np.empty(len(self.vectors), np.float32)
+        for first in range(0, len(self.vectors), BLOCK):
+            np.dot(self.vectors[first:first + BLOCK], wanted, out=scores[first:first + BLOCK])
+        scores -= float(self.mean @ wanted)
+        scores /= self.norm
+        return scores[self.row] if len(self.row) < len(scores) else scores
+
+    def best(self, scores: np.ndarray, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
+        """Positions of the highest scores among those allowed, best first, of equal ones the lower."""
+        places = np.flatnonzero(allowed) if allowed is not None else None
+        values = scores if places is None else scores[places]
+        count = min(count, len(values))
+        if count < len(values):
+            edge = np.partition(values, len(values) - count)[len(values) - count]
+            chosen = np.flatnonzero(values >= edge)
+        else:
+            chosen = np.arange(len(values))
+        chosen = chosen[np.argsort(-values[chosen], kind="stable")][:count]
+        return chosen if places is None else places[chosen]
+
+    def allowed(self, folder: str = "", after: float = 0, before: float = np.inf) -> np.ndarray | None:
+        """(N,) bool: segments of files below a folder, within seconds of their files; None: all."""
+        if not folder and after <= 0 and before == np.inf:
+            return None
+        inside = np.array([path == folder or path.startswith(os.path.join(folder, "")) for path in self.files])
+        chosen = inside[self.file] if folder else np.ones(len(self), bool)
+        return chosen & (self.end > after) & (self.start < before)
+
+    def folders(self) -> list[tuple[str, int]]:
+        """(folder, segments in it and below), all that hold files, sorted"""
+        counts: dict[str, int] = {}
+        for path, count in zip(self.files, np.bincount(self.file, minlength=len(self.files)).tolist(), strict=True):
+            while (parent := os.path.dirname(path)) != path and parent != "/":
+                counts[parent] = counts.get(parent, 0) + count
+                path = parent
+        return sorted(counts.items())
+
+    def map(self) -> tuple[np.ndarray, np.ndarray]:
+        """-> (positions of the segments that are shown, (P,); where they lie, (P, 2) in 0..1). Kept beside the index.
+
+        Principal components; of more segments than MOST_POINTS every n-th.
+        """
+        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), MOST_POINTS)).round().astype(int))
+        place, stamp = self.own / "map.npz", np.array([self.stamp, len(self)])
+        try:
+            kept = read_npz(place, {"points": ("f4", 2), "stamp": ("i8", 1)})
+            if np.array_equal(kept["stamp"], stamp) and kept["points"].shape == (len(shown), 2):
+                return shown, kept["points"]
+        except DataError:  # not there, or of another index
+            pass
+        vectors = self.unit(self.of(shown))
+        _, basis = np.linalg.eigh(np.cov(vectors.T)) if len(shown) > 2 else (0, np.eye(vectors.shape[1]))
+        points = vectors @ basis[:, -2:][:, ::-1].astype(np.float32)
+        low, high = np.quantile(points, (0.001, 0.999), axis=0)
+        points = np.clip((points - low) / np.maximum(high - low, TINY), 0, 1).astype(np.float32)
+        self.own.mkdir(exist_ok=True)
+        with whole_file(place) as temporary, open(temporary, "wb") as file:
+            np.savez(file, points=points, stamp=stamp)
+        return shown, points
+
+    def duplicates(self, least: float, allowed: np.ndarray | None = None, most: int = 200) -> list[list[int]]:
+        """Groups of segments that are like each other by a cosine of `least` or more and do not overlap in a file.
+
+        Raises DataError where there are too many to compare all pairs.
+        """
+        places = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+        if len(places) > MOST_ALL_PAIRS:
+            raise DataError(f"{len(places)} windows are too many to compare all pairs: choose a folder with "
+                            f"{MOST_ALL_PAIRS} or fewer")
+        parent = np.arange(len(places))
+
+        def root(one: int) -> int:
+            while parent[one] != one:
+                parent[one] = parent[parent[one]]
+                one = parent[one]
+            return one
+
+        units = self.unit(self.of(places))
+        for first in range(0, len(places), 2048):
+            cosines = units[first:first + 2048] @ units[first:].T
+            for a, b in np.argwhere(cosines >= least):
+                a, b = int(a) + first, int(b) + first
+                one, other = places[a], places[b]
+                if a < b and (self.file[one] != self.file[other] or self.end[one] <= self.start[other]
+                              or self.end[other] <= self.start[one]):
+                    parent[root(b)] = root(a)
+        groups: dict[int, list[int]] = {}
+        for number in range(len(places)):
+            groups.setdefault(root(number), []).append(int(places[number]))
+        return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)[:most]

@@ -1,0 +1,71 @@
+"""Pictures of windows: a still, and an animation that any browser plays. Made when they are asked for, and kept."""
+import hashlib
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core.errors import DataError
+from core.files import whole_file
+from dataset.windows import VideoFacts, frames_at
+
+from .library import OWN, Library
+
+HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
+LARGE = 288
+AT_A_TIME = 2  # previews that are made
+
+
+class Previews:
+    """Pictures of the segments of a library, in its folder. Files are read, never written."""
+
+    def __init__(self, library: Library) -> None:
+        self.library, self.folder = library, library.folder / OWN / "previews"
+        self.slots = threading.Semaphore(AT_A_TIME)
+
+    def facts(self, place: int) -> tuple[str, VideoFacts]:
+        """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
+        path = self.library.files[self.library.file[place]]
+        known = self.library.known.get(path)
+        try:
+            now = Path(path).stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        if known is None or (now.st_size, now.st_mtime_ns) != known[:2]:
+            raise DataError(f"{path} has changed since it was embedded: run embed.py again")
+        return path, known.facts
+
+    def still(self, place: int) -> Path:
+        """A JPEG of the middle of a segment. Raises DataError where the video cannot be read."""
+        middle = (self.library.start[place] + self.library.end[place]) / 2
+        return self._made(place, f"{middle:.3f}", ".jpg", np.array([middle]), HEIGHT)
+
+    def moving(self, place: int, around: float = 0) -> Path:
+        """A WebP animation of a segment and the seconds around it. Raises DataError where the video cannot be read."""
+        start, end = max(self.library.start[place] - around, 0), self.library.end[place] + around
+        times = np.arange(start, end, max(1 / RATE, (end - start) / MOST_FRAMES))
+        return self._made(place, f"{start:.3f}_{end:.3f}", ".webp", times, LARGE if around else HEIGHT)
+
+    def _made(self, place: int, name: str, suffix: str, times: np.ndarray, height: int) -> Path:
+        path, facts = self.facts(place)
+        target = self.folder / hashlib.blake2b(f"{facts.hash} {name} {height}".encode(), digest_size=12).hexdigest()
+        target = target.with_suffix(suffix)
+        with self.slots:
+            if not target.exists():
+                pictures = [self._small(picture, height) for picture in frames_at(path, facts, times)]
+                with whole_file(target) as temporary, open(temporary, "wb") as file:
+                    if suffix == ".jpg":
+                        pictures[0].save(file, "JPEG", quality=80)
+                    else:
+                        step = float(np.mean(np.diff(times))) if len(times) > 1 else 0.2
+                        pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=60,
+                                         duration=round(1000 * step))
+        return target
+
+    @staticmethod
+    def _small(picture: np.ndarray, height: int) -> Image.Image:
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        return Image.fromarray(cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
+                                            cv2.COLOR_BGR2RGB))

@@ -1,0 +1,353 @@
+// The page of python -m search. Texts from the index are put in as text, never as HTML.
+const $ = (id) => document.getElementById(id);
+// Okabe and Ito's colours, which the colour-blind tell apart
+const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
+const KEYS = "dualvar labels";
+const names = JSON.parse(localStorage.getItem(KEYS) || "[]");
+const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "" };
+const chosen = new Map();  // id -> segment
+const uploads = new Map();  // id -> name
+let asked = 0, first = 0, map = null;
+
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name in made) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+async function ask(path, parameters = {}, options = {}) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null));
+  const answer = await fetch(`${path}?${query}`, options);
+  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`);
+  return options.raw ? answer.arrayBuffer() : answer.json();
+}
+
+function say(text, error = false) {
+  $("said").textContent = text;
+  $("said").className = error ? "error" : "";
+}
+
+// --- what is looked at, kept in the address, so that the back button works ----------------------------------
+
+function write() {
+  const own = new URLSearchParams();
+  for (const [name, value] of Object.entries(state)) if (String(value)) own.set(name, String(value));
+  location.hash = own.toString();
+}
+
+function read() {
+  const own = new URLSearchParams(location.hash.slice(1));
+  const list = (name) => (own.get(name) || "").split(",").filter(Boolean);
+  Object.assign(state, { view: own.get("view") || "spread", like: list("like"), unlike: list("unlike"),
+                         folder: own.get("folder") || "", after: own.get("after") || "", before: own.get("before") || "" });
+  if (![...$("folder").options].some((option) => option.value === state.folder)) state.folder = "";
+  $("folder").value = state.folder;
+  $("after").value = state.after;
+  $("before").value = state.before;
+}
+
+const filters = () => ({ folder: state.folder, after: state.after, before: state.before });
+
+async function show() {
+  read();
+  const turn = ++asked;
+  first = 0;
+  $("more").hidden = true;
+  drawQuery();
+  say("looking ...");
+  try {
+    if (state.view === "similar" && state.like.length) {
+      const answer = await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), ...filters() });
+      if (turn === asked) list([["", answer.segments]], `${answer.segments.length} windows, the most similar first`);
+    } else if (state.view === "duplicates") {
+      const answer = await ask("/api/duplicates", filters());
+      if (turn !== asked) return;
+      list(answer.groups.map((group, i) => [`${answer.sizes[i]} windows like each other`, group]),
+           answer.groups.length ? "Groups with a cosine of 0.98 or more, the largest first" : "There are no near-duplicates");
+    } else if (state.view === "guesses") {
+      const answer = await ask("/api/guesses", filters());
+      if (turn !== asked) return;
+      const accuracy = answer.accuracy === null ? "not known: label windows of more files" : answer.accuracy.toFixed(2);
+      $("probe").textContent = `Accuracy on files that were left out: ${accuracy}`;
+      list([["Least sure: label these", answer.unsure],
+            ...answer.labels.map((name, i) => [`Surest of ${name}; ${answer.counts[i]} in all`, answer.surest[name]])],
+           "Guesses of a linear probe for windows without labels, with their probability");
+    } else {
+      const answer = await ask("/api/segments", { spread: 1, ...filters() });
+      if (turn !== asked) return;
+      list([["", answer.segments]], `${answer.segments.length} of ${answer.total} windows, evenly spread`);
+      $("more").hidden = answer.total <= answer.segments.length;
+    }
+  } catch (error) {
+    if (turn === asked) { list([], ""); say(error.message, true); }
+  }
+  if (turn === asked) drawMap();
+}
+
+$("more").addEventListener("click", async () => {
+  const answer = await ask("/api/segments", { first, ...filters() });
+  const turn = first;
+  first += answer.segments.length;
+  const more = grid(answer.segments);
+  if (turn === 0) $("found").replaceChildren(more); else $("found").append(more);
+  say(`${first} of ${answer.total} windows, in the order of the index`);
+  $("more").hidden = first >= answer.total;
+});
+
+function drawQuery() {
+  const examples = (kind, sign) => state[kind].map((id) => element("li", {}, element("button", {
+    type: "button", className: kind, ariaLabel: `take ${uploads.get(id) || `window ${id}`} out of the query`,
+    onclick: () => { state[kind] = state[kind].filter((one) => one !== id); if (!state.like.length) state.view = "spread"; write(); },
+  }, `${sign} ${uploads.get(id) || `window ${id}`} ×`)));
+  const items = state.view === "similar" ? [...examples("like", "+"), ...examples("unlike", "−")] : [];
+  $("query").replaceChildren(...(items.length ? [element("h2", {}, "Like, and not like"), element("ul", {}, ...items)] : []));
+}
+
+// --- windows ------------------------------------------------------------------------------------------------
+
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+
+function list(groups, text) {
+  $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found]) =>
+    [...(title ? [element("h2", {}, title)] : []), grid(found)]));
+  say(text);
+}
+
+function grid(found) {
+  return element("ul", {}, ...found.map(card));
+}
+
+function card(segment) {
+  const id = String(segment.id), base = segment.file.split("/").pop();
+  const image = element("img", { loading: "lazy", src: `/still/${id}`, alt: "" });
+  image.addEventListener("error", () => { image.alt = "This video cannot be read any more, or has changed"; });
+  const moving = (on) => () => { image.src = on ? `/moving/${id}` : `/still/${id}`; };
+  const text = [element("div", { className: "name", title: segment.file }, base),
+                element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
+  if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
+  if (segment.guess) text.push(element("div", {}, `${segment.guess}? ${(100 * segment.probability).toFixed(0)} %`));
+  const label = element("span", { className: "label", hidden: !segment.label }, segment.label);
+  const box = element("li", { className: "card" },
+    element("button", { type: "button", className: "show", ariaLabel: `${base}, ${clock(segment.start)}: show what is like it`,
+      onclick: () => go([id], []), onmouseenter: moving(true), onmouseleave: moving(false), onfocus: moving(true),
+      onblur: moving(false) }, image),
+    element("div", { className: "text" }, ...text, label),
+    element("div", { className: "row" },
+      element("button", { type: "button", className: "like", title: "more like this (+)", ariaLabel: `more like ${base}`,
+                          onclick: () => add("like", id) }, "+"),
+      element("button", { type: "button", className: "unlike", title: "less like this (-)", ariaLabel: `less like ${base}`,
+                          onclick: () => add("unlike", id) }, "−"),
+      element("button", { type: "button", title: "play the seconds around it (p)", ariaLabel: `play ${base}`,
+                          onclick: () => play(segment) }, "▶"),
+      element("button", { type: "button", title: "choose it (space)", ariaLabel: `choose ${base}`, ariaPressed: "false",
+                          onclick: () => choose(segment, box) }, "✓")));
+  Object.assign(box, { segment, label });
+  mark(box);
+  return box;
+}
+
+function mark(box) {
+  const on = chosen.has(box.segment.id);
+  box.classList.toggle("chosen", on);
+  box.querySelector(".row button:last-child").ariaPressed = String(on);
+}
+
+function choose(segment, box) {
+  if (!chosen.delete(segment.id)) chosen.set(segment.id, segment);
+  mark(box);
+  say(`${chosen.size} chosen`);
+}
+
+function go(like, unlike) {
+  Object.assign(state, { view: "similar", like, unlike });
+  write();
+  $("found").focus({ preventScroll: true });
+  scrollTo({ top: 0 });
+}
+
+function add(kind, id) {
+  const other = kind === "like" ? "unlike" : "like";
+  state[other] = state[other].filter((one) => one !== id);
+  if (!state[kind].includes(id)) state[kind] = [...state[kind], id];
+  state.view = "similar";
+  if (!state.like.length) { say("Choose a window that they should be like, too", true); return; }
+  write();
+}
+
+function play(segment) {
+  $("playing").textContent = `${segment.file}, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`;
+  $("large").src = `/moving/${segment.id}?around=3`;
+  $("large").alt = `animation of ${segment.file}`;
+  $("player").showModal();
+}
+
+$("close").addEventListener("click", () => $("player").close());
+
+// --- labels -------------------------------------------------------------------------------------------------
+
+function drawLabels() {
+  $("labels").replaceChildren(...Array.from({ length: 9 }, (_, i) => element("li", {}, element("input", {
+    value: names[i] || "", maxLength: 60, ariaLabel: `label of key ${i + 1}`, placeholder: `label ${i + 1}`,
+    onchange: (event) => { names[i] = event.target.value.trim(); localStorage.setItem(KEYS, JSON.stringify(names)); },
+  }))));
+}
+
+async function label(number, box) {
+  const name = number === 0 ? "" : names[number - 1] || `label ${number}`;
+  const ids = chosen.size ? [...chosen.keys()] : box ? [box.segment.id] : [];
+  if (!ids.length) return;
+  try {
+    const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
+                                               body: JSON.stringify({ ids, label: name }) });
+    for (const one of document.querySelectorAll(".card")) if (ids.includes(one.segment.id)) {
+      one.segment.label = one.label.textContent = name;
+      one.label.hidden = !name;
+      chosen.delete(one.segment.id);
+      mark(one);
+    }
+    chosen.clear();
+    say(`${ids.length} ${name ? `labelled ${name}` : "without label now"}; ${answer.labelled} have labels`);
+  } catch (error) { say(error.message, true); }
+}
+
+$("train").addEventListener("click", () => { state.view = "guesses"; write(); if (location.hash.includes("guesses")) show(); });
+
+// --- files, filters, export ---------------------------------------------------------------------------------
+
+async function upload(file) {
+  if (!file) return;
+  say(`reading ${file.name} ...`);
+  const form = new FormData();
+  form.append("video", file);
+  try {
+    const answer = await ask("/api/upload", {}, { method: "POST", body: form });
+    uploads.set(answer.id, answer.name);
+    go([answer.id], []);
+  } catch (error) { say(`${file.name}: ${error.message}`, true); }
+}
+
+$("file").addEventListener("change", (event) => { upload(event.target.files[0]); event.target.value = ""; });
+addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  upload(event.dataTransfer.files[0]);
+});
+for (const name of ["folder", "after", "before"]) {
+  $(name).addEventListener("change", () => { state[name] = $(name).value; write(); });
+}
+$("spread").addEventListener("click", () => { state.view = "spread"; state.like = state.unlike = []; write(); });
+$("twins").addEventListener("click", () => { state.view = "duplicates"; write(); });
+$("none").addEventListener("click", () => { chosen.clear(); document.querySelectorAll(".card").forEach(mark); say("none chosen"); });
+
+function take(name) {
+  const link = element("a", { href: `/export/${name}?ids=${[...chosen.keys()].join()}`, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+}
+$("csv").addEventListener("click", () => take("selection.csv"));
+$("cuts").addEventListener("click", () => take("cut.sh"));
+
+// --- keys ---------------------------------------------------------------------------------------------------
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  if ($("player").open) return;
+  const box = event.target.closest?.(".card"), boxes = [...document.querySelectorAll(".card")];
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(boxes), ArrowUp: -columns(boxes) }[event.key];
+  if (step && boxes.length) {
+    event.preventDefault();
+    const next = box ? boxes[boxes.indexOf(box) + step] : boxes[0];
+    next?.querySelector(".show").focus();
+  } else if (/^[0-9]$/.test(event.key)) label(Number(event.key), box);
+  else if (!box) return;
+  else if (event.key === "+") add("like", String(box.segment.id));
+  else if (event.key === "-") add("unlike", String(box.segment.id));
+  else if (event.key === "p") play(box.segment);
+  else if (event.key === " " && event.target.classList.contains("show")) { event.preventDefault(); choose(box.segment, box); }
+});
+
+function columns(boxes) {
+  const top = boxes[0]?.offsetTop;
+  return Math.max(1, boxes.findIndex((box) => box.offsetTop !== top)) || boxes.length;
+}
+
+// --- the map ------------------------------------------------------------------------------------------------
+
+async function loadMap() {
+  const view = new DataView(await ask("/api/map", {}, { raw: true })), count = view.byteLength / 8;
+  map = { x: new Float32Array(count), y: new Float32Array(count), id: new Uint32Array(count) };
+  for (let i = 0; i < count; i++) {
+    map.x[i] = view.getUint16(8 * i, true) / 65535;
+    map.y[i] = view.getUint16(8 * i + 2, true) / 65535;
+    map.id[i] = view.getUint32(8 * i + 4, true);
+  }
+  drawMap();
+}
+
+const place = (i) => [12 + map.x[i] * ($("map").width - 24), 12 + map.y[i] * ($("map").height - 24)];
+
+function drawMap() {
+  if (!map) return;
+  const canvas = $("map"), context = canvas.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.globalAlpha = map.id.length > 5000 ? 0.35 : 0.7;
+  context.fillStyle = style.getPropertyValue("--quiet");
+  const size = map.id.length > 20000 ? 1.5 : 3;
+  for (let i = 0; i < map.id.length; i++) {
+    const [x, y] = place(i);
+    context.fillRect(x - size / 2, y - size / 2, size, size);
+  }
+  context.globalAlpha = 1;
+  const seen = new Set([...document.querySelectorAll(".card")].map((box) => box.segment.id));
+  const like = new Set(state.like.map(Number));
+  for (let i = 0; i < map.id.length; i++) {
+    const queried = like.has(map.id[i]);
+    if (!queried && !seen.has(map.id[i])) continue;
+    const [x, y] = place(i);
+    context.beginPath();
+    context.arc(x, y, queried ? 7 : 4, 0, 7);
+    context.fillStyle = queried ? COLOURS[5] : COLOURS[0];
+    context.fill();
+  }
+}
+
+function nearest(event) {
+  const canvas = $("map"), box = canvas.getBoundingClientRect();
+  const x = (event.clientX - box.left) * canvas.width / box.width, y = (event.clientY - box.top) * canvas.height / box.height;
+  let best = -1, least = 400;
+  for (let i = 0; i < map.id.length; i++) {
+    const [a, b] = place(i), distance = (a - x) ** 2 + (b - y) ** 2;
+    if (distance < least) { least = distance; best = i; }
+  }
+  return best;
+}
+
+$("map").addEventListener("click", (event) => {
+  const found = map ? nearest(event) : -1;
+  if (found >= 0) go([String(map.id[found])], []);
+});
+
+// --- start --------------------------------------------------------------------------------------------------
+
+addEventListener("hashchange", show);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
+if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
+drawLabels();
+ask("/api/overview").then((answer) => {
+  $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${path} (${count})`)));
+  answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
+    const free = Array.from({ length: 9 }, (_, i) => i).find((i) => !names[i]);
+    if (free !== undefined) names[free] = name;
+  });
+  drawLabels();
+  return Promise.all([show(), loadMap()]);
+}).catch((error) => say(error.message, true));

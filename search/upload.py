@@ -1,0 +1,95 @@
+"""A video from outside as vectors: decoded in a process of its own with limits, then passed through the network.
+
+    python -m search.upload VIDEO CLIPS.npy '{"windows": [2.0, 1.0, 16], "resize": [128, 171], "img_dim": 112}'
+"""
+import core.lifeline  # noqa: F401  # before what takes seconds to import
+
+# isort: split
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.errors import DataError
+from core.exits import run
+from core.files import write_npy
+from core.inputs import parsed, read_npy
+from dataset.windows import ClipSize, Windows, look_at_video, window_clips
+from engine.embedding import vectors_of
+from engine.setup import open_weights, seed_everything
+from models.classifier import pooled
+from models.weights.checkpoint import fingerprint
+
+from .library import Library
+
+MOST_BYTES = 2**29  # of an uploaded file
+SECONDS, MEMORY = 120, 4 * 2**30  # of the process that decodes: of its own time, and bytes
+MOST_WINDOWS = 32  # that are looked at, evenly spread
+SHAPE = {"windows": [float], "resize": [int], "img_dim": int}
+
+
+def main(argv: list[str]) -> None:
+    """Decode some windows of a video and write their clips, (n, T, H, W, 3) uint8."""
+    video, out, text = argv
+    said = parsed(text, SHAPE, "the third argument")
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    window, hop, frames = said["windows"]
+    windows, size = Windows(window, hop, int(frames)), ClipSize(tuple(said["resize"]), said["img_dim"])
+    facts = look_at_video(video)
+    count = windows.count(facts)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_WINDOWS)).round().astype(int))
+    write_npy(out, np.concatenate([window_clips(video, facts, windows, size, int(first), 1) for first in chosen]))
+
+
+class Embedder:
+    """The network of an index, loaded when it is first asked for."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.compute: Any = None
+
+    def load(self) -> None:
+        """Raises DataError where the weights of the index are not where they were, or are others now."""
+        flags: Mapping[str, Any] = self.library.manifest["flags"]
+        if flags.get("pretrain") == "thumbnail":
+            from analysis.floors import Thumbnail
+            self.compute = partial(pooled, Thumbnail())
+            return
+        opened = open_weights(str(flags.get("pretrain")), flags.get("net"), flags.get("width"))
+        seed_everything(int(flags.get("seed") or 0))
+        backbone = opened.backbone(int(flags["seq_len"]), int(flags["img_dim"])).eval().requires_grad_(False)
+        if fingerprint(backbone.state_dict(), backbone.protocol) != self.library.manifest["weights"]:
+            raise DataError(f"{flags.get('pretrain')} are other weights than those of the index: a dropped file cannot "
+                            "be compared")
+        self.compute = partial(pooled, backbone)
+
+    def vectors(self, video: Path) -> np.ndarray:
+        """Some windows of a video (n, D) float32. Raises DataError where it is none, or takes more than it may."""
+        if self.compute is None:
+            self.load()
+        manifest, out = self.library.manifest, video.with_suffix(".npy")
+        own = {"windows": [float(manifest["windows"][name]) for name in ("window", "hop", "frames")],
+               **manifest["clips"]}
+        try:
+            done = subprocess.run([sys.executable, "-m", "search.upload", video, out, json.dumps(own)],
+                                  cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True,
+                                  timeout=2 * SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise DataError("it takes too long to decode: give a shorter or smaller video") from error
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it takes more time or memory than a dropped file may"])[-1]
+            raise DataError(last.removeprefix("error: ").replace(str(video), "the file"))
+        clips = read_npy(out, "u1", 5)
+        return vectors_of(self.compute, torch.from_numpy(clips), torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    run(main)
