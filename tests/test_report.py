@@ -102,7 +102,7 @@ def test_results_stand_beside_the_papers_with_what_differs(runs):
     assert beside.loc["x_all", "paper's"] == "46.7, 63.1, 69.7" and "x_clip_seed1" not in beside.index
     differs = beside["differs also in"]
     page_text = (runs / "report/all/index.html").read_text()
-    common, common_of_tests = (re.search(rf"Ours for the paper&#x27;s, in every {stage}: ([^<]*)</p>", page_text)[1]
+    common, common_of_tests = (re.search(rf"Ours for the paper&#39;s, in every {stage}: ([^<]*)</p>", page_text)[1]
                                for stage in ("retrieval", "test"))
     assert re.search(r"fine-tuning: .*batch_size 4 for 16, epochs 1 for 100.*; pretraining: ", common_of_tests)
     assert common.startswith("evaluation: seq_len 4 for 16, img_dim 24 for 112, ds 2 for 4, clips 2 for 10; "
