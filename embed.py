@@ -19,8 +19,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import utils
+from analysis.embedder import network_for
 from analysis.floors import Thumbnail
-from analysis.index import Index, Known, read_known
+from analysis.index import Index, Known, read_known, read_unreadable
 from core.dist import world_size
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
@@ -28,14 +29,13 @@ from core.inputs import read_lines
 from core.names import path_fault, quoted
 from core.parser import new_parser
 from core.versions import versions
-from dataset.loader import item_loader
+from dataset.loader import default_workers, item_loader
 from dataset.windows import Chunks, ClipSize, Looks, VideoFacts
 from engine import evaluation
 from engine.embedding import spans_of, vectors_of, windows_of
 from engine.flags import (
     WEIGHTS,
     add_clip_flags,
-    add_loader_flags,
     add_net_flags,
     add_precision_flag,
     check_network,
@@ -46,16 +46,15 @@ from engine.flags import (
 from engine.folders import check_folder
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision, set_precision
-from engine.setup import open_weights, seed_everything, start, take_clips
+from engine.setup import open_weights, start, take_clips
 from models import build_backbone
-from models.classifier import pooled
 from models.protocol import Protocol
-from models.weights.checkpoint import fingerprint
 
 # endings of files that are taken from folders; a file that is named is taken whatever its name
 SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
             ".m2ts", ".3gp", ".vob"}
-SAME = ("weights", "dim", "windows", "clips")  # of one index
+SAME = ("weights", "dim", "precision", "windows", "clips")
+BATCH = 500  # files that are looked at before their windows are read  # of one index
 
 
 def flags():
@@ -74,10 +73,11 @@ def flags():
     add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
     add_precision_flag(parser)
     group = parser.add_argument_group("run")
-    add_loader_flags(group)
+    group.add_argument("--workers", type=int, default=default_workers(), help="processes that decode")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     group.add_argument("--seed", type=int, default=0, help="of random weights")
     group.add_argument("--dry_run", action="store_true", help="find the videos, print the plan, stop")
+    parser.set_defaults(loader_timeout=0)  # a large file is read for as long as it takes
     return parser
 
 
@@ -86,6 +86,8 @@ def check(args):
     for name in ("window", "hop"):
         if getattr(args, name) is not None:
             positive(args, name)
+    if args.window is not None and args.ds is not None:
+        raise UsageError("--window and --ds both say how far the frames of a clip are apart: give one of them")
     if not args.paths and args.list is None:
         raise UsageError("name videos, folders of videos, or a list of them (--list FILE)")
     if world_size() > 1:
@@ -95,7 +97,10 @@ def check(args):
 # --- which videos --------------------------------------------------------------------------------------------
 
 def find(paths, listed):
-    """Paths as they were given -> ({absolute path: why it cannot be taken, or None}, files of folders passed over)"""
+    """Paths as they were given -> ({real path: why it cannot be taken, or None}, files of folders passed over)
+
+    Links are followed, and each file is taken once.
+    """
     found, others = {}, 0
     words = [*paths, *(read_lines(listed, "name a text file with a path in each line") if listed else ())]
     for word in filter(None, words):
@@ -104,20 +109,20 @@ def find(paths, listed):
             raise DataError(f"{quoted(word)}: there is no such file or folder")
         for place in places:
             if not os.path.isdir(place):
-                found[os.path.abspath(place)] = None
+                found[os.path.realpath(place)] = None
                 continue
-            for folder, folders, names in os.walk(place, onerror=refuse):
-                folders.sort()
+            seen = set()
+            for folder, folders, names in os.walk(place, followlinks=True, onerror=lambda error: found.update(
+                    {os.path.abspath(error.filename): f"the folder cannot be read ({error.strerror})"})):
+                seen.add(os.path.realpath(folder))
+                folders[:] = sorted(name for name in folders if not name.startswith(".")
+                                    and os.path.realpath(os.path.join(folder, name)) not in seen)
                 for name in sorted(names):
                     if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                        found[os.path.abspath(os.path.join(folder, name))] = None
+                        found.setdefault(os.path.realpath(os.path.join(folder, name)))
                     else:
                         others += 1
-    return {path: fault_of(path) for path in found}, others
-
-
-def refuse(error):
-    raise DataError(f"folder {error.filename} cannot be read ({error.strerror})") from error
+    return {path: fault or fault_of(path) for path, fault in found.items()}, others
 
 
 def fault_of(path):
@@ -143,8 +148,8 @@ def look(paths, known, args):
             found[path] = known[path]
         else:
             new[path] = now
-    loader = item_loader(Looks(list(new)), min(args.workers, len(new)), timeout=args.loader_timeout)
     names = list(new)
+    loader = item_loader(Looks(names), min(args.workers, len(new)))
     for item in tqdm(loader, "looking at videos", len(new), unit="video", leave=False, disable=None):
         path = names[item["index"]]
         if item["error"]:
@@ -154,22 +159,16 @@ def look(paths, known, args):
     return {path: found[path] for path in paths if path in found}, unreadable
 
 
-# --- the network ---------------------------------------------------------------------------------------------
-
-def network_for(args, opened, device):
-    """-> (what maps clips (N, 3, T, H, W) to vectors (N, D), its fingerprint, D)"""
-    seed_everything(args.seed)
-    if opened is None:
-        return partial(pooled, Thumbnail()), "thumbnail", 3 * 12 * 16
-    check_network(args, partial(build_backbone, opened.net, opened.width))
-    backbone = opened.backbone(args.seq_len, args.img_dim)
-    weights = fingerprint(backbone.state_dict(), backbone.protocol)
-    backbone = evaluation.to_device(backbone, device)
+def lower(compute, args, device):
+    """Have the network compute on the device, in the precision of the flags -> the precision chosen"""
+    if isinstance(compute.network, Thumbnail):
+        return "fp32"
+    evaluation.to_device(compute.network, device)
     shape = (evaluation.CLIPS[device.type], 3, args.seq_len, args.img_dim, args.img_dim)
-    _, sentences = set_precision([backbone], default_precision(args.precision, device), [shape], device,
-                                 training=False)
+    precision, sentences = set_precision([compute.network], default_precision(args.precision, device), [shape], device,
+                                         training=False)
     print(*sentences, sep="\n", end="\n" * bool(sentences))
-    return partial(pooled, backbone), weights, backbone.feature_dim
+    return precision
 
 
 def main(argv):
@@ -181,14 +180,21 @@ def main(argv):
         opened = open_weights(args.pretrain, args.net, args.width)
     take_clips(args, [opened] if opened else [], Protocol.ds)
     complete_data_flags(args, device)
+    if os.path.exists(args.pretrain):
+        args.pretrain = os.path.abspath(args.pretrain)  # for those who look through the index later
     args = frozen(args)
     windows = windows_of(Protocol(args.seq_len, args.ds, args.img_dim), args.window, args.hop)
     size = ClipSize(args.resize, args.img_dim)
     paths, others = find(args.paths, args.list)
-    compute, weights, dim = network_for(args, opened, device)
+    if opened:
+        check_network(args, partial(build_backbone, opened.net, opened.width))
+    compute, weights, dim = network_for(opened, args.seq_len, args.img_dim, args.seed)
+    precision = lower(compute, args, device)
     utils.print_plan("Embedding", {
-        "weights": args.pretrain, "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of "
-        f"{windows.window:.3g} s: {windows.frames} frames, {args.img_dim} px of {args.resize[0]} x {args.resize[1]}",
+        "weights": args.pretrain,
+        "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of {windows.window:.3g} s",
+        "windows": f"{windows.frames} frames, one in {windows.window / windows.frames:.3g} s, {args.img_dim} px of "
+                   f"{args.resize[0]} x {args.resize[1]}",
         "videos": f"{len(paths)}" + (f"; {others} files of the folders are of other kinds" if others else ""),
         "folder": args.out})
     if not paths:
@@ -197,7 +203,7 @@ def main(argv):
     check_folder(args.out)
     if args.dry_run:
         return None
-    manifest = {"weights": weights, "dim": dim, "windows": windows._asdict(),
+    manifest = {"weights": weights, "dim": dim, "precision": precision, "windows": windows._asdict(),
                 "clips": {"resize": list(size.resize), "img_dim": size.img_dim},
                 "flags": plain_types(vars(args)), **versions()}
     with Index(args.out, manifest, SAME) as index:
@@ -207,41 +213,48 @@ def main(argv):
 
 def embed(args, index, paths, windows, size, compute, device):
     """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
-    before = read_known(index.folder)
-    found, unreadable = look([path for path, fault in paths.items() if not fault], before, args)
-    unreadable |= {path: fault for path, fault in paths.items() if fault}
-    index.write_files(before | found, unreadable)
-    index.drop(path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash))
-    videos = [(path, one.facts) for path, one in found.items()]
-    done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
-    chunks = Chunks(videos, windows, size, done)
-    loader = item_loader(chunks, min(args.workers, len(chunks)), device.type == "cuda", args.loader_timeout)
-    total = sum(windows.count(facts) for _, facts in videos)
-    broken, new = set(), 0
-    with tqdm(desc="windows", total=total, initial=sum(done), unit="window", leave=False, disable=None) as bar:
-        for item in loader:
-            number, count = int(chunks.video[item["index"]]), int(chunks.count[item["index"]])
-            path, facts = videos[number]
-            bar.update(count)
-            bar.set_postfix(video=f"{number + 1}/{len(videos)}", refresh=False)
-            if path in broken:
-                continue
-            if item["error"]:
-                broken.add(path)
-                unreadable[path] = item["error"]
-                continue
-            first = int(chunks.first[item["index"]])
-            index.append(path, facts, spans_of(windows, facts, first, count),
-                         vectors_of(compute, item["clips"], device))
-            new += count
-    index.write_files(before | found, unreadable)
+    known, unreadable = read_known(index.folder), {path: fault for path, fault in paths.items() if fault}
+    before = {path: reason for path, reason in read_unreadable(index.folder).items() if path not in paths}
+    good, opened, new = [path for path, fault in paths.items() if not fault], 0, 0
+    for first in range(0, len(good), BATCH):
+        found, wrong = look(good[first:first + BATCH], known, args)
+        known, unreadable, opened = known | found, unreadable | wrong, opened + len(found)
+        index.write_files(known, before | unreadable)
+        index.drop([path for path in wrong if path in index.done] + [
+            path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
+        done, broken = embed_batch(args, index, found, windows, size, compute, device,
+                                   f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
+        new, unreadable = new + done, unreadable | broken
+    index.write_files(known, before | unreadable)
     print(f"written to {args.out}: {sum(count for _, count in index.done.values())} windows in all, {new} of them new; "
-          f"{len(videos)} videos could be opened")
+          f"{opened} videos could be opened")
     if unreadable:
         first = next(iter(unreadable.items()))
         print(f"{len(unreadable)} could not be read, or not to the end: {args.out / 'unreadable.csv'}, such as "
               f"{quoted(first[0])}: {first[1]}", file=sys.stderr)
     return 1 if len(unreadable) == len(paths) else 0
+
+
+def embed_batch(args, index, found, windows, size, compute, device, description):
+    """Embed what is not in the index yet of some files -> (windows that are new, {path: why not to its end})"""
+    videos = [(path, one.facts) for path, one in found.items()]
+    done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
+    chunks = Chunks(videos, windows, size, done)
+    loader = item_loader(chunks, min(args.workers, len(chunks)), device.type == "cuda")
+    new, broken = 0, {}
+    with tqdm(desc=description, total=int(chunks.count.sum()), unit="window", leave=False, disable=None) as bar:
+        for item in loader:
+            path, facts = videos[chunks.video[item["index"]]]
+            first, count = int(chunks.first[item["index"]]), int(chunks.count[item["index"]])
+            bar.update(count)
+            if item["error"]:
+                broken.setdefault(path, item["error"])
+            if path in broken:
+                continue
+            index.append(path, facts, spans_of(windows, facts, first, count),
+                         vectors_of(compute, item["clips"], device))
+            new += count
+    return new, broken
 
 
 if __name__ == "__main__":

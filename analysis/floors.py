@@ -8,8 +8,10 @@ from torch import Tensor
 class Thumbnail(nn.Module):
     """Clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
 
+    SIZE = (12, 16)
+
     def forward(self, clips: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(clips.mean(dim=2), (12, 16)).flatten(1)[:, :, None, None, None]
+        return F.adaptive_avg_pool2d(clips.mean(dim=2), self.SIZE).flatten(1)[:, :, None, None, None]
 
 
 class Cues(nn.Module):

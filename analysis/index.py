@@ -7,13 +7,14 @@
     files.csv        what is known of each file, so that it need not be read again as long as it does not change
     unreadable.csv   files, and why they could not be read, or from when on
 
-Vectors are written first, then their segments, then the number of rows in the header: of what a kill leaves, the rows
-that are whole count.
+Vectors are written first, then their segments, then the number of rows in the header: what a kill leaves beyond the
+segments is written again. The header's rows are never taken away, as others may have mapped them into memory.
 """
 import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from core.errors import DataError
 from core.files import check_regular, take_lock, whole_file, write_json
-from core.inputs import long_table, read_json
+from core.inputs import long_table, map_npy, read_json
 from dataset.windows import VideoFacts
 
 VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE = ("vectors.npy", "segments.csv", "index.json", "files.csv",
@@ -44,6 +45,11 @@ class Segment(NamedTuple):
     end: float
     fps: float
     weights: str
+
+    def fields(self) -> list[str]:
+        """As they stand in segments.csv."""
+        return [str(self.row), self.file, self.hash, f"{self.start:.3f}", f"{self.end:.3f}", f"{self.fps:.6g}",
+                self.weights]
 
 
 class Known(NamedTuple):
@@ -81,10 +87,18 @@ def read_known(folder: Path) -> dict[str, Known]:
     found = {}
     for number, (path, size, changed, *facts) in enumerate(long_table(folder / FILES, OF_FILES, AGAIN), 2):
         try:
-            found[path] = Known(int(size), int(changed), VideoFacts(facts[0], *map(float, facts[1:])))
+            one = VideoFacts(facts[0], *map(float, facts[1:]))
+            if not (0 < one.fps < np.inf and abs(one.begin) < np.inf and 0 <= one.last < np.inf):
+                raise ValueError(f"rate {one.fps}, begin {one.begin}, last {one.last}")
+            found[path] = Known(int(size), int(changed), one)
         except ValueError as error:
             raise DataError(f"{folder / FILES} row {number} is damaged ({error}): remove the file") from error
     return found
+
+
+def read_unreadable(folder: Path) -> dict[str, str]:
+    """{path: why it could not be read}"""
+    return {path: reason for path, reason in long_table(folder / UNREADABLE, ("file", "reason"), AGAIN)}
 
 
 # --- writing -------------------------------------------------------------------------------------------------
@@ -125,12 +139,15 @@ class Index:
             raise DataError(f"{self.folder} holds {VECTORS} or {SEGMENTS} without {MANIFEST}: choose another --out")
         else:
             write_json(self.folder / MANIFEST, manifest)
+        if (self.folder / VECTORS).exists() and not (self.folder / SEGMENTS).exists():
+            raise DataError(f"{self.folder} holds {VECTORS} without {SEGMENTS}: {AGAIN}")
         self.done: dict[str, tuple[str, int]] = {}
         rows = 0
         for segment in segments_of(self.folder):
             content, count = self.done.get(segment.file, (segment.hash, 0))
             self.done[segment.file] = segment.hash, count + 1 if content == segment.hash else 1
             rows = segment.row + 1
+        stated = len(map_npy(self.folder / VECTORS, AGAIN)) if (self.folder / VECTORS).exists() else 0
         self.segments = open(self.folder / SEGMENTS, "r+b" if (self.folder / SEGMENTS).exists() else "w+b")
         self.vectors = open(self.folder / VECTORS, "r+b" if (self.folder / VECTORS).exists() else "w+b")
         there = max(self.vectors.seek(0, os.SEEK_END) - HEADER, 0) // (4 * self.dim)
@@ -138,8 +155,8 @@ class Index:
             self.close()
             raise DataError(f"{self.folder / VECTORS} has {there} rows, and {SEGMENTS} names {rows}: {AGAIN}")
         self._cut_last_line()
-        self.rows = rows
-        self._keep(rows)
+        self.rows = max(rows, stated)
+        self._keep(self.rows)
 
     def _cut_last_line(self) -> None:
         """Take away a line that a kill has left unfinished, and write the head of a new file."""
@@ -174,14 +191,16 @@ class Index:
         """Add windows of a file: spans (n, 2) seconds, vectors (n, D) float32."""
         content, count = self.done.get(file, (facts.hash, 0))
         assert content == facts.hash and vectors.shape == (len(spans), self.dim)
-        self.vectors.write(np.ascontiguousarray(vectors, "<f4").tobytes())
-        self.vectors.flush()
-        os.fsync(self.vectors.fileno())
-        self.segments.write(csv_lines(
-            (self.rows + i, file, facts.hash, f"{start:.3f}", f"{end:.3f}", f"{facts.fps:.6g}", self.weights)
-            for i, (start, end) in enumerate(spans.tolist())).encode())
-        self.segments.flush()
-        os.fsync(self.segments.fileno())
+        lines = csv_lines(Segment(self.rows + i, file, facts.hash, start, end, facts.fps, self.weights).fields()
+                          for i, (start, end) in enumerate(spans.tolist()))
+        for name, out, data in ((VECTORS, self.vectors, np.ascontiguousarray(vectors, "<f4").tobytes()),
+                                (SEGMENTS, self.segments, lines.encode())):
+            try:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.folder / name)) from error
         self.rows += len(spans)
         self.done[file] = facts.hash, count + len(spans)
         self._keep(self.rows)
@@ -193,9 +212,8 @@ class Index:
             return
         with whole_file(self.folder / SEGMENTS) as temporary, open(temporary, "w", encoding="utf-8") as out:
             out.write(csv_lines([COLUMNS]))
-            out.writelines(csv_lines([(*segment[:3], f"{segment.start:.3f}", f"{segment.end:.3f}",
-                                       f"{segment.fps:.6g}", segment.weights)])
-                           for segment in segments_of(self.folder) if segment.file not in gone)
+            out.writelines(csv_lines([segment.fields()]) for segment in segments_of(self.folder)
+                           if segment.file not in gone)
         self.segments.close()
         self.segments = open(self.folder / SEGMENTS, "r+b")
         self.segments.seek(0, os.SEEK_END)
@@ -211,9 +229,8 @@ class Index:
                 temporary.write_text(csv_lines(rows), encoding="utf-8", newline="")
 
     def close(self) -> None:
-        self.segments.close()
-        self.vectors.close()
-        self.lock.close()
+        with closing(self.lock), closing(self.vectors):
+            self.segments.close()
 
     def __enter__(self) -> "Index":
         return self

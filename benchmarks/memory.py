@@ -121,7 +121,7 @@ class BlankReader:
     def __init__(self, height, width):
         self.shape = height, width, 3
 
-    def read(self, _video, indices):
+    def read(self, _video, indices, _count=None):
         return [np.zeros(self.shape, np.uint8)], np.zeros_like(indices)
 
 

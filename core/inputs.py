@@ -224,9 +224,8 @@ def long_table(path: Path, columns: Sequence[str], hint: str = REMOVE) -> Iterat
         return
     number = 0
     try:
-        with open_file(path, 2**62) as raw, io.TextIOWrapper(
-                io.BufferedReader(raw), "utf-8", newline="\n") as file:  # type: ignore[type-var]
-            whole = (line for line in file if line.endswith("\n"))
+        with open_file(path, 2**62) as raw, io.BufferedReader(raw) as file:  # type: ignore[type-var]
+            whole = (line.decode("utf-8") for line in file if line.endswith(b"\n"))
             for number, fields in enumerate(csv.reader(whole, strict=True), 1):
                 if number == 1 and fields != list(columns) or len(fields) != len(columns):
                     raise DataError(f"{path} row {number} is damaged ({len(fields)} fields): {hint}")

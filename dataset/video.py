@@ -36,7 +36,8 @@ MOST_KNOWN = 2**22  # frames whose times are kept, of all videos
 # references of MP4 to other files only where it is told to (enable_drefs).
 CONTAINER = re.compile(
     rb"RIFF.{4}AVI |.{4}(?:ftyp|moov|mdat|free|wide|skip|pnot)|\x1aE\xdf\xa3"  # AVI; MP4, MOV; MKV, WebM
-    rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47", re.DOTALL)  # FLV, WMV, MPEG, its TS
+    # FLV, WMV, MPEG, its TS, and that of cameras, with times before the packets
+    rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47|.{4}\x47.{191}\x47", re.DOTALL)
 FFMPEG_OPTIONS = "format_whitelist;avi,mov,matroska,flv,asf,mpeg,mpegts|protocol_whitelist;file"
 
 # not OpenCV's reader of pictures, which takes a name with a number for the first of a series of files
@@ -62,9 +63,10 @@ def open_video(path: str | Path, packets: bool = False) -> Iterator[cv2.VideoCap
     except OSError as error:
         raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
     with file:
-        if not CONTAINER.match(start := file.read(189)):
+        if not CONTAINER.match(start := file.read(197)):
             raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: errors are reported by who reads
         # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols
         capture = _capture(f"/proc/self/fd/{file.fileno()}", [cv2.CAP_PROP_FORMAT, -1] if packets else [])
         try:
@@ -188,7 +190,6 @@ class VideoFiles:
         # class -> [(folder, names of its files)]: the names are one string, as millions of strings take much memory
         self.classes: dict[str, list[tuple[str, str]]] = {}
         self.known: dict[str, FrameTimes | None] = {}
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: errors are reported by the methods below
 
     def _folders(self, label: str) -> list[tuple[str, str]]:
         if label not in self.classes:

@@ -1,7 +1,7 @@
 """Windows of any video: clips by time, whatever the file's frame rate, and what must be known of a file for them.
 
-A window is a clip of T frames, evenly spread over its seconds. A frame is the first that is shown at its time or later,
-so that in a video of constant rate clips are those of a frame stride, and varying rates need no special care.
+A window is a clip of T frames, evenly spread over its seconds: those that are shown at these times. So in a video of
+constant rate clips are those of a frame stride, and varying rates need no special care.
 """
 import hashlib
 import math
@@ -22,8 +22,11 @@ from .video import BrokenVideo, open_video, packets
 
 TOLERANCE = 5e-4  # seconds by which a frame may be early
 TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
-EARLY = 0.25  # seconds before the first frame of a clip, at which decoding begins
+EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame of a clip, at which decoding begins
+NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
+LONGEST = 1e7  # seconds of a video
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
+FAULTS = (DataError, MemoryError, cv2.error)  # of one file
 CHUNK = 2**25  # bytes of the clips that are read at a time, about
 PIECE = 2**22  # bytes
 
@@ -59,7 +62,7 @@ def look_at_video(path: str) -> VideoFacts:
     first, last = math.inf, -math.inf
     for time, _ in packets(path):
         first, last = min(first, time), max(last, time)
-    if not 0 < fps < 1e4 or not last - first < math.inf:
+    if not 0 < fps < 1e4 or not 0 <= last - first < 1000 * LONGEST:
         raise BrokenVideo(path, "does not say when its frames are shown")
     return VideoFacts(digest.hexdigest(), fps, begin, last_shown(path, begin, last - first) / 1000)
 
@@ -100,19 +103,34 @@ class Windows(NamedTuple):
 
 
 def frames_at(path: str, facts: VideoFacts, seconds: np.ndarray) -> Iterator[np.ndarray]:
-    """The frame (H, W, 3) uint8 BGR of each of `seconds` (N,), which ascend. Raises BrokenVideo.
+    """The frame (H, W, 3) uint8 BGR that is shown at each of `seconds` (N,), which ascend. Raises BrokenVideo.
 
-    Decoding begins shortly before the first of them, or at the start where the file does not lead there.
+    Decoding begins shortly before the first of them; earlier, and at last at the start, where the file leads beyond it.
     """
-    wanted = np.minimum(seconds, facts.last).tolist()
-    starts = [wanted[0] - EARLY] if wanted[0] > 2 * EARLY else []
-    for start in [*starts, None]:
+    wanted, done = np.minimum(seconds, facts.last).tolist(), 0
+    for every in (False, True):  # whether each frame is kept until the next is there
+        try:
+            for picture in _frames_at(path, facts, wanted[done:], every):
+                yield picture
+                done += 1
+            return
+        except _GapError:
+            pass
+
+
+class _GapError(Exception):
+    """A frame was shown longer than others, and has not been kept."""
+
+
+def _frames_at(path: str, facts: VideoFacts, wanted: Sequence[float], every: bool) -> Iterator[np.ndarray]:
+    for early in EARLY:
+        start = wanted[0] - early
         with open_video(path) as capture:
-            if start is not None:
+            if start > 0:
                 capture.set(cv2.CAP_PROP_POS_MSEC, facts.begin + 1000 * start)
             shown = _grab(capture, facts)
-            if start is None or shown is not None and shown <= wanted[0] + TOLERANCE:
-                yield from _following(capture, path, facts, wanted, shown)
+            if start <= 0 or shown is not None and shown <= wanted[0] + TOLERANCE:
+                yield from _following(capture, path, facts, wanted, shown, every)
                 return
 
 
@@ -121,24 +139,32 @@ def _grab(capture: cv2.VideoCapture, facts: VideoFacts) -> float | None:
     return (capture.get(cv2.CAP_PROP_POS_MSEC) - facts.begin) / 1000 if capture.grab() else None
 
 
-def _following(capture: cv2.VideoCapture, path: str, facts: VideoFacts, wanted: Sequence[float],
-               shown: float | None) -> Iterator[np.ndarray]:
-    """As `frames_at`, from the frame that was grabbed on, which is shown at `shown`."""
+def _following(capture: cv2.VideoCapture, path: str, facts: VideoFacts, wanted: Sequence[float], shown: float | None,
+               every: bool) -> Iterator[np.ndarray]:
+    """As `frames_at`, from the frame that was grabbed on, which is shown at `shown`. Raises _GapError.
+
+    every: keep each frame, and not only those after which the next wanted time is near: to keep one costs as much as to
+    decode it.
+    """
     place, last, picture = 0, 0.0, None
     while shown is not None:
         last = shown = max(shown, last)  # the last frames of some streams have no time
-        if shown >= wanted[place] - TOLERANCE or shown > facts.last - TAIL:
-            there, found = capture.retrieve()
-            picture = found if there else picture
-            while picture is not None and wanted[place] - TOLERANCE <= shown:
-                yield picture
-                place += 1
-                if place == len(wanted):
-                    return
+        while wanted[place] < shown - TOLERANCE:  # the frame before this one is shown until now
+            if picture is None:
+                raise _GapError
+            yield picture
+            place += 1
+            if place == len(wanted):
+                return
+        picture = None
+        if every or wanted[place] - shown < NEAR / facts.fps or shown > facts.last - TAIL:
+            there, picture = capture.retrieve()
+            if not there:
+                raise BrokenVideo(path, f"has a frame at {shown:.2f} s that cannot be decoded")
         shown = _grab(capture, facts)
     if picture is None or wanted[-1] > last + TAIL:
-        raise BrokenVideo(path, f"cannot be decoded beyond {last:.1f} s, of {facts.last:.1f} s that it announces")
-    for _ in wanted[place:]:  # the last frames cannot be decoded: the one before them stands still
+        raise BrokenVideo(path, f"ends at {last:.1f} s, and is {facts.last:.1f} s long")
+    for _ in wanted[place:]:  # the last frame
         yield picture
 
 
@@ -163,7 +189,7 @@ class Looks(Dataset[dict[str, Any]]):
     """What must be known of videos, by their paths: item i -> {"index", "facts": VideoFacts or None, "error"}."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = np.array(paths)
+        self.paths = np.array(paths, object)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -171,26 +197,29 @@ class Looks(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             return {"index": index, "facts": tuple(look_at_video(str(self.paths[index]))), "error": ""}
-        except DataError as error:
+        except FAULTS as error:
             return {"index": index, "facts": None, "error": str(error)}
 
 
 class Chunks(Dataset[dict[str, Any]]):
     """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error"}.
 
-    videos: [(path, facts)]; todo: windows that are done of each, (V,) int: the others follow.
+    videos: [(path, facts)]; done: how many first windows of each are left out.
     Attributes: `video`, `first`, `count`: (N,) int, whose windows an item holds, and which.
     """
 
     def __init__(self, videos: Sequence[tuple[str, VideoFacts]], windows: Windows, size: ClipSize,
                  done: Sequence[int]) -> None:
-        self.paths, self.facts = np.array([path for path, _ in videos]), [facts for _, facts in videos]
+        self.paths, self.facts = np.array([path for path, _ in videos], object), [facts for _, facts in videos]
         self.windows, self.size = windows, size
         most = max(1, CHUNK // (3 * windows.frames * size.img_dim**2))
-        rows = [(number, first, min(most, total - first))
-                for number, (facts, start) in enumerate(zip(self.facts, done, strict=True))
-                for total in [windows.count(facts)] for first in range(start, total, most)]
-        self.video, self.first, self.count = np.array(rows, int).reshape(-1, 3).T
+        totals = np.array([windows.count(facts) for facts in self.facts], int)
+        starts = np.minimum(np.array(done, int), totals)
+        chunks = -(-(totals - starts) // most)
+        self.video = np.repeat(np.arange(len(totals)), chunks)
+        within = np.arange(len(self.video)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+        self.first = starts[self.video] + most * within
+        self.count = np.minimum(most, totals[self.video] - self.first)
 
     def __len__(self) -> int:
         return len(self.video)
@@ -204,5 +233,5 @@ class Chunks(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             return {"index": index, "clips": self.clips(index), "error": ""}
-        except DataError as error:
+        except FAULTS as error:
             return {"index": index, "clips": torch.empty(0), "error": str(error)}

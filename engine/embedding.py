@@ -1,4 +1,5 @@
 """Vectors of a video's windows, from Python: what embed.py does with a disk of videos."""
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import RunError
+from core.errors import RunError, UsageError
 from dataset.windows import Chunks, ClipSize, VideoFacts, Windows, look_at_video
 from models.backbones.base import Backbone
 from models.classifier import pooled
 from models.protocol import Protocol
 
-from .evaluation import CLIPS, forward, to_device
+from .evaluation import CLIPS, forward
 
 USUAL_RATE = 30  # frames a second of the videos whose stride a protocol states
 
@@ -20,8 +21,8 @@ USUAL_RATE = 30  # frames a second of the videos whose stride a protocol states
 def windows_of(protocol: Protocol, window: float | None = None, hop: float | None = None) -> Windows:
     """How windows lie, in seconds; window: None: as long as the protocol's clip at USUAL_RATE; hop: None: half of it.
     """
-    window = window or protocol.seq_len * protocol.ds / USUAL_RATE
-    return Windows(window, hop or window / 2, protocol.seq_len)
+    window = protocol.seq_len * protocol.ds / USUAL_RATE if window is None else window
+    return Windows(window, window / 2 if hop is None else hop, protocol.seq_len)
 
 
 def spans_of(windows: Windows, facts: VideoFacts, first: int, count: int) -> np.ndarray:
@@ -48,11 +49,17 @@ def embed_video(network: Backbone, path: str | Path, window: float | None = None
     `protocol.seq_len` frames, which are evenly spread over the window: that of retrieval for the same frames. Raises
     dataset.video.BrokenVideo where the video cannot be read to its end.
     """
-    device = next(network.parameters()).device
-    to_device(network, device)
+    for name, value in (("window", window), ("hop", hop)):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value}: give seconds above 0")
+    device, training = next(network.parameters()).device, network.training
     facts, windows = look_at_video(str(path)), windows_of(network.protocol, window, hop)
     size = ClipSize(network.protocol.frame_size, network.protocol.img_dim)
     chunks, found = Chunks([(str(path), facts)], windows, size, [0]), []
-    for number in range(len(chunks)):
-        found.append(vectors_of(lambda clips: pooled(network, clips), chunks.clips(number), device))
+    network.eval()
+    try:
+        for number in range(len(chunks)):
+            found.append(vectors_of(lambda clips: pooled(network, clips), chunks.clips(number), device))
+    finally:
+        network.train(training)
     return spans_of(windows, facts, 0, windows.count(facts)), np.concatenate(found)

@@ -9,12 +9,14 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 # isort: split
 import argparse
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UsageError
 from core.exits import run
+from core.files import take_lock
 from core.imports import optional
 from core.parser import new_parser
 
@@ -37,7 +39,11 @@ def main(argv: Sequence[str]) -> None:
     waitress = optional("waitress", "search", "requirements-search.txt")
     optional("flask", "search", "requirements-search.txt")
     from .app import make_app
+    from .upload import MOST_BYTES
     library = Library(args.folder)
+    lock = None
+    if os.access(args.folder, os.W_OK):
+        lock = take_lock(library.own, "page of the index")  # two would write labels.csv over each other
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -47,7 +53,9 @@ def main(argv: Sequence[str]) -> None:
     port = server.getsockname()[1]
     print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
           flush=True)
-    waitress.serve(make_app(library, port), sockets=[server], threads=THREADS, ident=None)
+    waitress.serve(make_app(library), sockets=[server], threads=THREADS, ident=None, max_request_body_size=MOST_BYTES)
+    if lock:
+        lock.close()
 
 
 if __name__ == "__main__":

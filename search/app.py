@@ -1,6 +1,7 @@
 """The page's answers: Flask routes. Only what is in the index is served, by number, to pages of this server alone."""
 import csv
 import io
+import re
 import secrets
 import shlex
 import tempfile
@@ -21,16 +22,18 @@ from .previews import Previews
 from .upload import MOST_BYTES, Embedder
 
 PAGE = 60  # segments of a page
+MOST_FOUND = 960  # similar segments
+TWINS = 0.98  # cosine of near-duplicates
 MOST_EXAMPLES = 200  # of a query
 MOST_UPLOADS = 20  # that are kept
+HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")  # of any port: it may be forwarded
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
 
 
-def make_app(library: Library, port: int) -> Flask:
+def make_app(library: Library) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
-    hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
     labels, previews, embedder = Labels(library), Previews(library), Embedder(library)
     uploads: dict[str, tuple[str, np.ndarray]] = {}
 
@@ -39,12 +42,13 @@ def make_app(library: Library, port: int) -> Flask:
     @app.before_request
     def refuse_others() -> None:
         """Another web page could have its browser ask this server: by a name of its own, or across sites."""
-        if request.host not in hosts:
-            abort(403, "this server is asked under another name than 127.0.0.1")
+        if not HOST.fullmatch(request.host):
+            abort(403, "this server is asked under another name than 127.0.0.1 or localhost")
         origin = request.headers.get("Origin")
-        if origin is not None and origin.removeprefix("http://") not in hosts:
+        if origin is not None and origin != f"http://{request.host}":
             abort(403, "another page asks")
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        opened = request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"  # by a link elsewhere
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not opened:
             abort(403, "another page asks")
         if request.method != "GET" and origin is None:
             abort(403, "a change is asked for by no page of this server")
@@ -54,8 +58,8 @@ def make_app(library: Library, port: int) -> Flask:
         response.headers.update({
             "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"})
-        if request.path.startswith("/api"):
-            response.headers["Cache-Control"] = "no-store"
+        # windows are counted in this index as it is: another that is served later has other ones
+        response.headers["Cache-Control"] = "no-store" if request.path.startswith("/api") else "no-cache"
         return response
 
     @app.errorhandler(DataError)
@@ -64,6 +68,10 @@ def make_app(library: Library, port: int) -> Flask:
     @app.errorhandler(UsageError)
     def sentence(error: Exception) -> tuple[Response, int]:
         return jsonify(error=str(error)), 409
+
+    @app.errorhandler(OSError)
+    def unwritten(error: OSError) -> tuple[Response, int]:
+        return jsonify(error=f"{error.filename or 'a file'} cannot be written or read ({error.strerror})"), 409
 
     @app.errorhandler(400)
     @app.errorhandler(403)
@@ -122,9 +130,7 @@ def make_app(library: Library, port: int) -> Flask:
 
     @app.get("/api/overview")
     def overview() -> Response:
-        names = sorted(set(labels.of.values()))
-        return jsonify(count=len(library), files=len(library.files), folders=library.folders()[:2000], labels=names,
-                       labelled=len(labels.of), weights=library.manifest["flags"].get("pretrain"))
+        return jsonify(folders=library.folders()[:2000], labels=sorted(set(labels.of.values())))
 
     @app.get("/api/map")
     def points() -> Response:
@@ -139,9 +145,8 @@ def make_app(library: Library, port: int) -> Flask:
     def segments() -> Response:
         allowed, first = chosen(), int(number("first", 0))
         all_of_them = np.arange(len(library)) if allowed is None else np.flatnonzero(allowed)
-        if request.args.get("label"):
-            wanted = {place for place, label in labels.of.items() if label == request.args["label"]}
-            all_of_them = np.array([place for place in all_of_them.tolist() if place in wanted], int)
+        if request.args.get("labelled"):
+            all_of_them = all_of_them[np.isin(all_of_them, list(labels.of))]
         # every n-th, so that a page shows the whole index and not its first file
         if request.args.get("spread"):
             step = np.unique(np.linspace(0, max(len(all_of_them) - 1, 0), PAGE).round().astype(int))
@@ -154,13 +159,14 @@ def make_app(library: Library, port: int) -> Flask:
         if not len(like):
             abort(400, "choose a window first")
         scores = library.cosines(Query(like, unlike))
-        found = library.best(scores, int(number("count", PAGE, 1, 1000)), chosen())
-        return jsonify(segments=told(found, scores[found]))
+        found = library.best(scores, int(number("count", PAGE, 1, MOST_FOUND)), chosen())
+        return jsonify(segments=told(found, scores[found]), most=MOST_FOUND)
 
     @app.get("/api/duplicates")
     def duplicates() -> Response:
-        groups = library.duplicates(number("least", 0.98, 0.5, 1), chosen())
-        return jsonify(groups=[told(group[:24]) for group in groups], sizes=[len(group) for group in groups])
+        groups = library.duplicates(number("least", TWINS, 0.5, 1), chosen())
+        return jsonify(groups=[told(group[:24]) for group in groups], sizes=[len(group) for group in groups],
+                       least=TWINS)
 
     @app.post("/api/upload")
     def upload() -> Response:
@@ -173,14 +179,14 @@ def make_app(library: Library, port: int) -> Flask:
             found = embedder.vectors(path)
         key = f"u{secrets.token_hex(8)}"
         uploads[key] = (file.filename or "file")[:200], found
-        while len(uploads) > MOST_UPLOADS:
-            uploads.pop(next(iter(uploads)))
+        for old in list(uploads)[:-MOST_UPLOADS]:
+            uploads.pop(old, None)
         return jsonify(id=key, name=uploads[key][0], windows=len(found))
 
     # --- pictures --------------------------------------------------------------------------------------------
 
     def picture(path: Path, kind: str) -> Response:
-        return send_file(path, kind, max_age=3600, conditional=True)
+        return send_file(path, kind, conditional=True)
 
     @app.get("/still/<int:place>")
     def still(place: int) -> Response:
@@ -188,7 +194,7 @@ def make_app(library: Library, port: int) -> Flask:
 
     @app.get("/moving/<int:place>")
     def moving(place: int) -> Response:
-        return picture(previews.moving(places(str(place))[0], number("around", 0, 0, 10)), "image/webp")
+        return picture(previews.moving(places(str(place))[0], bool(number("around", 0, 0, 1))), "image/webp")
 
     # --- labels ----------------------------------------------------------------------------------------------
 
@@ -221,20 +227,22 @@ def make_app(library: Library, port: int) -> Flask:
 
     @app.get("/export/<kind>")
     def export(kind: str) -> Response:
+        if kind not in ("selection.csv", "cut.sh"):
+            abort(404)
         wanted = places(request.args.get("ids", ""), 10_000) or sorted(labels.of)
+        if not wanted:
+            abort(400, "choose windows first, or label some")
         rows = told(wanted)
         if kind == "selection.csv":
             text = io.StringIO()
             csv.writer(text).writerows([("file", "start", "end", "label"), *(
                 (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
             return download(text.getvalue(), kind, "text/csv")
-        if kind == "cut.sh":
-            lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
-            for number, row in enumerate(rows, 1):
-                lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
-                             f"{row['end'] - row['start']:.3f} -c:v libx264 -crf 18 -an cut_{number:04d}.mp4")
-            return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
-        abort(404)
+        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
+        for place, row in enumerate(rows, 1):
+            lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
+                         f"{row['end'] - row['start']:.3f} -c:v libx264 -crf 18 -an cut_{place:04d}.mp4")
+        return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:
         return Response(text, mimetype=kind, headers={"Content-Disposition": f"attachment; filename={name}"})

@@ -6,14 +6,15 @@ import numpy as np
 from analysis.index import csv_lines
 from core.errors import DataError
 from core.files import whole_file
-from core.inputs import long_table
+from core.inputs import read_table
 
 from .library import Library
 
 LABELS = "labels.csv"
-COLUMNS = ("file", "start", "end", "label")
+COLUMNS = ("file", "hash", "start", "end", "label")
 HINT = "remove it, or mend it"
 STRENGTH = 1.0  # C of the logistic regression, on unit vectors times sqrt(D)
+PARTS = 10  # of the files, for the accuracy
 LONGEST = 60  # characters of a label
 
 
@@ -23,34 +24,32 @@ class Labels:
     def __init__(self, library: Library) -> None:
         self.path, self.library, self.lock = library.folder / LABELS, library, threading.Lock()
         self.of: dict[int, str] = {}
-        self.others: list[list[str]] = []  # of files that are not in the index any more
+        self.others: list[list[str]] = []  # of contents that are not in the index any more
         numbers = {path: number for number, path in enumerate(library.files)}
         places = {(int(file), f"{start:.3f}"): place for place, (file, start) in enumerate(
             zip(library.file, library.start, strict=True))} if self.path.exists() else {}
-        for number, (file, start, end, label) in enumerate(long_table(self.path, COLUMNS, HINT), 2):
-            try:
-                place = places.get((numbers.get(file, -1), f"{float(start):.3f}"))
-            except ValueError as error:
-                raise DataError(f"{self.path} row {number} is damaged ({error}): {HINT}") from error
-            if place is None:
-                self.others.append([file, start, end, label])
+        for row in read_table(self.path, COLUMNS, HINT) if self.path.exists() else ():
+            place = places.get((numbers.get(row["file"], -1), row["start"]))
+            if place is None or self._hash(place) != row["hash"]:
+                self.others.append(list(row.values()))
             else:
-                self.of[place] = label
+                self.of[place] = row["label"]
+
+    def _hash(self, place: int) -> str:
+        known = self.library.known.get(self.library.files[self.library.file[place]])
+        return known.facts.hash if known else ""
 
     def set(self, places: list[int], label: str) -> None:
-        """Give segments a label, or none by ""; the file is written whole."""
-        label = " ".join(label.split())[:LONGEST]
+        """Give segments a label, or none by ""; the file is written whole, or nothing changes."""
+        label, library = " ".join(label.split())[:LONGEST], self.library
         with self.lock:
-            for place in places:
-                if label:
-                    self.of[place] = label
-                else:
-                    self.of.pop(place, None)
-            library = self.library
-            rows = [(library.files[library.file[place]], f"{library.start[place]:.3f}", f"{library.end[place]:.3f}",
-                     own) for place, own in sorted(self.of.items())]
+            new = {**self.of, **dict.fromkeys(places, label)}
+            new = {place: own for place, own in new.items() if own}
+            rows = [(library.files[library.file[place]], self._hash(place), f"{library.start[place]:.3f}",
+                     f"{library.end[place]:.3f}", own) for place, own in sorted(new.items())]
             with whole_file(self.path) as temporary:
                 temporary.write_text(csv_lines([COLUMNS, *self.others, *rows]), encoding="utf-8", newline="")
+            self.of = new
 
     def guesses(self) -> tuple[list[str], np.ndarray, float | None]:
         """A linear probe of the labels -> (labels, probability of each for every segment (N, L), accuracy on files
@@ -59,8 +58,7 @@ class Labels:
         Raises DataError where there are fewer than two labels.
         """
         from sklearn.linear_model import LogisticRegression
-        with self.lock:
-            own = dict(self.of)
+        own = self.of  # which `set` replaces, and does not change
         names = sorted(set(own.values()))
         if len(names) < 2:
             raise DataError("a probe needs windows with two labels or more: give them by the keys 1 to 9")
@@ -74,9 +72,10 @@ class Labels:
             return LogisticRegression(C=STRENGTH, max_iter=1000).fit(units[chosen] * scale, truth[chosen])
 
         files, right, asked = library.file[places], 0, 0
-        for file in np.unique(files):  # leave one file out
-            out = files == file
-            if len(np.unique(truth[~out])) == len(names):
+        parts = np.array_split(np.random.default_rng(0).permutation(np.unique(files)), PARTS)
+        for part in parts if len(np.unique(files)) > 1 else ():  # leave a tenth of the files out
+            out = np.isin(files, part)
+            if out.any() and len(np.unique(truth[~out])) == len(names):
                 right += int((fit(~out).predict(units[out] * scale) == truth[out]).sum())
                 asked += int(out.sum())
         probe = fit(np.ones(len(places), bool))

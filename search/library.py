@@ -1,5 +1,6 @@
 """An index as it is looked through: its segments, exact search among their vectors, a map, near-duplicates."""
 import os
+import threading
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from core.inputs import map_npy, read_npz
 BLOCK = 2**16  # vectors that are read at a time
 TINY = 1e-12
 MOST_POINTS = 50_000  # of the map
+MOST_PAIRS = 5_000_000  # that are near-duplicates
 MOST_ALL_PAIRS = 60_000  # vectors among which all pairs are compared
 OWN = ".search"  # folder in the index for what is made to look through it
 
@@ -51,9 +53,11 @@ class Library:
         self.row, self.file = np.array(rows), np.array(files)
         self.start, self.end = np.array(starts), np.array(ends)
         self.known: dict[str, Known] = read_known(folder)
-        self.vectors = map_npy(folder / VECTORS)
-        if self.row[-1] >= len(self.vectors):
-            raise DataError(f"{folder / VECTORS} has {len(self.vectors)} rows, and {SEGMENTS} names {self.row[-1] + 1}")
+        self.vectors, self.lock = map_npy(folder / VECTORS), threading.Lock()
+        there = int(np.searchsorted(self.row, len(self.vectors)))  # embed.py may be writing the next ones
+        self.row, self.file, self.start, self.end = (x[:there] for x in (self.row, self.file, self.start, self.end))
+        if not there:
+            raise DataError(f"{folder / VECTORS} has no vectors of the windows in {SEGMENTS}")
         self.mean, self.norm = self._statistics()
 
     def __len__(self) -> int:
@@ -70,18 +74,26 @@ class Library:
         except DataError:  # not there, or of another index
             pass
         total = np.zeros(self.vectors.shape[1])
-        for _, block in self._blocks():
-            total += block.sum(axis=0, dtype=np.float64)
-        mean = (total / len(self.vectors)).astype(np.float32)
+        for first in range(0, len(self), BLOCK):  # rows of former contents of files have no segment
+            total += self.vectors[self.row[first:first + BLOCK]].sum(axis=0, dtype=np.float64)
+        mean = (total / len(self)).astype(np.float32)
         norm = np.empty(len(self.vectors), np.float32)
         for first, block in self._blocks():
             norm[first:first + len(block)] = np.sqrt(np.square(block - mean).sum(axis=1))
         if not np.isfinite(norm).all():
             raise DataError(f"{self.folder / VECTORS} holds values that are not finite: make the index anew")
-        self.own.mkdir(exist_ok=True)
-        with whole_file(place) as temporary, open(temporary, "wb") as file:
-            np.savez(file, mean=mean, norm=np.maximum(norm, TINY), stamp=stamp)
-        return mean, np.maximum(norm, TINY)
+        norm = np.maximum(norm, TINY)
+        self._keep(place, mean=mean, norm=norm, stamp=stamp)
+        return mean, norm
+
+    def _keep(self, place: Path, **arrays: np.ndarray) -> None:
+        """Keep arrays beside the index, where that can be written to."""
+        try:
+            self.own.mkdir(exist_ok=True)
+            with whole_file(place) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            print(f"note: {self.own} cannot be written ({error.strerror}): what is made is not kept")
 
     def _blocks(self):
         for first in range(0, len(self.vectors), BLOCK):
@@ -144,6 +156,10 @@ class Library:
 
         Principal components; of more segments than MOST_POINTS every n-th.
         """
+        with self.lock:
+            return self._map()
+
+    def _map(self) -> tuple[np.ndarray, np.ndarray]:
         shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), MOST_POINTS)).round().astype(int))
         place, stamp = self.own / "map.npz", np.array([self.stamp, len(self)])
         try:
@@ -157,9 +173,7 @@ class Library:
         points = vectors @ basis[:, -2:][:, ::-1].astype(np.float32)
         low, high = np.quantile(points, (0.001, 0.999), axis=0)
         points = np.clip((points - low) / np.maximum(high - low, TINY), 0, 1).astype(np.float32)
-        self.own.mkdir(exist_ok=True)
-        with whole_file(place) as temporary, open(temporary, "wb") as file:
-            np.savez(file, points=points, stamp=stamp)
+        self._keep(place, points=points, stamp=stamp)
         return shown, points
 
     def duplicates(self, least: float, allowed: np.ndarray | None = None, most: int = 200) -> list[list[int]]:
@@ -171,24 +185,23 @@ class Library:
         if len(places) > MOST_ALL_PAIRS:
             raise DataError(f"{len(places)} windows are too many to compare all pairs: choose a folder with "
                             f"{MOST_ALL_PAIRS} or fewer")
-        parent = np.arange(len(places))
-
-        def root(one: int) -> int:
-            while parent[one] != one:
-                parent[one] = parent[parent[one]]
-                one = parent[one]
-            return one
-
-        units = self.unit(self.of(places))
-        for first in range(0, len(places), 2048):
-            cosines = units[first:first + 2048] @ units[first:].T
-            for a, b in np.argwhere(cosines >= least):
-                a, b = int(a) + first, int(b) + first
-                one, other = places[a], places[b]
-                if a < b and (self.file[one] != self.file[other] or self.end[one] <= self.start[other]
-                              or self.end[other] <= self.start[one]):
-                    parent[root(b)] = root(a)
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+        units, pairs, found = self.unit(self.of(places)), [], 0
+        for first in range(0, len(places), 512):
+            one, other = np.nonzero(units[first:first + 512] @ units[first:].T >= least)
+            one, other = places[one + first], places[other + first]
+            apart = (self.file[one] != self.file[other]) | (self.end[one] <= self.start[other]) | (
+                self.end[other] <= self.start[one])
+            apart &= one < other
+            pairs.append(np.stack([one[apart], other[apart]]))
+            found += int(apart.sum())
+            if found > MOST_PAIRS:
+                raise DataError(f"more than {MOST_PAIRS:,} pairs are as similar as that, as where a camera stands "
+                                "still: choose a folder")
+        one, other = np.concatenate(pairs, axis=1)
+        _, root = connected_components(coo_matrix((np.ones(len(one), bool), (one, other)), (len(self), len(self))))
         groups: dict[int, list[int]] = {}
-        for number in range(len(places)):
-            groups.setdefault(root(number), []).append(int(places[number]))
+        for place in np.unique([one, other]).tolist():
+            groups.setdefault(int(root[place]), []).append(place)
         return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)[:most]

@@ -14,7 +14,7 @@ from dataset.windows import VideoFacts, frames_at
 from .library import OWN, Library
 
 HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
-LARGE = 288
+LARGE, AROUND = 288, 3  # pixels and seconds of those that are played
 AT_A_TIME = 2  # previews that are made
 
 
@@ -23,7 +23,8 @@ class Previews:
 
     def __init__(self, library: Library) -> None:
         self.library, self.folder = library, library.folder / OWN / "previews"
-        self.slots = threading.Semaphore(AT_A_TIME)
+        self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
+        self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
         """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
@@ -34,7 +35,7 @@ class Previews:
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
         if known is None or (now.st_size, now.st_mtime_ns) != known[:2]:
-            raise DataError(f"{path} has changed since it was embedded: run embed.py again")
+            raise DataError(f"{path} has changed since it was embedded: run embed.py again, and start this page again")
         return path, known.facts
 
     def still(self, place: int) -> Path:
@@ -42,9 +43,9 @@ class Previews:
         middle = (self.library.start[place] + self.library.end[place]) / 2
         return self._made(place, f"{middle:.3f}", ".jpg", np.array([middle]), HEIGHT)
 
-    def moving(self, place: int, around: float = 0) -> Path:
-        """A WebP animation of a segment and the seconds around it. Raises DataError where the video cannot be read."""
-        start, end = max(self.library.start[place] - around, 0), self.library.end[place] + around
+    def moving(self, place: int, around: bool = False) -> Path:
+        """A WebP animation of a segment, and of the seconds around it if `around`. Raises DataError as `still`."""
+        start, end = max(self.library.start[place] - AROUND * around, 0), self.library.end[place] + AROUND * around
         times = np.arange(start, end, max(1 / RATE, (end - start) / MOST_FRAMES))
         return self._made(place, f"{start:.3f}_{end:.3f}", ".webp", times, LARGE if around else HEIGHT)
 
@@ -52,7 +53,9 @@ class Previews:
         path, facts = self.facts(place)
         target = self.folder / hashlib.blake2b(f"{facts.hash} {name} {height}".encode(), digest_size=12).hexdigest()
         target = target.with_suffix(suffix)
-        with self.slots:
+        with self.lock:
+            own = self.making.setdefault(target.name, threading.Lock())
+        with own, self.slots:
             if not target.exists():
                 pictures = [self._small(picture, height) for picture in frames_at(path, facts, times)]
                 with whole_file(target) as temporary, open(temporary, "wb") as file:

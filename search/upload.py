@@ -6,26 +6,26 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 # isort: split
 import json
+import os
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from analysis.embedder import Pooled, network_for
 from core.errors import DataError
 from core.exits import run
 from core.files import write_npy
 from core.inputs import parsed, read_npy
 from dataset.windows import ClipSize, Windows, look_at_video, window_clips
 from engine.embedding import vectors_of
-from engine.setup import open_weights, seed_everything
-from models.classifier import pooled
-from models.weights.checkpoint import fingerprint
+from engine.setup import open_weights
 
 from .library import Library
 
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     said = parsed(text, SHAPE, "the third argument")
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
     window, hop, frames = said["windows"]
     windows, size = Windows(window, hop, int(frames)), ClipSize(tuple(said["resize"]), said["img_dim"])
     facts = look_at_video(video)
@@ -50,45 +51,46 @@ def main(argv: list[str]) -> None:
 
 
 class Embedder:
-    """The network of an index, loaded when it is first asked for."""
+    """The network of an index, loaded when it is first asked for. One video at a time."""
 
     def __init__(self, library: Library) -> None:
-        self.library = library
-        self.compute: Any = None
+        self.library, self.lock = library, threading.Lock()
+        self.compute: Pooled | None = None
 
-    def load(self) -> None:
+    def load(self) -> Pooled:
         """Raises DataError where the weights of the index are not where they were, or are others now."""
         flags: Mapping[str, Any] = self.library.manifest["flags"]
-        if flags.get("pretrain") == "thumbnail":
-            from analysis.floors import Thumbnail
-            self.compute = partial(pooled, Thumbnail())
-            return
-        opened = open_weights(str(flags.get("pretrain")), flags.get("net"), flags.get("width"))
-        seed_everything(int(flags.get("seed") or 0))
-        backbone = opened.backbone(int(flags["seq_len"]), int(flags["img_dim"])).eval().requires_grad_(False)
-        if fingerprint(backbone.state_dict(), backbone.protocol) != self.library.manifest["weights"]:
+        weights = None if flags.get("pretrain") == "thumbnail" else open_weights(
+            str(flags.get("pretrain")), flags.get("net"), flags.get("width"))
+        compute, found, _ = network_for(weights, int(flags.get("seq_len") or 0), int(flags.get("img_dim") or 0),
+                                        int(flags.get("seed") or 0))
+        if found != self.library.manifest["weights"]:
             raise DataError(f"{flags.get('pretrain')} are other weights than those of the index: a dropped file cannot "
                             "be compared")
-        self.compute = partial(pooled, backbone)
+        return compute
 
     def vectors(self, video: Path) -> np.ndarray:
         """Some windows of a video (n, D) float32. Raises DataError where it is none, or takes more than it may."""
-        if self.compute is None:
-            self.load()
+        with self.lock:
+            self.compute = self.compute or self.load()
+            clips = self._clips(video)
+            return vectors_of(self.compute, torch.from_numpy(clips), torch.device("cpu"))
+
+    def _clips(self, video: Path) -> np.ndarray:
         manifest, out = self.library.manifest, video.with_suffix(".npy")
         own = {"windows": [float(manifest["windows"][name]) for name in ("window", "hop", "frames")],
                **manifest["clips"]}
         try:
             done = subprocess.run([sys.executable, "-m", "search.upload", video, out, json.dumps(own)],
-                                  cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True,
-                                  timeout=2 * SECONDS)
+                                  cwd=video.parent, capture_output=True, text=True, timeout=2 * SECONDS,
+                                  env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])})
         except subprocess.TimeoutExpired as error:
             raise DataError("it takes too long to decode: give a shorter or smaller video") from error
+        said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it takes more time or memory than a dropped file may"])[-1]
-            raise DataError(last.removeprefix("error: ").replace(str(video), "the file"))
-        clips = read_npy(out, "u1", 5)
-        return vectors_of(self.compute, torch.from_numpy(clips), torch.device("cpu"))
+            raise DataError((said or ["it takes more time or memory than a dropped file may"])[-1].replace(
+                f"video {video}", "it"))
+        return read_npy(out, "u1", 5)
 
 
 if __name__ == "__main__":

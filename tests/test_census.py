@@ -36,6 +36,7 @@ OTHERS = {
     "models/weights/preprocess.py decoded: cv2.VideoCapture": "in that page, which has no doors of ours",
     "models/weights/preprocess.py picture: cv2.imread": "in that page, which has no doors of ours",
     "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",
+    "search/upload.py Embedder._clips: os.environ": "handed on to the process that decodes",
     "asset/draw.py save: Image.open": "what was just written",
     "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
 }

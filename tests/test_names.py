@@ -328,8 +328,9 @@ def test_stages_say_whose_clips_they_take_and_keep_it(state, mean, program):
     torch.save({"state_dict": state}, "x.pth")
     code, out, error = program("finetune.py", *SMALL, "--batch_size", "4", "--epochs", "1", "--name", "x",
                                "--net", "slow_r50", "--width", WIDTH, "--pretrain", "x.pth")
-    clips = "8 frames at stride 8, 224 pixels of 256 x 342, mean " + " ".join(map(str, mean))
-    assert code == 0 and f"which expects clips of {clips}, std " in out, error
+    assert code == 0 and "x.pth was trained on clips of --seq_len 8 --ds 8 --img_dim 224\n" in out, error
+    normalised = f"; clips are normalised as it expects, mean {' '.join(map(str, mean))}, std "
+    assert (normalised in out) == (tuple(mean) != MEAN)
     backbone = build_backbone("slow_r50", WIDTH)
     load_backbone(backbone, read_checkpoint("log/dualvar/ft/x/model/latest.pth.tar"), "x")
     assert backbone.protocol.mean == mean and backbone.protocol.seq_len == 4  # what it was trained on since

@@ -13,7 +13,6 @@ from torchvision.models import video
 
 from core.errors import UsageError
 from dataset.augment import MEAN, STD
-from dataset.crops import resize_for
 from engine.setup import check_shapes
 from models import build_backbone
 from models.backbones import BACKBONES
@@ -141,7 +140,8 @@ def test_fine_tuning_probe_retrieval_and_test_take_seeded_weights(net, program):
         code, out, err = program(*command)
         assert code == 0, err
     checkpoint = read_checkpoint("log/dualvar/ft/x/model/latest.pth.tar")
-    own = BACKBONES[net].protocol.of_clips(seq_len, 1, img_dim, resize_for(img_dim))
+    published = BACKBONES[net].protocol
+    own = published.of_clips(seq_len, 1, img_dim, published.frame_size_for(img_dim))
     assert Protocol.read(checkpoint["config"]["protocol"], "x") == own
     probed = read_checkpoint("log/dualvar/last/x/model/latest.pth.tar")["state_dict"]
     seeded = torch.load("seeded.pth", weights_only=True)

@@ -37,7 +37,7 @@ def run_of(path: str | Path, checkpoint: Mapping[str, Any], net: str, width: flo
     flags = checkpoint.get("flags")
     if not isinstance(flags, dict) or fault(flags, {str: object}):
         flags = facts.get("flags", {})
-    return Run(flags, facts, folder.parents[1] if facts else None)
+    return Run(flags, facts, folder.parents[1] if facts and len(folder.parents) > 2 else None)
 
 
 def clips_of(checkpoint: Mapping[str, Any], net: str, width: float, path: str | Path,
@@ -48,8 +48,10 @@ def clips_of(checkpoint: Mapping[str, Any], net: str, width: float, path: str | 
     """
     found = protocol_of(checkpoint, result or matched(checkpoint, template(net, 1.0)), BACKBONES[net].published,
                         f"checkpoint {path}")
+    if "protocol" in checkpoint["config"]:
+        return found
     flags = run_of(path, checkpoint, net, width).flags
-    if "protocol" in checkpoint["config"] or fault(flags, CLIPS) or len(flags["resize"]) != 2:
+    if fault(flags, CLIPS) or len(flags["resize"]) != 2:
         return found
     trained = found.of_clips(flags["seq_len"], flags["ds"], flags["img_dim"], tuple(flags["resize"]))
     return Protocol.read(trained.values(), f"the flags of {path}")

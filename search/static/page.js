@@ -2,8 +2,9 @@
 const $ = (id) => document.getElementById(id);
 // Okabe and Ito's colours, which the colour-blind tell apart
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
-const KEYS = "dualvar labels";
-const names = JSON.parse(localStorage.getItem(KEYS) || "[]");
+const KEYS = `labels of ${document.title}`;
+const CALM = matchMedia("(prefers-reduced-motion: reduce)");
+const names = stored();
 const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "" };
 const chosen = new Map();  // id -> segment
 const uploads = new Map();  // id -> name
@@ -13,11 +14,19 @@ function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name in made) made[name] = value;
-    else made.setAttribute(name, value);
+    else if (name in made && !name.startsWith("aria")) made[name] = value;
+    else made.setAttribute(name.replace("aria", "aria-").toLowerCase(), value);
   }
   made.append(...children);
   return made;
+}
+
+function stored() {
+  try { const found = JSON.parse(localStorage.getItem(KEYS)); return Array.isArray(found) ? found.map(String) : []; } catch { return []; }
+}
+
+function store() {
+  try { localStorage.setItem(KEYS, JSON.stringify(names)); } catch { /* the names are asked for again */ }
 }
 
 async function ask(path, parameters = {}, options = {}) {
@@ -37,13 +46,13 @@ function say(text, error = false) {
 function write() {
   const own = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) if (String(value)) own.set(name, String(value));
-  location.hash = own.toString();
+  if (location.hash.slice(1) === own.toString()) show(); else location.hash = own.toString();
 }
 
 function read() {
   const own = new URLSearchParams(location.hash.slice(1));
-  const list = (name) => (own.get(name) || "").split(",").filter(Boolean);
-  Object.assign(state, { view: own.get("view") || "spread", like: list("like"), unlike: list("unlike"),
+  const words = (name) => (own.get(name) || "").split(",").filter(Boolean);
+  Object.assign(state, { view: own.get("view") || "spread", like: words("like"), unlike: words("unlike"),
                          folder: own.get("folder") || "", after: own.get("after") || "", before: own.get("before") || "" });
   if (![...$("folder").options].some((option) => option.value === state.folder)) state.folder = "";
   $("folder").value = state.folder;
@@ -63,12 +72,15 @@ async function show() {
   try {
     if (state.view === "similar" && state.like.length) {
       const answer = await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), ...filters() });
-      if (turn === asked) list([["", answer.segments]], `${answer.segments.length} windows, the most similar first`);
+      if (turn !== asked) return;
+      first = answer.segments.length;
+      list([["", answer.segments]], `${first} windows, the most similar first`);
+      $("more").hidden = first < 60;
     } else if (state.view === "duplicates") {
       const answer = await ask("/api/duplicates", filters());
       if (turn !== asked) return;
       list(answer.groups.map((group, i) => [`${answer.sizes[i]} windows like each other`, group]),
-           answer.groups.length ? "Groups with a cosine of 0.98 or more, the largest first" : "There are no near-duplicates");
+           answer.groups.length ? `Groups with a cosine of ${answer.least} or more, the largest first` : "There are no near-duplicates");
     } else if (state.view === "guesses") {
       const answer = await ask("/api/guesses", filters());
       if (turn !== asked) return;
@@ -77,6 +89,12 @@ async function show() {
       list([["Least sure: label these", answer.unsure],
             ...answer.labels.map((name, i) => [`Surest of ${name}; ${answer.counts[i]} in all`, answer.surest[name]])],
            "Guesses of a linear probe for windows without labels, with their probability");
+    } else if (state.view === "labelled") {
+      const answer = await ask("/api/segments", { labelled: 1, ...filters() });
+      if (turn !== asked) return;
+      first = answer.segments.length;
+      list([["", answer.segments]], `${answer.total} windows with labels`);
+      $("more").hidden = first >= answer.total;
     } else {
       const answer = await ask("/api/segments", { spread: 1, ...filters() });
       if (turn !== asked) return;
@@ -90,13 +108,21 @@ async function show() {
 }
 
 $("more").addEventListener("click", async () => {
-  const answer = await ask("/api/segments", { first, ...filters() });
-  const turn = first;
-  first += answer.segments.length;
-  const more = grid(answer.segments);
-  if (turn === 0) $("found").replaceChildren(more); else $("found").append(more);
-  say(`${first} of ${answer.total} windows, in the order of the index`);
-  $("more").hidden = first >= answer.total;
+  const turn = ++asked, similar = state.view === "similar";
+  $("more").disabled = true;
+  try {
+    const answer = similar
+      ? await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), ...filters(), count: first + 60 })
+      : await ask("/api/segments", { first, ...filters(), labelled: state.view === "labelled" ? 1 : "" });
+    if (turn !== asked) return;
+    const found = similar ? answer.segments.slice(first) : answer.segments;
+    if (first === 0) $("found").replaceChildren();
+    $("found").append(grid(found));
+    first += found.length;
+    say(similar ? `${first} windows, the most similar first` : `${first} of ${answer.total} windows, in the order of the index`);
+    $("more").hidden = similar ? !found.length || first >= answer.most : first >= answer.total;
+    drawMap();
+  } catch (error) { say(error.message, true); } finally { $("more").disabled = false; }
 });
 
 function drawQuery() {
@@ -126,8 +152,14 @@ function card(segment) {
   const id = String(segment.id), base = segment.file.split("/").pop();
   const image = element("img", { loading: "lazy", src: `/still/${id}`, alt: "" });
   image.addEventListener("error", () => { image.alt = "This video cannot be read any more, or has changed"; });
-  const moving = (on) => () => { image.src = on ? `/moving/${id}` : `/still/${id}`; };
-  const text = [element("div", { className: "name", title: segment.file }, base),
+  let waiting = 0;  // no animation is made for a pointer that only passes
+  const moving = (on) => () => {
+    clearTimeout(waiting);
+    if (!on) image.src = `/still/${id}`;
+    else if (!CALM.matches) waiting = setTimeout(() => { image.src = `/moving/${id}`; }, 250);
+  };
+  const when = `${base}, ${clock(segment.start)}`;
+  const text = [element("div", { className: "name", title: segment.file }, element("bdi", {}, base)),
                 element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
   if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
   if (segment.guess) text.push(element("div", {}, `${segment.guess}? ${(100 * segment.probability).toFixed(0)} %`));
@@ -138,13 +170,13 @@ function card(segment) {
       onblur: moving(false) }, image),
     element("div", { className: "text" }, ...text, label),
     element("div", { className: "row" },
-      element("button", { type: "button", className: "like", title: "more like this (+)", ariaLabel: `more like ${base}`,
+      element("button", { type: "button", className: "like", title: "more like this (+)", ariaLabel: `more like ${when}`,
                           onclick: () => add("like", id) }, "+"),
-      element("button", { type: "button", className: "unlike", title: "less like this (-)", ariaLabel: `less like ${base}`,
+      element("button", { type: "button", className: "unlike", title: "less like this (-)", ariaLabel: `less like ${when}`,
                           onclick: () => add("unlike", id) }, "−"),
-      element("button", { type: "button", title: "play the seconds around it (p)", ariaLabel: `play ${base}`,
+      element("button", { type: "button", title: "play the seconds around it (p)", ariaLabel: `play ${when}`,
                           onclick: () => play(segment) }, "▶"),
-      element("button", { type: "button", title: "choose it (space)", ariaLabel: `choose ${base}`, ariaPressed: "false",
+      element("button", { type: "button", title: "choose it (space)", ariaLabel: `choose ${when}`, ariaPressed: "false",
                           onclick: () => choose(segment, box) }, "✓")));
   Object.assign(box, { segment, label });
   mark(box);
@@ -154,38 +186,44 @@ function card(segment) {
 function mark(box) {
   const on = chosen.has(box.segment.id);
   box.classList.toggle("chosen", on);
-  box.querySelector(".row button:last-child").ariaPressed = String(on);
+  box.querySelector(".row button:last-child").setAttribute("aria-pressed", String(on));
 }
 
 function choose(segment, box) {
   if (!chosen.delete(segment.id)) chosen.set(segment.id, segment);
   mark(box);
-  say(`${chosen.size} chosen`);
+  count();
+}
+
+function count() {
+  $("count").textContent = chosen.size ? `${chosen.size} chosen` : "none chosen";
 }
 
 function go(like, unlike) {
   Object.assign(state, { view: "similar", like, unlike });
   write();
   $("found").focus({ preventScroll: true });
-  scrollTo({ top: 0 });
+  document.querySelector("main").scrollIntoView();
 }
 
 function add(kind, id) {
   const other = kind === "like" ? "unlike" : "like";
+  if (state.view !== "similar") state.like = state.unlike = [];
   state[other] = state[other].filter((one) => one !== id);
   if (!state[kind].includes(id)) state[kind] = [...state[kind], id];
-  state.view = "similar";
   if (!state.like.length) { say("Choose a window that they should be like, too", true); return; }
+  state.view = "similar";
   write();
 }
 
 function play(segment) {
-  $("playing").textContent = `${segment.file}, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`;
-  $("large").src = `/moving/${segment.id}?around=3`;
+  $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`);
+  $("large").src = `/moving/${segment.id}?around=1`;
   $("large").alt = `animation of ${segment.file}`;
   $("player").showModal();
 }
 
+$("large").addEventListener("error", () => { $("large").alt = "This video cannot be read any more, or has changed"; });
 $("close").addEventListener("click", () => $("player").close());
 
 // --- labels -------------------------------------------------------------------------------------------------
@@ -193,14 +231,14 @@ $("close").addEventListener("click", () => $("player").close());
 function drawLabels() {
   $("labels").replaceChildren(...Array.from({ length: 9 }, (_, i) => element("li", {}, element("input", {
     value: names[i] || "", maxLength: 60, ariaLabel: `label of key ${i + 1}`, placeholder: `label ${i + 1}`,
-    onchange: (event) => { names[i] = event.target.value.trim(); localStorage.setItem(KEYS, JSON.stringify(names)); },
-  }))));
+    onchange: (event) => { names[i] = event.target.value.trim(); store(); },
+  }), element("button", { type: "button", ariaLabel: `give the chosen windows label ${i + 1}`, onclick: () => label(i + 1) }, "give"))));
 }
 
 async function label(number, box) {
   const name = number === 0 ? "" : names[number - 1] || `label ${number}`;
   const ids = chosen.size ? [...chosen.keys()] : box ? [box.segment.id] : [];
-  if (!ids.length) return;
+  if (!ids.length) { say("Choose windows first", true); return; }
   try {
     const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
                                                body: JSON.stringify({ ids, label: name }) });
@@ -211,16 +249,19 @@ async function label(number, box) {
       mark(one);
     }
     chosen.clear();
+    count();
     say(`${ids.length} ${name ? `labelled ${name}` : "without label now"}; ${answer.labelled} have labels`);
   } catch (error) { say(error.message, true); }
 }
 
-$("train").addEventListener("click", () => { state.view = "guesses"; write(); if (location.hash.includes("guesses")) show(); });
+$("train").addEventListener("click", () => { state.view = "guesses"; write(); });
+$("labelled").addEventListener("click", () => { state.view = "labelled"; write(); });
 
 // --- files, filters, export ---------------------------------------------------------------------------------
 
 async function upload(file) {
   if (!file) return;
+  if (file.size > 2 ** 29) { say(`${file.name}: a dropped file may have 512 MiB at most`, true); return; }
   say(`reading ${file.name} ...`);
   const form = new FormData();
   form.append("video", file);
@@ -244,7 +285,7 @@ for (const name of ["folder", "after", "before"]) {
 }
 $("spread").addEventListener("click", () => { state.view = "spread"; state.like = state.unlike = []; write(); });
 $("twins").addEventListener("click", () => { state.view = "duplicates"; write(); });
-$("none").addEventListener("click", () => { chosen.clear(); document.querySelectorAll(".card").forEach(mark); say("none chosen"); });
+$("none").addEventListener("click", () => { chosen.clear(); document.querySelectorAll(".card").forEach(mark); count(); });
 
 function take(name) {
   const link = element("a", { href: `/export/${name}?ids=${[...chosen.keys()].join()}`, download: name });
@@ -261,8 +302,8 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
   if ($("player").open) return;
   const box = event.target.closest?.(".card"), boxes = [...document.querySelectorAll(".card")];
-  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(boxes), ArrowUp: -columns(boxes) }[event.key];
-  if (step && boxes.length) {
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: boxes.length && columns(boxes), ArrowUp: -(boxes.length && columns(boxes)) }[event.key];
+  if (step && boxes.length && (box || event.target.id === "found")) {  // elsewhere they scroll
     event.preventDefault();
     const next = box ? boxes[boxes.indexOf(box) + step] : boxes[0];
     next?.querySelector(".show").focus();
@@ -275,8 +316,8 @@ addEventListener("keydown", (event) => {
 });
 
 function columns(boxes) {
-  const top = boxes[0]?.offsetTop;
-  return Math.max(1, boxes.findIndex((box) => box.offsetTop !== top)) || boxes.length;
+  const next = boxes.findIndex((box) => box.offsetTop !== boxes[0].offsetTop);
+  return next > 0 ? next : boxes.length;
 }
 
 // --- the map ------------------------------------------------------------------------------------------------
@@ -307,6 +348,7 @@ function drawMap() {
     context.fillRect(x - size / 2, y - size / 2, size, size);
   }
   context.globalAlpha = 1;
+  const labelled = new Map([...document.querySelectorAll(".card")].map((box) => [box.segment.id, names.indexOf(box.segment.label)]));
   const seen = new Set([...document.querySelectorAll(".card")].map((box) => box.segment.id));
   const like = new Set(state.like.map(Number));
   for (let i = 0; i < map.id.length; i++) {
@@ -315,7 +357,7 @@ function drawMap() {
     const [x, y] = place(i);
     context.beginPath();
     context.arc(x, y, queried ? 7 : 4, 0, 7);
-    context.fillStyle = queried ? COLOURS[5] : COLOURS[0];
+    context.fillStyle = queried ? COLOURS[5] : COLOURS[Math.max(labelled.get(map.id[i]) ?? 0, 0)];
     context.fill();
   }
 }
