@@ -159,13 +159,13 @@ def look(paths, known, args):
     return {path: found[path] for path in paths if path in found}, unreadable
 
 
-def lower(compute, args, device):
+def lower(network, args, device):
     """Have the network compute on the device, in the precision of the flags -> the precision chosen"""
-    if isinstance(compute.network, Thumbnail):
+    if isinstance(network, Thumbnail):
         return "fp32"
-    evaluation.to_device(compute.network, device)
+    evaluation.to_device(network, device)
     shape = (evaluation.CLIPS[device.type], 3, args.seq_len, args.img_dim, args.img_dim)
-    precision, sentences = set_precision([compute.network], default_precision(args.precision, device), [shape], device,
+    precision, sentences = set_precision([network], default_precision(args.precision, device), [shape], device,
                                          training=False)
     print(*sentences, sep="\n", end="\n" * bool(sentences))
     return precision
@@ -188,8 +188,8 @@ def main(argv):
     paths, others = find(args.paths, args.list)
     if opened:
         check_network(args, partial(build_backbone, opened.net, opened.width))
-    compute, weights, dim = network_for(opened, args.seq_len, args.img_dim, args.seed)
-    precision = lower(compute, args, device)
+    network, weights, dim = network_for(opened, args.seq_len, args.img_dim, args.seed)
+    precision = lower(network, args, device)
     utils.print_plan("Embedding", {
         "weights": args.pretrain,
         "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of {windows.window:.3g} s",
@@ -208,10 +208,10 @@ def main(argv):
                 "flags": plain_types(vars(args)), **versions()}
     with Index(args.out, manifest, SAME) as index:
         crashes_go_to(args.out)
-        return embed(args, index, paths, windows, size, compute, device)
+        return embed(args, index, paths, windows, size, network, device)
 
 
-def embed(args, index, paths, windows, size, compute, device):
+def embed(args, index, paths, windows, size, network, device):
     """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
     known, unreadable = read_known(index.folder), {path: fault for path, fault in paths.items() if fault}
     before = {path: reason for path, reason in read_unreadable(index.folder).items() if path not in paths}
@@ -222,7 +222,7 @@ def embed(args, index, paths, windows, size, compute, device):
         index.write_files(known, before | unreadable)
         index.drop([path for path in wrong if path in index.done] + [
             path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
-        done, broken = embed_batch(args, index, found, windows, size, compute, device,
+        done, broken = embed_batch(args, index, found, windows, size, network, device,
                                    f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
         new, unreadable = new + done, unreadable | broken
     index.write_files(known, before | unreadable)
@@ -235,7 +235,7 @@ def embed(args, index, paths, windows, size, compute, device):
     return 1 if len(unreadable) == len(paths) else 0
 
 
-def embed_batch(args, index, found, windows, size, compute, device, description):
+def embed_batch(args, index, found, windows, size, network, device, description):
     """Embed what is not in the index yet of some files -> (windows that are new, {path: why not to its end})"""
     videos = [(path, one.facts) for path, one in found.items()]
     done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
@@ -252,7 +252,7 @@ def embed_batch(args, index, found, windows, size, compute, device, description)
             if path in broken:
                 continue
             index.append(path, facts, spans_of(windows, facts, first, count),
-                         vectors_of(compute, item["clips"], device))
+                         vectors_of(network, item["clips"], device))
             new += count
     return new, broken
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import DataError
-from core.files import check_regular, take_lock, whole_file, write_json
+from core.files import check_regular, take_lock, whole_file, write_json, write_text
 from core.inputs import long_table, map_npy, read_json
 from dataset.windows import VideoFacts
 
@@ -225,8 +225,7 @@ class Index:
         for name, rows in ((FILES, [OF_FILES, *((path, one.bytes, one.changed, *one.facts)
                                                 for path, one in known.items())]),
                            (UNREADABLE, [("file", "reason"), *unreadable.items()])):
-            with whole_file(self.folder / name) as temporary:
-                temporary.write_text(csv_lines(rows), encoding="utf-8", newline="")
+            write_text(self.folder / name, csv_lines(rows))
 
     def close(self) -> None:
         with closing(self.lock), closing(self.vectors):

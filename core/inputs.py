@@ -276,9 +276,7 @@ def map_npy(path: str | Path, hint: str = REMOVE) -> "np.ndarray":
     import numpy as np
     try:
         with open_file(path, most=2**62) as file:
-            start = file.read(10)
-            length = int.from_bytes(start[8:10], "little")
-            header = file.read(length).decode("latin1") if start[:8] == b"\x93NUMPY\x01\x00" else ""
+            header, length = _npy_header(file)
             size = os.fstat(file.fileno()).st_size - 10 - length
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): {hint}") from error
@@ -310,20 +308,23 @@ def read_npz(path: str | Path, arrays: Mapping[str, tuple[str, int]], hint: str 
         raise DataError(f"{path} is not an .npz file as it must be ({shown(error)}): {hint}") from error
 
 
+def _npy_header(file: IO[bytes]) -> tuple[str, int]:
+    """-> (a line of Python of at most 4 kB, "" where the file is of another kind; how many bytes it should have)"""
+    start = file.read(10)
+    length = int.from_bytes(start[8:10], "little")
+    return file.read(min(length, 4096)).decode("latin1") if start[:8] == b"\x93NUMPY\x01\x00" else "", length
+
+
 def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str) -> "np.ndarray":
     import numpy as np
 
-    # version, header of at most 4 kB: a line of Python, of which these forms alone are known here
-    start = file.read(10)
-    length = int.from_bytes(start[8:10], "little")
-    header = file.read(min(length, 4096)) if start[:8] == b"\x93NUMPY\x01\x00" else b""
-    text = header.decode("latin1")
+    text, length = _npy_header(file)
     length_of_text = TEXT.match(text) if dtype == "U" else None
     wanted = np.dtype(length_of_text[1] if length_of_text else dtype)
     ahead, _, shape = text.partition("'shape': (")
     shape, closed, rest = shape.partition(")")
     numbers = [part.strip() for part in shape.split(",") if part.strip()]
-    whole = (len(header) == length and closed and ahead.strip() == f"{{'descr': '{wanted.str}', 'fortran_order': False,"
+    whole = (len(text) == length and closed and ahead.strip() == f"{{'descr': '{wanted.str}', 'fortran_order': False,"
              and rest.strip() in ("}", ", }") and all(part.isascii() and part.isdigit() for part in numbers))
     if not whole or len(numbers) != ndim or any(len(part) > 15 for part in numbers):
         raise DataError(f"{name} is not an array of {ndim} dimensions of {wanted.name} in C order: {hint}")

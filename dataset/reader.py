@@ -73,8 +73,7 @@ class Source(Protocol):
         """Yields (frame, its name for messages) for each of `indices`, which ascend from 0.
 
         count: how many frames the video has by its list, where that is known. A frame is the bytes of a JPEG, or a
-        picture (H, W, 3) uint8 RGB. Raises DataError on reaching a frame that
-        cannot be read.
+        picture (H, W, 3) uint8 RGB. Raises DataError on reaching a frame that cannot be read.
         """
 
 

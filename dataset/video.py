@@ -190,6 +190,7 @@ class VideoFiles:
         # class -> [(folder, names of its files)]: the names are one string, as millions of strings take much memory
         self.classes: dict[str, list[tuple[str, str]]] = {}
         self.known: dict[str, FrameTimes | None] = {}
+        self.frames_known = 0
 
     def _folders(self, label: str) -> list[tuple[str, str]]:
         if label not in self.classes:
@@ -240,9 +241,13 @@ class VideoFiles:
             try:
                 found = frame_times(path)
             except BrokenVideo:  # the decoder that opens it gives no packets
-                found = FrameTimes(np.empty(0), np.empty(0, int))
-            if sum(len(one.times) for one in self.known.values() if one) > MOST_KNOWN:
+                found = None
+            if found is not None and len(found.times) != count:
+                found = None
+            if self.frames_known > MOST_KNOWN:
                 self.known.clear()
-            self.known[path] = found if len(found.times) == count else None
+                self.frames_known = 0
+            self.known[path] = found
+            self.frames_known += len(found.times) if found else 0
         return self.known[path]
 

@@ -1,11 +1,11 @@
 """Vectors of a video's windows, from Python: what embed.py does with a disk of videos."""
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import RunError, UsageError
 from dataset.windows import Chunks, ClipSize, VideoFacts, Windows, look_at_video
@@ -32,9 +32,10 @@ def spans_of(windows: Windows, facts: VideoFacts, first: int, count: int) -> np.
 
 
 @torch.inference_mode()
-def vectors_of(compute: Callable[[Tensor], Tensor], clips: Tensor, device: torch.device) -> np.ndarray:
-    """Clips (N, T, H, W, 3) uint8 -> (N, D) float32. Raises RunError where they are not finite."""
-    found = torch.cat([forward(compute, part) for part in clips.to(device).split(CLIPS[device.type])]).cpu()
+def vectors_of(network: nn.Module, clips: Tensor, device: torch.device) -> np.ndarray:
+    """Clips (N, T, H, W, 3) uint8 -> pooled features (N, D) float32. Raises RunError where they are not finite."""
+    found = torch.cat([forward(partial(pooled, network), part)
+                       for part in clips.to(device).split(CLIPS[device.type])]).cpu()
     if not found.isfinite().all():
         raise RunError("the network's output is not finite; its weights are broken, or diverged")
     return found.numpy()
@@ -55,11 +56,10 @@ def embed_video(network: Backbone, path: str | Path, window: float | None = None
     device, training = next(network.parameters()).device, network.training
     facts, windows = look_at_video(str(path)), windows_of(network.protocol, window, hop)
     size = ClipSize(network.protocol.frame_size, network.protocol.img_dim)
-    chunks, found = Chunks([(str(path), facts)], windows, size, [0]), []
+    chunks = Chunks([(str(path), facts)], windows, size, [0])
     network.eval()
     try:
-        for number in range(len(chunks)):
-            found.append(vectors_of(lambda clips: pooled(network, clips), chunks.clips(number), device))
+        found = [vectors_of(network, chunks.clips(number), device) for number in range(len(chunks))]
     finally:
         network.train(training)
     return spans_of(windows, facts, 0, windows.count(facts)), np.concatenate(found)

@@ -11,7 +11,7 @@ from core.dist import rank, world_size
 from core.errors import CheckpointError, UsageError
 from core.names import shown
 from dataset.lists import VideoList
-from models import FRAMEWORKS
+from models import options_of_others
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.weights.checkpoint import (
@@ -137,6 +137,5 @@ def _differing_flags(here: dict[str, Any], there: dict[str, Any], versions: Mapp
     if here["bn"] != "sync":  # each process takes batch statistics of its own
         here["processes"], there["processes"] = world_size(), versions.get("processes")
     free = FREE_FLAGS - ({"epochs"} if here["cosine"] else set())
-    free |= {option.dest for name, framework in FRAMEWORKS.items() for option in framework.options
-             if name != here.get("framework")}
+    free |= options_of_others(here.get("framework"))
     return _differences({key: value for key, value in here.items() if key not in free}, there)

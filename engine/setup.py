@@ -205,24 +205,25 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
     """
     known = [one for one in weights if one.checkpoint] or list(weights)
     missing, usual = {name for name in CLIP_FLAGS if getattr(args, name) is None}, Protocol(ds=ds).flags(args.img_dim)
-    clips = [one.clips.flags(args.img_dim) | ({"ds": ds} if one.are_papers else {}) for one in known] or [usual]
-    for one, own in zip(known, clips, strict=False):
-        if differing := {name for name in missing if own[name] != clips[0][name]}:
-            raise UsageError(f"{known[0].path} was trained on clips of {flag_text(clips[0], differing)}, {one.path} of "
+    clips = [one.clips.flags(args.img_dim) | ({"ds": ds} if one.are_papers else {}) for one in known]
+    first = clips[0] if clips else usual
+    for one, own in zip(known, clips, strict=True):
+        if differing := {name for name in missing if own[name] != first[name]}:
+            raise UsageError(f"{known[0].path} was trained on clips of {flag_text(first, differing)}, {one.path} of "
                              f"{flag_text(own, differing)}: give these flags, the same for all")
     notes = []
-    if taken := {name for name in missing if clips[0][name] != usual[name]}:
+    if taken := {name for name in missing if first[name] != usual[name]}:
         whose = known[0].path if known[0].checkpoint else f"--net {known[0].net}"
-        notes.append(f"{flag_text(clips[0], taken)}: the clips of {whose}; give other flags for others")
+        notes.append(f"{flag_text(first, taken)}: the clips of {whose}; give other flags for others")
     if known and known[0].checkpoint:
         trained = known[0].clips.flags()
         if other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
             notes.append(f"{known[0].path} was trained on clips of {flag_text(trained, other)}")
-        if "ds" in missing and clips[0]["ds"] != trained["ds"]:
+        if "ds" in missing and first["ds"] != trained["ds"]:
             notes.append(f"--ds {ds}, the paper's stride here; {known[0].path} was pretrained at its {trained['ds']}")
     for note in notes if rank() == 0 else ():
         print(f"note: {note}")
-    vars(args).update({name: clips[0][name] for name in missing})
+    vars(args).update({name: first[name] for name in missing})
 
 
 def flag_text(flags: Mapping[str, Any], names: Container[str]) -> str:

@@ -22,6 +22,11 @@ __all__ = ["BACKBONES", "FRAMEWORKS", "Backbone", "build_backbone", "build_class
 FRAMEWORKS: dict[str, type[Pretrainer]] = {"simclr": SimCLR, "moco": MoCo}
 
 
+def options_of_others(framework: object) -> set[str]:
+    """Names of the flags that only frameworks other than this one have."""
+    return {option.dest for name, other in FRAMEWORKS.items() for option in other.options if name != framework}
+
+
 def _entry(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     if name not in table:
         raise ValueError(f"{kind} {name!r} is not one of {', '.join(table)}")

@@ -1,7 +1,6 @@
 """The page's answers: Flask routes. Only what is in the index is served, by number, to pages of this server alone."""
 import csv
 import io
-import re
 import secrets
 import shlex
 import tempfile
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request, send_file
 
-from core.errors import CheckpointError, DataError, RunError, UsageError
 from core.inputs import fault
 from core.names import cell
 
+from .guard import guard
 from .labels import Labels
 from .library import Library, Query
 from .previews import Previews
@@ -26,60 +25,14 @@ MOST_FOUND = 960  # similar segments
 TWINS = 0.98  # cosine of near-duplicates
 MOST_EXAMPLES = 200  # of a query
 MOST_UPLOADS = 20  # that are kept
-HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")  # of any port: it may be forwarded
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-          "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
 
 
 def make_app(library: Library) -> Flask:
     app = Flask(__name__)
+    guard(app)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     labels, previews, embedder = Labels(library), Previews(library), Embedder(library)
     uploads: dict[str, tuple[str, np.ndarray]] = {}
-
-    # --- who may ask, and what goes out ----------------------------------------------------------------------
-
-    @app.before_request
-    def refuse_others() -> None:
-        """Another web page could have its browser ask this server: by a name of its own, or across sites."""
-        if not HOST.fullmatch(request.host):
-            abort(403, "this server is asked under another name than 127.0.0.1 or localhost")
-        origin = request.headers.get("Origin")
-        if origin is not None and origin != f"http://{request.host}":
-            abort(403, "another page asks")
-        opened = request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"  # by a link elsewhere
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not opened:
-            abort(403, "another page asks")
-        if request.method != "GET" and origin is None:
-            abort(403, "a change is asked for by no page of this server")
-
-    @app.after_request
-    def with_policy(response: Response) -> Response:
-        response.headers.update({
-            "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"})
-        # windows are counted in this index as it is: another that is served later has other ones
-        response.headers["Cache-Control"] = "no-store" if request.path.startswith("/api") else "no-cache"
-        return response
-
-    @app.errorhandler(DataError)
-    @app.errorhandler(CheckpointError)
-    @app.errorhandler(RunError)
-    @app.errorhandler(UsageError)
-    def sentence(error: Exception) -> tuple[Response, int]:
-        return jsonify(error=str(error)), 409
-
-    @app.errorhandler(OSError)
-    def unwritten(error: OSError) -> tuple[Response, int]:
-        return jsonify(error=f"{error.filename or 'a file'} cannot be written or read ({error.strerror})"), 409
-
-    @app.errorhandler(400)
-    @app.errorhandler(403)
-    @app.errorhandler(404)
-    @app.errorhandler(413)
-    def refused(error: Any) -> tuple[Response, int]:
-        said = {404: "there is no such thing", 413: f"a dropped file may have {MOST_BYTES // 2**20} MiB at most"}
-        return jsonify(error=said.get(error.code, error.description)), error.code
 
     # --- what the page sends ---------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from analysis.index import csv_lines
 from core.errors import DataError
-from core.files import whole_file
+from core.files import write_text
 from core.inputs import read_table
 
 from .library import Library
@@ -47,8 +47,7 @@ class Labels:
             new = {place: own for place, own in new.items() if own}
             rows = [(library.files[library.file[place]], self._hash(place), f"{library.start[place]:.3f}",
                      f"{library.end[place]:.3f}", own) for place, own in sorted(new.items())]
-            with whole_file(self.path) as temporary:
-                temporary.write_text(csv_lines([COLUMNS, *self.others, *rows]), encoding="utf-8", newline="")
+            write_text(self.path, csv_lines([COLUMNS, *self.others, *rows]))
             self.of = new
 
     def guesses(self) -> tuple[list[str], np.ndarray, float | None]:

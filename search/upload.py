@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from analysis.embedder import Pooled, network_for
+from analysis.embedder import network_for
 from core.errors import DataError
 from core.exits import run
 from core.files import write_npy
@@ -55,26 +56,26 @@ class Embedder:
 
     def __init__(self, library: Library) -> None:
         self.library, self.lock = library, threading.Lock()
-        self.compute: Pooled | None = None
+        self.network: nn.Module | None = None
 
-    def load(self) -> Pooled:
+    def load(self) -> nn.Module:
         """Raises DataError where the weights of the index are not where they were, or are others now."""
         flags: Mapping[str, Any] = self.library.manifest["flags"]
         weights = None if flags.get("pretrain") == "thumbnail" else open_weights(
             str(flags.get("pretrain")), flags.get("net"), flags.get("width"))
-        compute, found, _ = network_for(weights, int(flags.get("seq_len") or 0), int(flags.get("img_dim") or 0),
+        network, found, _ = network_for(weights, int(flags.get("seq_len") or 0), int(flags.get("img_dim") or 0),
                                         int(flags.get("seed") or 0))
         if found != self.library.manifest["weights"]:
             raise DataError(f"{flags.get('pretrain')} are other weights than those of the index: a dropped file cannot "
                             "be compared")
-        return compute
+        return network
 
     def vectors(self, video: Path) -> np.ndarray:
         """Some windows of a video (n, D) float32. Raises DataError where it is none, or takes more than it may."""
         with self.lock:
-            self.compute = self.compute or self.load()
+            self.network = self.network or self.load()
             clips = self._clips(video)
-            return vectors_of(self.compute, torch.from_numpy(clips), torch.device("cpu"))
+            return vectors_of(self.network, torch.from_numpy(clips), torch.device("cpu"))
 
     def _clips(self, video: Path) -> np.ndarray:
         manifest, out = self.library.manifest, video.with_suffix(".npy")

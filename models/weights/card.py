@@ -13,7 +13,7 @@ from core.inputs import COUNT, fault, read_json
 from core.names import markdown, shown
 from dataset.augment import MEAN, STD
 
-from .. import FRAMEWORKS
+from .. import options_of_others
 from ..dualvar import TERMS
 from ..protocol import Protocol
 from .runs import MOVE, Run
@@ -244,8 +244,7 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
 
 def used_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """A run's flags, without those of other frameworks and of loss terms that its mode has not."""
-    others = {option.dest for name, framework in FRAMEWORKS.items() for option in framework.options
-              if name != flags.get("framework")} if "framework" in flags else set()
+    others = options_of_others(flags["framework"]) if "framework" in flags else set()
     if isinstance(mode := flags.get("mode"), str):
         others |= {f"{term}_weight" for term in TERMS if term not in mode.split("-")}
     return {name: value for name, value in flags.items() if name not in others}

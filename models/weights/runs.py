@@ -46,10 +46,10 @@ def clips_of(checkpoint: Mapping[str, Any], net: str, width: float, path: str | 
 
     result: the Match with the network, where it is known. Raises CheckpointError where the file says nonsense.
     """
+    if (own := checkpoint["config"].get("protocol")) is not None:
+        return Protocol.read(own, f"checkpoint {path}")
     found = protocol_of(checkpoint, result or matched(checkpoint, template(net, 1.0)), BACKBONES[net].published,
                         f"checkpoint {path}")
-    if "protocol" in checkpoint["config"]:
-        return found
     flags = run_of(path, checkpoint, net, width).flags
     if fault(flags, CLIPS) or len(flags["resize"]) != 2:
         return found
