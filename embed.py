@@ -21,16 +21,17 @@ from tqdm import tqdm
 import utils
 from analysis.embedder import network_for
 from analysis.floors import Thumbnail
-from analysis.index import Index, Known, read_known, read_unreadable
+from analysis.index import Index, read_files, read_unreadable
 from core.dist import world_size
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.inputs import read_lines
-from core.names import path_fault, quoted
+from core.names import quoted
 from core.parser import new_parser
 from core.versions import versions
 from dataset.loader import default_workers, item_loader
-from dataset.windows import Chunks, ClipSize, Looks, VideoFacts
+from dataset.unlisted import SUFFIXES, fault_of, look_at_files, videos_below
+from dataset.windows import Chunks, ClipSize, look_at_video
 from engine import evaluation
 from engine.embedding import spans_of, vectors_of, windows_of
 from engine.flags import (
@@ -50,9 +51,6 @@ from engine.setup import open_weights, start, take_clips
 from models import build_backbone
 from models.protocol import Protocol
 
-# endings of files that are taken from folders; a file that is named is taken whatever its name
-SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
-            ".m2ts", ".3gp", ".vob"}
 SAME = ("weights", "dim", "precision", "windows", "clips")
 BATCH = 500  # files that are looked at before their windows are read  # of one index
 
@@ -111,51 +109,17 @@ def find(paths, listed):
             if not os.path.isdir(place):
                 found[os.path.realpath(place)] = None
                 continue
-            seen = set()
-            for folder, folders, names in os.walk(place, followlinks=True, onerror=lambda error: found.update(
-                    {os.path.abspath(error.filename): f"the folder cannot be read ({error.strerror})"})):
-                seen.add(os.path.realpath(folder))
-                folders[:] = sorted(name for name in folders if not name.startswith(".")
-                                    and os.path.realpath(os.path.join(folder, name)) not in seen)
-                for name in sorted(names):
-                    if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                        found.setdefault(os.path.realpath(os.path.join(folder, name)))
-                    else:
-                        others += 1
+            inside = videos_below(place)
+            others += inside.others
+            found.update({**inside.faults, **dict.fromkeys(map(os.path.realpath, inside.paths))})
     return {path: fault or fault_of(path) for path, fault in found.items()}, others
-
-
-def fault_of(path):
-    """Why a path cannot stand in the index -> text or None"""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8: rename it"
-    wrong = path_fault(path)
-    return wrong and f"{wrong}: rename it"
 
 
 def look(paths, known, args):
     """What must be known of videos, looked at where they have changed -> ({path: Known}, {path: why not})"""
-    found, unreadable, new = {}, {}, {}
-    for path in paths:
-        try:
-            now = os.stat(path)
-        except OSError as error:
-            unreadable[path] = f"cannot be read ({error.strerror})"
-            continue
-        if path in known and known[path][:2] == (now.st_size, now.st_mtime_ns):
-            found[path] = known[path]
-        else:
-            new[path] = now
-    names = list(new)
-    loader = item_loader(Looks(names), min(args.workers, len(new)))
-    for item in tqdm(loader, "looking at videos", len(new), unit="video", leave=False, disable=None):
-        path = names[item["index"]]
-        if item["error"]:
-            unreadable[path] = item["error"]
-        else:
-            found[path] = Known(new[path].st_size, new[path].st_mtime_ns, VideoFacts(*item["facts"]))
+    found, unreadable = {}, {}
+    for path, one in look_at_files(paths, known, look_at_video, args.workers, "looking at videos"):
+        (unreadable if isinstance(one, str) else found)[path] = one
     return {path: found[path] for path in paths if path in found}, unreadable
 
 
@@ -213,7 +177,7 @@ def main(argv):
 
 def embed(args, index, paths, windows, size, network, device):
     """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
-    known, unreadable = read_known(index.folder), {path: fault for path, fault in paths.items() if fault}
+    known, unreadable = read_files(index.folder), {path: fault for path, fault in paths.items() if fault}
     before = {path: reason for path, reason in read_unreadable(index.folder).items() if path not in paths}
     good, opened, new = [path for path, fault in paths.items() if not fault], 0, 0
     for first in range(0, len(good), BATCH):

@@ -10,7 +10,6 @@
 Vectors are written first, then their segments, then the number of rows in the header: what a kill leaves beyond the
 segments is written again. The header's rows are never taken away, as others may have mapped them into memory.
 """
-import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import DataError
-from core.files import check_regular, take_lock, whole_file, write_json, write_text
+from core.files import check_regular, csv_lines, take_lock, whole_file, write_json, write_text
 from core.inputs import long_table, map_npy, read_json
+from dataset.unlisted import Known, read_known, write_known
 from dataset.windows import VideoFacts
 
 VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE = ("vectors.npy", "segments.csv", "index.json", "files.csv",
                                                   "unreadable.csv")
 COLUMNS = ("row", "file", "hash", "start", "end", "fps", "weights")
-OF_FILES = ("file", "bytes", "changed", *VideoFacts._fields)
 HEADER = 128  # bytes before the vectors
 AGAIN = "make the index anew in another folder"
 SHAPE = {"weights": str, "dim": range(1, 2**20), "windows": {"window": float, "hop": float, "frames": int},
@@ -50,14 +49,6 @@ class Segment(NamedTuple):
         """As they stand in segments.csv."""
         return [str(self.row), self.file, self.hash, f"{self.start:.3f}", f"{self.end:.3f}", f"{self.fps:.6g}",
                 self.weights]
-
-
-class Known(NamedTuple):
-    """A file as it was when it was looked at."""
-
-    bytes: int
-    changed: int  # nanoseconds
-    facts: VideoFacts
 
 
 # --- reading -------------------------------------------------------------------------------------------------
@@ -82,18 +73,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_json(folder / MANIFEST, SHAPE, AGAIN)
 
 
-def read_known(folder: Path) -> dict[str, Known]:
-    """{path: what is known of that file}"""
-    found = {}
-    for number, (path, size, changed, *facts) in enumerate(long_table(folder / FILES, OF_FILES, AGAIN), 2):
-        try:
-            one = VideoFacts(facts[0], *map(float, facts[1:]))
-            if not (0 < one.fps < np.inf and abs(one.begin) < np.inf and 0 <= one.last < np.inf):
-                raise ValueError(f"rate {one.fps}, begin {one.begin}, last {one.last}")
-            found[path] = Known(int(size), int(changed), one)
-        except ValueError as error:
-            raise DataError(f"{folder / FILES} row {number} is damaged ({error}): remove the file") from error
-    return found
+def read_files(folder: Path) -> dict[str, Known]:
+    """{path: what is known of that file, its facts being VideoFacts}"""
+    return read_known(folder / FILES, VideoFacts._fields, VideoFacts.of)
 
 
 def read_unreadable(folder: Path) -> dict[str, str]:
@@ -102,12 +84,6 @@ def read_unreadable(folder: Path) -> dict[str, str]:
 
 
 # --- writing -------------------------------------------------------------------------------------------------
-
-def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
 
 class Index:
     """An index that one program writes, at its end; a context manager, which holds the folder's lock.
@@ -222,10 +198,8 @@ class Index:
 
     def write_files(self, known: Mapping[str, Known], unreadable: Mapping[str, str]) -> None:
         """files.csv and unreadable.csv."""
-        for name, rows in ((FILES, [OF_FILES, *((path, one.bytes, one.changed, *one.facts)
-                                                for path, one in known.items())]),
-                           (UNREADABLE, [("file", "reason"), *unreadable.items()])):
-            write_text(self.folder / name, csv_lines(rows))
+        write_known(self.folder / FILES, VideoFacts._fields, known)
+        write_text(self.folder / UNREADABLE, csv_lines([("file", "reason"), *unreadable.items()]))
 
     def close(self) -> None:
         with closing(self.lock), closing(self.vectors):

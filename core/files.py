@@ -1,11 +1,13 @@
 """Files that are whole or not there, folders that one run writes at a time, JSON."""
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -138,6 +140,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file. Of a path's bytes that are not UTF-8, their numbers are written."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_npy(path: str | Path, values: "np.ndarray") -> None:

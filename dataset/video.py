@@ -5,6 +5,7 @@ a late frame, decoding begins at the nearest frame before it that needs no other
 out, is told by the times of the packets, which are read without being decoded; frames that are not shown at the time
 that they should be are decoded from the start on instead.
 """
+import hashlib
 import math
 import os
 import re
@@ -29,6 +30,7 @@ LEAD = 16  # frames before the one that is asked for, at which OpenCV at least b
 NEAR = 8  # frames that are sooner decoded than jumped over
 WORTH = 32  # frames from which on it is worth to read the packets first
 SAME = 1e-3  # milliseconds
+PIECE = 2**22  # bytes that are read at a time
 MOST_KNOWN = 2**22  # frames whose times are kept, of all videos
 
 # How a file begins in which a video lies whole, whatever its suffix. FFmpeg would also take texts that name other files
@@ -174,6 +176,18 @@ def decoded(path: str | Path, numbers: Sequence[int], found: FrameTimes | None) 
                     raise AstrayError
                 raise DataError(f"frame {number + 1} of video {path} cannot be decoded, {count} before it can")
             yield picture
+
+
+def content_hash(path: str | Path) -> str:
+    """Of all bytes of a file. Raises BrokenVideo where it cannot be read."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open_file(path, most=2**62) as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+    except OSError as error:
+        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 class VideoFiles:

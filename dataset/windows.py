@@ -3,7 +3,6 @@
 A window is a clip of T frames, evenly spread over its seconds: those that are shown at these times. So in a video of
 constant rate clips are those of a frame stride, and varying rates need no special care.
 """
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,12 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from core.errors import DataError
-from core.inputs import open_file
-
 from .crops import FixedCrops
 from .reader import scale
-from .video import BrokenVideo, open_video, packets
+from .unlisted import FAULTS
+from .video import BrokenVideo, content_hash, open_video, packets
 
 TOLERANCE = 5e-4  # seconds by which a frame may be early
 TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
@@ -26,9 +23,7 @@ EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame of a 
 NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
 LONGEST = 1e7  # seconds of a video
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
-FAULTS = (DataError, MemoryError, cv2.error)  # of one file
 CHUNK = 2**25  # bytes of the clips that are read at a time, about
-PIECE = 2**22  # bytes
 
 
 class VideoFacts(NamedTuple):
@@ -40,6 +35,14 @@ class VideoFacts(NamedTuple):
     begin: float
     last: float
 
+    @classmethod
+    def of(cls, fields: Sequence[str]) -> "VideoFacts":
+        """From the fields of a table. Raises ValueError."""
+        found = cls(fields[0], *map(float, fields[1:]))
+        if not (0 < found.fps < math.inf and abs(found.begin) < math.inf and 0 <= found.last < math.inf):
+            raise ValueError(f"rate {found.fps}, begin {found.begin}, last {found.last}")
+        return found
+
     @property
     def seconds(self) -> float:
         """How long the video is: its last frame is shown as long as others."""
@@ -48,13 +51,7 @@ class VideoFacts(NamedTuple):
 
 def look_at_video(path: str) -> VideoFacts:
     """Reads the whole file, of which the first frame and the last seconds are decoded. Raises BrokenVideo."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open_file(path, 2**62) as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
-    except OSError as error:
-        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
+    digest = content_hash(path)
     with open_video(path) as capture:
         if not capture.grab():
             raise BrokenVideo(path, "holds no frame that can be decoded")
@@ -64,7 +61,7 @@ def look_at_video(path: str) -> VideoFacts:
         first, last = min(first, time), max(last, time)
     if not 0 < fps < 1e4 or not 0 <= last - first < 1000 * LONGEST:
         raise BrokenVideo(path, "does not say when its frames are shown")
-    return VideoFacts(digest.hexdigest(), fps, begin, last_shown(path, begin, last - first) / 1000)
+    return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000)
 
 
 def last_shown(path: str, begin: float, announced: float) -> float:
@@ -183,22 +180,6 @@ def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize,
     pictures = (scale(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), *size.resize)
                 for picture in frames_at(path, facts, distinct))
     return FixedCrops(size.img_dim)(pictures, which.reshape(times.shape))
-
-
-class Looks(Dataset[dict[str, Any]]):
-    """What must be known of videos, by their paths: item i -> {"index", "facts": VideoFacts or None, "error"}."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = np.array(paths, object)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            return {"index": index, "facts": tuple(look_at_video(str(self.paths[index]))), "error": ""}
-        except FAULTS as error:
-            return {"index": index, "facts": None, "error": str(error)}
 
 
 class Chunks(Dataset[dict[str, Any]]):

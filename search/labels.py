@@ -3,9 +3,8 @@ import threading
 
 import numpy as np
 
-from analysis.index import csv_lines
 from core.errors import DataError
-from core.files import write_text
+from core.files import csv_lines, write_text
 from core.inputs import read_table
 
 from .library import Library

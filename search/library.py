@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.index import SEGMENTS, VECTORS, Known, read_known, read_manifest, segments_of
+from analysis.index import SEGMENTS, VECTORS, read_files, read_manifest, segments_of
 from core.errors import DataError
 from core.files import whole_file
 from core.inputs import map_npy, read_npz
+from dataset.unlisted import Known
 
 BLOCK = 2**16  # vectors that are read at a time
 TINY = 1e-12
@@ -52,7 +53,7 @@ class Library:
         self.files = list(numbers)
         self.row, self.file = np.array(rows), np.array(files)
         self.start, self.end = np.array(starts), np.array(ends)
-        self.known: dict[str, Known] = read_known(folder)
+        self.known: dict[str, Known] = read_files(folder)
         self.vectors, self.lock = map_npy(folder / VECTORS), threading.Lock()
         there = int(np.searchsorted(self.row, len(self.vectors)))  # embed.py may be writing the next ones
         self.row, self.file, self.start, self.end = (x[:there] for x in (self.row, self.file, self.start, self.end))

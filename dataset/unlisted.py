@@ -1,0 +1,170 @@
+"""Videos without lists or classes: found in folders of any depth, looked at once, read by their paths.
+
+What is known of a file stands in a table, with the file's size and time of change: a file that has neither changed is
+not looked at again.
+"""
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from core.errors import DataError
+from core.files import csv_lines, write_text
+from core.inputs import long_table
+from core.names import path_fault
+
+from .loader import item_loader
+from .video import BrokenVideo, VideoFiles, content_hash, open_video
+
+# endings of files that are taken from folders
+SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
+            ".m2ts", ".3gp", ".vob"}
+FAULTS = (DataError, MemoryError, cv2.error)  # of one file
+OF_FILES = ("file", "bytes", "changed")
+
+
+# --- which videos --------------------------------------------------------------------------------------------
+
+class Found(NamedTuple):
+    """In a folder: paths of its videos; {folder that cannot be read: why}; how many other files there are."""
+
+    paths: list[str]
+    faults: dict[str, str]
+    others: int
+
+
+def videos_below(folder: str) -> Found:
+    """Videos of a folder in any depth, by their suffixes. Links are followed; what is hidden is left out."""
+    paths: list[str] = []
+    faults: dict[str, str] = {}
+    seen, others = set(), 0
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=lambda error: faults.update(
+            {os.path.abspath(error.filename): f"the folder cannot be read ({error.strerror})"})):
+        seen.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and os.path.realpath(os.path.join(place, name)) not in seen)
+        own = [name for name in sorted(names)
+               if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")]
+        paths += [os.path.join(place, name) for name in own]
+        others += len(names) - len(own)
+    return Found(paths, faults, others)
+
+
+def fault_of(path: str) -> str | None:
+    """Why a path cannot stand in a list -> text or None"""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8: rename it"
+    wrong = path_fault(path)
+    return wrong and f"{wrong}: rename it"
+
+
+class UnlistedVideos(VideoFiles):
+    """Original videos, called by their paths below a folder, suffix and all."""
+
+    def path(self, video: str) -> str:
+        return os.path.join(self.root, video)
+
+
+# --- what is known of them -----------------------------------------------------------------------------------
+
+class Known(NamedTuple):
+    """A file as it was when it was looked at."""
+
+    bytes: int
+    changed: int  # nanoseconds
+    facts: Any  # a NamedTuple
+
+
+class Counted(NamedTuple):
+    """Of a video: a hash of its content, frames a second by its header (0: none), frames that can be decoded."""
+
+    hash: str
+    fps: float
+    frames: int
+
+    @classmethod
+    def of(cls, fields: Sequence[str]) -> "Counted":
+        """From the fields of a table. Raises ValueError."""
+        found = cls(fields[0], float(fields[1]), int(fields[2]))
+        if not (0 <= found.fps < np.inf and 0 < found.frames < 2**31):
+            raise ValueError(f"rate {found.fps}, {found.frames} frames")
+        return found
+
+
+def count_frames(path: str) -> Counted:
+    """Decodes the whole file, as extract_frame.py does. Raises BrokenVideo."""
+    frames = 0
+    with open_video(path) as capture:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        while capture.grab():
+            if not frames and not capture.retrieve()[0]:
+                break
+            frames += 1
+    if not frames:
+        raise BrokenVideo(path, "holds no frame that can be decoded")
+    return Counted(content_hash(path), fps if 0 < fps < 1e4 else 0.0, frames)
+
+
+class Looks(Dataset[dict[str, Any]]):
+    """What must be known of videos, by their paths: item i -> {"index", "facts": look(path) or None, "error"}."""
+
+    def __init__(self, paths: Sequence[str], look: Callable[[str], Any]) -> None:
+        self.paths, self.look = np.array(paths, object), look
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return {"index": index, "facts": self.look(str(self.paths[index])), "error": ""}
+        except FAULTS as error:
+            return {"index": index, "facts": None, "error": str(error)}
+
+
+def look_at_files(paths: Sequence[str], known: Mapping[str, Known], look: Callable[[str], Any], workers: int,
+                  description: str) -> Iterator[tuple[str, Known | str]]:
+    """Yields (path, what is known of the file, or why it cannot be read), those that have changed at last."""
+    new = {}
+    for path in paths:
+        try:
+            now = os.stat(path)
+        except OSError as error:
+            yield path, f"cannot be read ({error.strerror})"
+            continue
+        if path in known and known[path][:2] == (now.st_size, now.st_mtime_ns):
+            yield path, known[path]
+        else:
+            new[path] = now
+    names = list(new)
+    loader = item_loader(Looks(names, look), min(workers, len(new)))
+    for item in tqdm(loader, description, len(new), unit="video", leave=False, disable=None):
+        path = names[item["index"]]
+        yield path, item["error"] or Known(new[path].st_size, new[path].st_mtime_ns, item["facts"])
+
+
+def read_known(path: Path, columns: Sequence[str], facts: Callable[[Sequence[str]], Any],
+               hint: str = "remove the file") -> dict[str, Known]:
+    """{path: what is known of that file}. Raises DataError where the table is damaged.
+
+    facts: makes them of the fields called `columns`, or raises ValueError
+    """
+    found = {}
+    for number, (file, size, changed, *fields) in enumerate(long_table(path, (*OF_FILES, *columns), hint), 2):
+        try:
+            found[file] = Known(int(size), int(changed), facts(fields))
+        except ValueError as error:
+            raise DataError(f"{path} row {number} is damaged ({error}): {hint}") from error
+    return found
+
+
+def write_known(path: Path, columns: Sequence[str], known: Mapping[str, Known]) -> None:
+    """As `read_known` takes it."""
+    write_text(path, csv_lines([(*OF_FILES, *columns), *((file, one.bytes, one.changed, *one.facts)
+                                                         for file, one in known.items())]))
