@@ -65,7 +65,7 @@ def flags():
                         help=f"{WEIGHTS}; or the word random, or thumbnail: each clip's mean picture and no network")
     group = parser.add_argument_group("windows")
     group.add_argument("--window", type=float, metavar="SECONDS", help="over which the frames of a clip are spread; "
-                       "None: --seq_len x --ds frames of a video with 30 frames a second")
+                       "None: --seq_len frames at --fps, or at --ds in a video with 30 frames a second")
     group.add_argument("--hop", type=float, metavar="SECONDS", help="from one window to the next; None: half a window")
     add_clip_flags(group)
     add_net_flags(parser, None, "backbone; None: what the checkpoint says", width=None)
@@ -84,8 +84,8 @@ def check(args):
     for name in ("window", "hop"):
         if getattr(args, name) is not None:
             positive(args, name)
-    if args.window is not None and args.ds is not None:
-        raise UsageError("--window and --ds both say how far the frames of a clip are apart: give one of them")
+    if args.window is not None and (args.ds, args.fps) != (None, None):
+        raise UsageError("--window and --ds or --fps all say how far the frames of a clip are apart: give one of them")
     if not args.paths and args.list is None:
         raise UsageError("name videos, folders of videos, or a list of them (--list FILE)")
     if world_size() > 1:
@@ -147,7 +147,7 @@ def main(argv):
     if os.path.exists(args.pretrain):
         args.pretrain = os.path.abspath(args.pretrain)  # for those who look through the index later
     args = frozen(args)
-    windows = windows_of(Protocol(args.seq_len, args.ds, args.img_dim), args.window, args.hop)
+    windows = windows_of(Protocol(args.seq_len, args.ds, args.img_dim, fps=args.fps), args.window, args.hop)
     size = ClipSize(args.resize, args.img_dim)
     paths, others = find(args.paths, args.list)
     if opened:

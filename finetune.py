@@ -59,6 +59,7 @@ from engine.setup import (
 from models import build_classifier
 from models.backbones import BACKBONES
 from models.classifier import topk
+from models.protocol import spacing
 
 DS = 2  # the paper's stride
 
@@ -105,7 +106,7 @@ def check_shares(args):
 def build(args, opened, num_classes):
     """-> (classifier with the backbone's weights, what build_classifier was called with, whether they are there)"""
     checkpoint, net, width = opened.checkpoint, opened.net, opened.width
-    protocol = opened.clips.of_clips(args.seq_len, args.ds, args.img_dim, args.resize)
+    protocol = opened.clips.of_clips(args.seq_len, args.ds, args.img_dim, args.resize, args.fps)
     config = {"net": net, "num_classes": num_classes, "width": width, "dropout": args.dropout,
               "final_bn": args.final_bn, "l2_norm": args.l2_norm, "train_what": args.train_what,
               **protocol.entry(BACKBONES[net].published)}
@@ -127,7 +128,7 @@ def main(argv):
     opened = open_weights(args.pretrain, args.net, args.width, args.dry_run)
     take_clips(args, [opened], DS)
     complete_data_flags(args, device)
-    videos, held = open_list(args.dataset, "train", args.split, args.storage), None
+    videos, held = open_list(args.dataset, "train", args.split, args.storage, args.fps), None
     check(args)
     if args.holdout:
         videos, held = hold_out(videos, args.holdout, local_dataset(args.dataset).group, args.seed)
@@ -149,7 +150,8 @@ def main(argv):
     utils.print_plan("Fine-tuning" if args.train_what == "ft" else "Linear probe", {
         "model": f"{config['net']} x {config['width']} from {args.pretrain}, {len(videos.classes)} classes",
         "data": f"{args.dataset} split {args.split}, {len(videos)} videos, "
-                f"{len(held) if held else 0} held out, {args.seq_len} frames at stride {args.ds}, {args.img_dim} px",
+                f"{len(held) if held else 0} held out, {args.seq_len} frames at {spacing(args.ds, args.fps)}, "
+                f"{args.img_dim} px",
         "batch": f"{args.batch_size} over {world_size()} process{'' if world_size() == 1 else 'es'} on {device.type}",
         "loader": loader_memory(batches.loaded * args.seq_len * 3 * args.img_dim**2, args.workers),
         "precision": utils.precision_text(precision, args.checkpointing, args.compile, args.accumulate),

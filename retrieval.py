@@ -126,8 +126,8 @@ def main(argv):
     complete_data_flags(args, device)
     check(args)
     args = frozen(args)
-    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in ("train", "test")}
-    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips)
+    lists = {part: open_list(args.dataset, part, args.split, args.storage, args.fps) for part in ("train", "test")}
+    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, fps=args.fps)
     seed_everything(args.seed)
     weights = None
     if args.load_features:
@@ -143,7 +143,7 @@ def main(argv):
     utils.print_plan("Retrieval", {
         "weights": source, "gallery": f"{args.dataset} split {args.split} train, {len(lists['train'])} videos",
         "queries": f"{args.dataset} split {args.split} test, {len(lists['test'])} videos",
-        "features": f"pooled, mean of {protocol.clips} clips, {protocol.seq_len} frames at stride {protocol.ds}, "
+        "features": f"pooled, mean of {protocol.clips} clips, {protocol.seq_len} frames at {protocol.spacing}, "
                     f"{protocol.img_dim} px",
         "similarity": "cosine, each list centred by its own mean", "folder": folder})
     check_folder(folder)

@@ -197,8 +197,8 @@ def main(argv):
     complete_data_flags(args, device)
     check(args)
     args = frozen(args)
-    lists = {split: open_list(args.dataset, "test", split, args.storage) for split in splits}
-    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops)
+    lists = {split: open_list(args.dataset, "test", split, args.storage, args.fps) for split in splits}
+    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops, args.fps)
     saved, models, weights = {}, {}, {}
     for split, videos in lists.items():
         if args.from_predictions:
@@ -210,8 +210,8 @@ def main(argv):
     utils.print_plan("Test", {
         "classifier": args.checkpoint or f"probabilities of {args.from_predictions}",
         "data": ", ".join(f"{args.dataset} split {split}, {len(videos)} videos" for split, videos in lists.items()),
-        "protocol": f"{protocol.clips} clips x {protocol.crops} crops of {protocol.seq_len} frames at stride "
-                    f"{protocol.ds}, {protocol.img_dim} px",
+        "protocol": f"{protocol.clips} clips x {protocol.crops} crops of {protocol.seq_len} frames at "
+                    f"{protocol.spacing}, {protocol.img_dim} px",
         "folder": folder})
     check_folder(folder)
     if args.dry_run:

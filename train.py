@@ -56,6 +56,7 @@ from engine.setup import check_shapes, compile_backbones, distribute, seed_every
 from models import FRAMEWORKS, build_pretrainer
 from models.backbones import BACKBONES
 from models.dualvar import TERMS, views_of_sample
+from models.protocol import spacing
 from models.weights.checkpoint import write_checkpoint
 
 WATCHED_CLIPS = 2  # of each video that --eval_every looks at
@@ -144,7 +145,7 @@ def build(args):
     config = {"framework": args.framework, "net": args.net, "mode": args.mode, "n_series": args.n_series,
               "series_dim": args.series_dim, "dim": args.dim, "width": args.width, "temperature": args.temperature,
               "theta": args.theta, "sr_clamp": clamp_flag(args.sr_clamp), "bn_splits": args.bn_splits,
-              **published.of_clips(args.seq_len, args.ds, args.img_dim, args.resize).entry(published),
+              **published.of_clips(args.seq_len, args.ds, args.img_dim, args.resize, args.fps).entry(published),
               **framework_options(args, args.framework)}
     if FRAMEWORKS[args.framework].shuffles_keys:
         config["shuffle_keys"] = args.bn == "shuffle"
@@ -161,7 +162,7 @@ def draws(args, videos, views):
     """-> (what draws the frames of a sample's views, what draws their augmentation and the order of the segments)"""
     sampler = PretrainViews(args.seq_len, args.ds, args.time_reverse, views, args.centres == "inside", args.n_series,
                             args.segment_gap)
-    sampler.check_room(videos.names, videos.num_frames)
+    sampler.check_room(videos.names, videos.num_frames, videos.pace)
     return sampler, PretrainDraw(args.n_series, args.img_dim, args.permutations == "changed")
 
 
@@ -169,7 +170,7 @@ def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
     complete_data_flags(args, device)
-    videos = open_list(args.dataset, "train", args.split, args.storage)
+    videos = open_list(args.dataset, "train", args.split, args.storage, args.fps)
     check(args, len(videos))
     args = frozen(args)
 
@@ -192,8 +193,8 @@ def main(argv):
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
         "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
-                f"frames at stride {args.ds}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
-        "clips": f"{sampler.plan(videos.num_frames)}, permutations {args.permutations}",
+                f"frames at {spacing(args.ds, args.fps)}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
+        "clips": f"{sampler.plan(videos.num_frames, videos.pace)}, permutations {args.permutations}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "loader": loader_memory(args.batch_size // world_size() * sampler.views * clip_bytes, args.workers),
         "batch norm": f"{args.bn}, {args.accumulate * args.bn_splits} parts a process" + (

@@ -90,7 +90,7 @@ def protocol_of(args: argparse.Namespace, own: Protocol, network: str) -> Protoc
                          f"{str(error).splitlines()[0]}") from error
     if note := BACKBONES[network].size_note(frames, size):
         print(f"note: {network} with clips of --frames {frames} --size {size}: {note}")
-    return own.of_clips(frames, own.ds, size, own.frame_size_for(size))
+    return own.of_clips(frames, own.ds, size, own.frame_size_for(size), own.fps)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class RealClips:
     workers: int
 
     def listed(self, part: str) -> VideoList:
-        found = open_list(self.dataset, part, self.split, self.storage)
+        found = open_list(self.dataset, part, self.split, self.storage, self.protocol.fps)
         return found if self.videos is None else found.subset(evenly(len(found), self.videos))
 
     def data(self, videos: VideoList, middle: bool = False) -> VideoClips:
@@ -71,7 +71,7 @@ class RealClips:
 
     def calibration(self, batch: int) -> Iterator[np.ndarray]:
         """Training clips (batch, 3, T, H, W) float32, one of a video."""
-        videos = open_list(self.dataset, "train", self.split, self.storage)
+        videos = open_list(self.dataset, "train", self.split, self.storage, self.protocol.fps)
         data = self.data(videos.subset(evenly(len(videos), CALIBRATION)), middle=True)
         for first in range(0, len(data), batch):
             frames = [data[0, i % len(data)]["clips"][0] for i in range(first, first + batch)]
@@ -177,7 +177,7 @@ def page_error(path: Path, trial: Trial) -> float | None:
     made: dict[str, Any] = {"__name__": path.stem}
     exec(compile(read_text(path), path, "exec"), made)
     data, worst = trial.real.data(trial.tried), 0.0
-    source = data.reader.source
+    source, pace, fps = data.reader.source, trial.tried.pace, trial.real.protocol.fps
     for i, (name, frames) in enumerate(zip(trial.tried.names, trial.tried.num_frames, strict=True)):
         if isinstance(source, FrameFolders):
             given = [Path(source.root, name, FRAME_NAME.format(number + 1)) for number in range(frames)]
@@ -185,6 +185,7 @@ def page_error(path: Path, trial: Trial) -> float | None:
             given = source.path(name)
         else:
             return None
-        found, wanted = made["clips_of"](given, trial.real.clips), as_input(data[0, i]["clips"])
+        rate = float(pace[i]) * fps if fps and isinstance(pace, np.ndarray) else 0
+        found, wanted = made["clips_of"](given, trial.real.clips, rate), as_input(data[0, i]["clips"])
         worst = max(worst, float((torch.from_numpy(found) - wanted).abs().max()))
     return worst

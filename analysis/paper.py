@@ -34,7 +34,7 @@ RETRIEVAL = {
     "DualVar": {1: 46.7, 5: 63.1, 10: 69.7, 20: 78.0, 50: 87.8},  # the abstract has 46.1 for R@1
 }
 
-CLIP = {"seq_len": 16, "img_dim": 112}
+CLIP = {"seq_len": 16, "fps": None, "img_dim": 112}
 NETWORK = {"net": "r21d", "width": 1.0}
 SGD = {"momentum": 0.9, "gamma": 0.1, "cosine": False, "warmup": 0}
 

@@ -125,7 +125,8 @@ def panels(titles: Sequence[str] | None, paths: Sequence) -> dict:
 
 
 def clip_settings(args: argparse.Namespace) -> ClipSettings:
-    return ClipSettings(args.dataset, args.split, args.storage, args.seq_len, args.ds, args.img_dim, args.resize)
+    return ClipSettings(args.dataset, args.split, args.storage, args.seq_len, args.ds, args.img_dim, args.resize,
+                        args.fps)
 
 
 # --- each command: check its own flags, draw -----------------------------------------------------------------

@@ -91,7 +91,8 @@ def pictures_of_videos(dataset: str, trained: Sequence[Run]) -> Iterator[Picture
 def data_flags(run: Run) -> list[str]:
     """How a run read its videos, as flags."""
     found = []
-    for name in ("dataset", "split", "storage", "seq_len", "ds", "img_dim", "seed"):
+    pace = "ds" if run.flags["fps"] is None else "fps"
+    for name in ("dataset", "split", "storage", "seq_len", pace, "img_dim", "seed"):
         found += [f"--{name}", str(run.flags[name])]
     return found + ["--resize", "x".join(map(str, run.flags["resize"]))]
 

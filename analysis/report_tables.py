@@ -8,6 +8,7 @@ import pandas as pd
 
 from core.errors import DataError, UsageError
 from dataset.lists import open_list
+from models.protocol import spacing
 
 from . import paper
 from .run_pictures import without_seed
@@ -146,7 +147,7 @@ def runs_table(found: Runs) -> pd.DataFrame:
             rows.append({
                 "run": run.name, "stage": text, "data": f"{run.dataset_and_split}, {facts['videos']} videos",
                 "mode": own.get("mode", own.get("train_what")), "network": f"{net} × {width or 1:g}",
-                "clip": f"{own['seq_len']} at stride {own['ds']}, {own['img_dim']} px",
+                "clip": f"{own['seq_len']} at {spacing(own['ds'], own['fps'])}, {own['img_dim']} px",
                 "epochs": f"{len(run.rows)}/{own['epochs']}", "batch": facts["effective_batch"],
                 "lr": f"{own['lr']:g}", "seed": own["seed"], "training": f"{seconds / 60:.1f} min",
                 "on": facts["gpu"] or "CPU", "processes": facts["processes"], "commit": facts["commit"]})

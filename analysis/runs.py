@@ -51,11 +51,12 @@ class Run:
         hint = f"move the folder {path.parent} away, or run the stage again"
         self.facts = read_json(path, {**FACTS, **FACTS_OF_STAGE[stage], "flags": {**FLAGS, **FLAGS_OF_STAGE[stage]}},
                                hint)
-        self.flags = self.facts["flags"]
+        self.flags = {"fps": None, **self.facts["flags"]}  # which runs before it did not write
         splits = set(self.facts["results"]) - {"mean"} if stage == "test" else {"split01"}
-        if len(self.flags["resize"]) != 2 or not splits or not all(map(SPLIT.fullmatch, splits)) or (
-                self.flags["split"] == "all" and stage != "test"):
-            raise DataError(f"{path} is damaged (no results of a split, or --resize of other than two numbers): {hint}")
+        if (len(self.flags["resize"]) != 2 or fault(self.flags["fps"], (None, float)) or not splits
+                or not all(map(SPLIT.fullmatch, splits)) or self.flags["split"] == "all" and stage != "test"):
+            raise DataError(f"{path} is damaged (no results of a split, --resize of other than two numbers, or a "
+                            f"wrong --fps): {hint}")
 
     @functools.cached_property
     def rows(self) -> list[dict[str, float]]:

@@ -26,11 +26,11 @@ from core.dist import rank
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.files import take_lock, write_json
-from core.inputs import csv_rows, read_text
 from core.names import shown
 from core.parser import new_parser
 from core.versions import versions
 from dataset.lists import VideoList, local_dataset, open_list, video_groups
+from dataset.rates import frame_rates
 from engine.flags import (
     WEIGHTS,
     add_data_flags,
@@ -80,29 +80,6 @@ def flags() -> argparse.ArgumentParser:
     add_precision_flag(parser)
     add_run_flags(parser, training=False)
     return parser
-
-
-def frame_rates(dataset: str, storage: str, videos: VideoList) -> np.ndarray | str:
-    """Frames a second of each video, (V,), from the manifest beside what is read; or a text, why it cannot say."""
-    path = local_dataset(dataset).root(storage) / "manifest.csv"
-    if not path.is_file():
-        return f"{path} is not there"
-    hint = "extract the frames again"
-    table = csv_rows(read_text(path, hint), path, hint)
-    _, head = next(table, (1, []))
-    if not {"video", "fps"} <= set(head):
-        raise DataError(f"{path} row 1: there is no column video, or none called fps: {hint}")
-    video, fps = head.index("video"), head.index("fps")
-    rows = {fields[video]: fields[fps] for _, fields in table if len(fields) == len(head)}
-    rates = np.ones(len(videos))
-    for i, name in enumerate(videos.names.tolist()):
-        try:
-            rates[i] = float(rows[name])
-        except (KeyError, ValueError):
-            rates[i] = np.nan
-        if not 0 < rates[i] < np.inf:
-            return f"{path} has no frame rate of {shown(name)}"
-    return rates
 
 
 def some(videos: VideoList, count: int, seed: int) -> VideoList:
@@ -249,19 +226,25 @@ def main(argv: Sequence[str]) -> None:
     known = [(one.net, one.width) for one in opened]
     del opened
     titles = check(args)
-    args = frozen(args)
-    group = local_dataset(args.dataset).group
+    group, root = local_dataset(args.dataset).group, local_dataset(args.dataset).root(args.storage)
     lists = {part: some(open_list(args.dataset, part, args.split, args.storage), args.videos, args.seed)
              for part in PARTS}
-    if len(set(video_groups(lists["train"].names, group))) < 2:
-        raise DataError(f"--dataset {args.dataset}: all training videos are of one recording, and a probe needs others "
-                        "to choose its strength: mend the group rule in dataset/local_dataset.py")
-    networks, floors = sources(titles, known, args)
-    rates = {part: frame_rates(args.dataset, args.storage, videos) for part, videos in lists.items()}
+    rates = {part: frame_rates(root, args.storage, videos.names) for part, videos in lists.items()}
     unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
     if unknown is not None:
         rates = {part: np.ones(len(videos)) for part, videos in lists.items()}
     usual = float(np.median(np.concatenate([*rates.values()])))
+    if args.fps is not None:
+        if unknown is not None:
+            raise DataError(f"--fps {args.fps:g}: {unknown}: give --ds, which counts frames")
+        args.ds, args.fps = max(1, round(usual / args.fps)), None
+        if rank() == 0:
+            print(f"note: --ds {args.ds}, the nearest to these frames a second in videos of {usual:.4g}")
+    args = frozen(args)
+    if len(set(video_groups(lists["train"].names, group))) < 2:
+        raise DataError(f"--dataset {args.dataset}: all training videos are of one recording, and a probe needs others "
+                        "to choose its strength: mend the group rule in dataset/local_dataset.py")
+    networks, floors = sources(titles, known, args)
     frames = np.concatenate([videos.num_frames for videos in lists.values()])
     strides = {task: choose_stride(task, frames, args.seq_len, args.ds) for task in ("clip", *TASKS)}
     plans = {(part, draw): make_plan(videos.num_frames, rates[part] / usual, args.seq_len, strides,

@@ -13,12 +13,13 @@ from dataset.augment import MEAN, STD, PretrainDraw, prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import VideoList, open_list
-from dataset.sampling import EvenClips, PretrainViews
+from dataset.sampling import EvenClips, PretrainViews, in_frames
 from engine import evaluation
 from engine.setup import open_weights, seed_everything
 from models.backbones.base import Backbone
 from models.classifier import pooled
 from models.dualvar import shuffle_segments
+from models.protocol import spacing
 
 from . import figures
 from .frames import evenly, small_reader
@@ -39,9 +40,10 @@ class ClipSettings:
     ds: int  # stride, frames
     img_dim: int  # side of the crop, pixels
     resize: tuple[int, int]  # height and width of the frame before the crop, pixels
+    fps: float | None = None  # frames a second whose stride this is; None: each video's own
 
     def open_list(self, part: str) -> VideoList:
-        return open_list(self.dataset, part, self.split, self.storage)
+        return open_list(self.dataset, part, self.split, self.storage, self.fps)
 
 
 class TrainingSample(NamedTuple):
@@ -86,7 +88,7 @@ def training_samples(settings: ClipSettings, *, n_series: int = 2, time_reverse:
                         f"split {settings.split}")
     chosen = np.flatnonzero(np.isin(videos.names, names)) if names else evenly(len(videos), count)
     sampler = PretrainViews(settings.seq_len, settings.ds, time_reverse, 3, centres == "inside", n_series, segment_gap)
-    sampler.check_room(videos.names, videos.num_frames)
+    sampler.check_room(videos.names, videos.num_frames, videos.pace)
     data = VideoClips(videos, open_reader(settings.dataset, settings.storage, settings.resize), sampler,
                       RandomCrop(settings.img_dim),
                       PretrainDraw(n_series, settings.img_dim, permutations == "changed"), seed)
@@ -120,11 +122,12 @@ class EverySegment:
     def __init__(self, length: int, ds: int):
         self.length, self.ds = length, ds
 
-    def __call__(self, num_frames: int, rng: np.random.Generator | None) -> np.ndarray:
+    def __call__(self, num_frames: int, rng: np.random.Generator, pace: float = 1) -> np.ndarray:
         """-> (S, length) int64"""
-        last = num_frames - (self.length - 1) * self.ds - 1
-        step = min(self.length * self.ds, max(last // 7, 1))
-        return np.arange(0, last + 1, step)[:, None] + np.arange(self.length) * self.ds
+        own = in_frames(np.arange(self.length + 1) * self.ds, pace)
+        last = num_frames - int(own[-2]) - 1
+        step = min(int(own[-1]), max(last // 7, 1))
+        return np.arange(0, last + 1, step)[:, None] + own[:-1]
 
 
 def timeline(panels: Mapping[str, str], settings: ClipSettings, device: torch.device, *, n_series: int = 2,
@@ -142,10 +145,10 @@ def timeline(panels: Mapping[str, str], settings: ClipSettings, device: torch.de
     sampler = EverySegment(settings.seq_len // n_series, settings.ds)
     videos = settings.open_list("test")
     index = find_video(videos, video, settings)
-    starts = sampler(int(videos.num_frames[index]), None)[:, 0]
+    starts = videos.frames_of(sampler, index, np.random.default_rng())[:, 0]
     if len(starts) < 3:
         raise DataError(f"--video {videos.names[index]} has {videos.num_frames[index]} frames, too few for segments of "
-                        f"{sampler.length} frames at stride {settings.ds}")
+                        f"{sampler.length} frames at {spacing(settings.ds, settings.fps)}")
     if len(videos) < 2:
         raise DataError(f"the test list of {settings.dataset}, split {settings.split}, has one video: the features are "
                         "centred by the mean of others")

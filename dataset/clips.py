@@ -10,6 +10,7 @@ from core.errors import DataError
 
 from .lists import VideoList, local_dataset
 from .reader import FrameReader
+from .sampling import Sampler
 from .storage import SOURCES, repair_hint
 
 ATTEMPTS = 10  # videos tried in a row before a sample is given up
@@ -18,14 +19,14 @@ ATTEMPTS = 10  # videos tried in a row before a sample is given up
 class VideoClips(Dataset[dict[str, Any]]):
     """Samples keyed by (epoch, index).
 
-    sampler: (num_frames, rng) -> frame indices (V, T), as in sampling.py; crop: (pictures, which, rng) -> clips
+    sampler: (num_frames, rng, pace) -> frame indices (V, T), as in sampling.py; crop: (pictures, which, rng) -> clips
     (V, T, H, W, 3), as in crops.py; draw: (views, rng) -> random parameters of the augmentation by name, as in
     augment.py. All random numbers come from a generator seeded by (seed, epoch, index): a sample is the same whichever
     process or worker makes it. replace_bad: take another video's sample for one that cannot be read, and say so in it.
     """
 
     def __init__(self, videos: VideoList, reader: FrameReader,
-                 sampler: Callable[[int, np.random.Generator], np.ndarray],
+                 sampler: Sampler,
                  crop: Callable[[Iterable[np.ndarray], np.ndarray, np.random.Generator], np.ndarray],
                  draw: Callable[[int, np.random.Generator], dict[str, np.ndarray]] | None = None,
                  seed: int = 0, replace_bad: bool = False) -> None:
@@ -55,7 +56,7 @@ class VideoClips(Dataset[dict[str, Any]]):
 
     def frames_of(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Frames of video `index` that are its clips -> (V, T) int"""
-        return self.sampler(int(self.videos.num_frames[index]), rng)
+        return self.videos.frames_of(self.sampler, index, rng)
 
     def _sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         indices = self.frames_of(index, rng)

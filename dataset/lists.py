@@ -3,7 +3,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from core.inputs import csv_rows, read_lines, read_text
 from core.names import name_fault, quoted
 
 from .local_dataset import DATASETS, LocalDataset
+from .rates import frame_rates
+from .sampling import Sampler
 
 CLASS = re.compile(r"0*(?P<number>[0-9]+)[ \t]+(?P<name>.+)")
 FRAMES = re.compile(r"[ \t]*[0-9]{1,9}[ \t]*")  # not \d, which matches the digits of all scripts
@@ -25,13 +27,15 @@ class VideoList:
     """Columns of one list as arrays, which forked loader workers share without copying them.
 
     names: (N,) str "class/video"; num_frames: (N,) int64; labels: (N,) int64, 0-based;
-    classes: (C,) str in label order.
+    classes: (C,) str in label order; pace: (N,) float64, frames of each video from one time to the next, with --fps;
+    without, the stride counts frames.
     """
 
     names: np.ndarray
     num_frames: np.ndarray
     labels: np.ndarray
     classes: np.ndarray
+    pace: np.ndarray | float = 1.0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,11 +43,23 @@ class VideoList:
     def fingerprint(self) -> str:
         """Number of videos and a hash of all rows and classes."""
         digest = hashlib.sha256("\n".join([*self.names, *self.classes]).encode() + self.num_frames.tobytes())
+        if isinstance(self.pace, np.ndarray):
+            digest.update(self.pace.tobytes())
         return f"{len(self)} videos, {digest.hexdigest()[:12]}"
 
     def subset(self, indices: np.ndarray) -> "VideoList":
         """The videos at `indices`, (M,) int; the classes stay."""
-        return VideoList(self.names[indices], self.num_frames[indices], self.labels[indices], self.classes)
+        return VideoList(self.names[indices], self.num_frames[indices], self.labels[indices], self.classes,
+                         self.pace[indices] if isinstance(self.pace, np.ndarray) else self.pace)
+
+    def at_rate(self, fps: float, rates: np.ndarray) -> "VideoList":
+        """The same videos, of which clips take `fps` frames a second; rates: (N,) their own frames a second."""
+        return replace(self, pace=rates / fps)
+
+    def frames_of(self, sampler: Sampler, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The frames of video `index` that a sampler takes -> (V, T) int64."""
+        pace = self.pace[index] if isinstance(self.pace, np.ndarray) else self.pace
+        return sampler(int(self.num_frames[index]), rng, float(pace))
 
 
 def local_dataset(name: str) -> LocalDataset:
@@ -131,10 +147,12 @@ WRITTEN_BY = {"frames": "run process_data/src/extract_frame.py", "packed": "run 
               "video": "put them there"}
 
 
-def open_list(dataset: str, part: str, split: int, storage: str = "frames") -> VideoList:
+def open_list(dataset: str, part: str, split: int, storage: str = "frames", fps: float | None = None) -> VideoList:
     """The `part` ("train" or "test") list of split `split` (from 1) of a data set in local_dataset.py.
 
-    storage: "frames", "packed" or "video"; the data set's folder of that kind must exist.
+    storage: "frames", "packed" or "video"; the data set's folder of that kind must exist. fps: how many frames a second
+    clips take, whatever the videos have; None: strides count frames. Raises DataError where the videos' own rates must
+    be known for that and are not.
     """
     local = local_dataset(dataset)
     if not 1 <= split <= local.splits:
@@ -144,8 +162,14 @@ def open_list(dataset: str, part: str, split: int, storage: str = "frames") -> V
         kind = {"frames": "frames", "packed": "packed videos", "video": "videos"}[storage]
         raise DataError(f"{kind} of {dataset} are not at {root}: {WRITTEN_BY[storage]}, "
                         "or edit dataset/local_dataset.py (or set DUALVAR_DATA)")
-    return read_list(local.lists / f"{part}_split{split:02d}.csv", read_class_index(local.class_index),
-                     root if storage == "frames" else None)
+    videos = read_list(local.lists / f"{part}_split{split:02d}.csv", read_class_index(local.class_index),
+                       root if storage == "frames" else None)
+    if fps is None:
+        return videos
+    rates = frame_rates(root, storage, videos.names)
+    if isinstance(rates, str):
+        raise DataError(f"--fps {fps:g}: {rates}: extract the frames again, or take --ds, which counts frames")
+    return videos.at_rate(fps, rates)
 
 
 def video_groups(names: Iterable[str], pattern: str) -> np.ndarray:

@@ -19,9 +19,10 @@ USUAL_RATE = 30  # frames a second of the videos whose stride a protocol states
 
 
 def windows_of(protocol: Protocol, window: float | None = None, hop: float | None = None) -> Windows:
-    """How windows lie, in seconds; window: None: as long as the protocol's clip at USUAL_RATE; hop: None: half of it.
+    """How windows lie, in seconds; window: None: as long as the protocol's clip, in a video of USUAL_RATE where it
+    counts frames; hop: None: half of it.
     """
-    window = protocol.seq_len * protocol.ds / USUAL_RATE if window is None else window
+    window = protocol.seq_len * protocol.ds / (protocol.fps or USUAL_RATE) if window is None else window
     return Windows(window, window / 2 if hop is None else hop, protocol.seq_len)
 
 

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader
 
 from core.dist import rank, world_size
 from core.errors import DataError, RunError
-from core.inputs import COUNT, parsed
+from core.inputs import COUNT, fault, parsed
 from dataset.augment import prepare
 from dataset.clips import VideoClips
 from dataset.loader import EvalBatches, make_loader, return_memory
 from models.backbones.base import Backbone
+from models.protocol import spacing
 
 from .agreement import of_all_processes
 from .log import bar
@@ -117,7 +118,7 @@ def forward(compute: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the clips of a kept result were taken: the flags of these names. crops: None where there is one of none."""
+    """How the clips of a kept result were taken: the flags of these names. crops, fps: None where there are none."""
 
     seq_len: int
     ds: int
@@ -125,6 +126,12 @@ class Protocol:
     resize: tuple[int, int]
     clips: int
     crops: int | None = None
+    fps: float | None = None
+
+    @property
+    def spacing(self) -> str:
+        """How far the frames of a clip are apart, as text."""
+        return spacing(self.ds, self.fps)
 
     def values(self) -> dict:
         """As flags, plain types."""
@@ -135,15 +142,15 @@ class Protocol:
         return json.dumps(self.values())
 
     def from_json(self, text: str, where: str, hint: str) -> "Protocol":
-        """The protocol of a kept result, with the same fields as this one.
+        """The protocol of a kept result, with the same fields as this one, apart from fps.
 
         Where it differs from this one, which the flags gave, that is printed. Raises DataError, naming `where`, where
         `text` is none.
         """
-        own = self.values()
-        kept = parsed(text, {name: [COUNT] if isinstance(value, list) else COUNT for name, value in own.items()}, where,
-                      hint)
-        if kept.keys() != own.keys() or len(kept["resize"]) != 2:
+        own = {**self.values(), "fps": self.fps}
+        shape = {name: [COUNT] if isinstance(value, list) else COUNT for name, value in own.items() if name != "fps"}
+        kept = {"fps": None, **parsed(text, shape, where, hint)}
+        if kept.keys() != own.keys() or len(kept["resize"]) != 2 or fault(kept["fps"], (None, float)):
             raise DataError(f"{where} is damaged (it has {', '.join(kept)}; a resize is two numbers): {hint}")
         changed = [name for name, value in kept.items() if own[name] != value]
         kept["resize"] = tuple(kept["resize"])

@@ -15,7 +15,7 @@ from dataset.crops import resize_for
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from models.backbones import BACKBONES
-from models.protocol import Protocol
+from models.protocol import FASTEST, SLOWEST, Protocol
 
 from .precision import PRECISIONS, check_precision
 
@@ -67,10 +67,11 @@ def add_clip_flags(group: argparse._ArgumentGroup, ds: int = Protocol.ds, weight
     """ds: the paper's stride in this stage; weights: whether clips are by default those of weights, not the paper's."""
     usual = Protocol(ds=ds)
     none = "; None: as the weights were trained, {} where nothing says it" if weights else ""
-    for name, text in (("seq_len", "frames of a clip (T)"), ("ds", "frame stride of a clip"),
-                       ("img_dim", "side of the crop, pixels")):
+    for name, text in (("seq_len", "frames of a clip (T)"), ("img_dim", "side of the crop, pixels")):
         value = getattr(usual, name)
         group.add_argument(f"--{name}", type=int, default=None if weights else value, help=text + none.format(value))
+    group.add_argument("--ds", type=int, help="frame stride of a clip" + (none or "; None: {}").format(usual.ds))
+    group.add_argument("--fps", type=float, help="frames a second of a clip, whatever its video has, instead of --ds")
     group.add_argument("--resize", type=height_width, metavar="HxW",
                        help="frame size before the crop; None: 128x171 in proportion to img_dim (171x128 is the "
                             "release's, which squeezes the picture)" + (
@@ -94,7 +95,7 @@ def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--permutations", choices=["any", "changed"], default="any",
                        help="orders of shuffled segments: any, or all but that in which they stood")
     group.add_argument("--segment_gap", type=int, default=0, metavar="G",
-                       help="steps of --ds frames that are left out between two segments of a clip")
+                       help="steps from frame to frame that are left out between two segments of a clip")
 
 
 def add_net_flags(parser: argparse.ArgumentParser, net: str | None, net_help: str = "backbone",
@@ -239,6 +240,15 @@ def check_network(args: argparse.Namespace, build: Callable[[], nn.Module]) -> N
 def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Ranges of the data flags; --device and --resize become what they stand for."""
     args.device = device.type
+    if args.fps is not None:
+        positive(args, "fps")
+        if not SLOWEST <= args.fps <= FASTEST:
+            raise UsageError(f"--fps {args.fps:g} must be between {SLOWEST} and {FASTEST}")
+        if args.ds not in (None, 1):
+            raise UsageError("--ds and --fps both say how far the frames of a clip are apart: give one of them")
+        args.ds = 1
+    elif args.ds is None:
+        args.ds = Protocol.ds
     positive(args, "seq_len", "ds", "img_dim", *({"batch_size"} & vars(args).keys()))
     args.resize = tuple(args.resize or resize_for(args.img_dim))
     if getattr(args, "width", None) is not None:

@@ -32,7 +32,7 @@ FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_di
 
 # what runs did before there were these flags
 BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False, "centres": "any", "permutations": "any",
-          "segment_gap": 0}
+          "segment_gap": 0, "fps": None}
 
 
 @dataclass(frozen=True)

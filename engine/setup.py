@@ -205,6 +205,8 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
     """
     known = [one for one in weights if one.checkpoint] or list(weights)
     missing, usual = {name for name in CLIP_FLAGS if getattr(args, name) is None}, Protocol(ds=ds).flags(args.img_dim)
+    if not {"ds", "fps"} <= missing:  # one of them says how far frames are apart
+        missing -= {"ds", "fps"}
     clips = [one.clips.flags(args.img_dim) | ({"ds": ds} if one.are_papers else {}) for one in known]
     first = clips[0] if clips else usual
     for one, own in zip(known, clips, strict=True):
@@ -218,6 +220,7 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
     if known and known[0].checkpoint:
         trained = known[0].clips.flags()
         if other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
+            other |= {"ds", "fps"} if other & {"ds", "fps"} else set()
             notes.append(f"{known[0].path} was trained on clips of {flag_text(trained, other)}")
         if "ds" in missing and first["ds"] != trained["ds"]:
             notes.append(f"--ds {ds}, the paper's stride here; {known[0].path} was pretrained at its {trained['ds']}")
@@ -229,7 +232,8 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
 def flag_text(flags: Mapping[str, Any], names: Container[str]) -> str:
     """Some of these flags, as they stand in a command."""
     return " ".join(f"--{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
-                    for name, value in flags.items() if name in names)
+                    for name, value in flags.items() if name in names and value is not None
+                    and not (name == "ds" and flags.get("fps") is not None))
 
 
 def open_weights(path: str, net: str | None, width: float | None, dry_run: bool = False) -> Weights:

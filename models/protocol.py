@@ -11,16 +11,23 @@ from dataset.crops import resize_for
 
 Triple = tuple[float, float, float]
 
-CLIP_FLAGS = ("seq_len", "ds", "img_dim", "resize")  # what flags say of clips, and their fields of Protocol
+CLIP_FLAGS = ("seq_len", "ds", "fps", "img_dim", "resize")  # what flags say of clips, and their fields of Protocol
 LONGEST, LARGEST = 2**12, 2**14  # frames and strides; pixels
-SHAPE = {"seq_len": range(1, LONGEST), "ds": range(1, LONGEST), "img_dim": range(1, LARGEST),
+SLOWEST, FASTEST = 0.001, 10000  # frames a second
+SHAPE = {"seq_len": range(1, LONGEST), "ds": range(1, LONGEST), "fps": (None, float), "img_dim": range(1, LARGEST),
          "resize": (None, [range(1, LARGEST)]), "mean": [float], "std": [float]}
+
+
+def spacing(ds: int, fps: float | None) -> str:
+    """How far the frames of a clip are apart, as text."""
+    return f"stride {ds}" if fps is None else f"{fps / ds:.6g} frames a second"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """Clips of `seq_len` frames at stride `ds`, cropped to `img_dim` pixels and normalised by `mean` and `std`.
 
+    fps: frames a second whose stride this is, whatever a video has; None: of each video's own.
     resize: (H, W) of the frames before the crop; None: 128 x 171 in proportion to img_dim, as where --resize is not
     given. mean, std: of red, green and blue in 0..1. The defaults are the paper's clips, normalised as our loader does
     it; the classes of networks of others state what the published weights expect.
@@ -32,6 +39,7 @@ class Protocol:
     resize: tuple[int, int] | None = None
     mean: Triple = MEAN
     std: Triple = STD
+    fps: float | None = None
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -48,7 +56,13 @@ class Protocol:
     def flags(self, img_dim: int | None = None) -> dict[str, Any]:
         """{name: what the flag would be}, of CLIP_FLAGS; img_dim: where this one is given."""
         side = img_dim or self.img_dim
-        return {"seq_len": self.seq_len, "ds": self.ds, "img_dim": side, "resize": self.frame_size_for(side)}
+        return {"seq_len": self.seq_len, "ds": self.ds, "fps": self.fps, "img_dim": side,
+                "resize": self.frame_size_for(side)}
+
+    @property
+    def spacing(self) -> str:
+        """How far the frames of a clip are apart, as text."""
+        return spacing(self.ds, self.fps)
 
     @property
     def normalisation(self) -> str:
@@ -57,12 +71,13 @@ class Protocol:
 
     def __str__(self) -> str:
         height, width = self.frame_size
-        return (f"{self.seq_len} frames at stride {self.ds}, {self.img_dim} pixels of {height} x {width}, "
+        return (f"{self.seq_len} frames at {self.spacing}, {self.img_dim} pixels of {height} x {width}, "
                 f"{self.normalisation}")
 
-    def of_clips(self, seq_len: int, ds: int, img_dim: int, resize: tuple[int, int]) -> "Protocol":
+    def of_clips(self, seq_len: int, ds: int, img_dim: int, resize: tuple[int, int],
+                 fps: float | None = None) -> "Protocol":
         """The same normalisation of other clips, by the flags of these names: of weights that were trained on them."""
-        return replace(self, seq_len=seq_len, ds=ds, img_dim=img_dim,
+        return replace(self, seq_len=seq_len, ds=ds, fps=fps, img_dim=img_dim,
                        resize=None if resize == resize_for(img_dim) else resize)
 
     def conversion(self) -> tuple[list[float], list[float]]:
@@ -77,7 +92,8 @@ class Protocol:
 
     def values(self) -> dict[str, Any]:
         """As plain types, for JSON and checkpoints."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+                if name != "fps" or value is not None}
 
     def entry(self, net: "Protocol") -> dict[str, Any]:
         """What a checkpoint's config says of it: {} where it is that of the network's class, `net`."""
@@ -86,6 +102,8 @@ class Protocol:
     @staticmethod
     def read(values: object, where: str) -> "Protocol":
         """The inverse of `values`. Raises CheckpointError, naming `where`, for anything else or sizes out of bounds."""
+        if isinstance(values, Mapping):
+            values = {"fps": None, **values}
         wrong = fault(values, SHAPE)
         if not wrong:
             assert isinstance(values, Mapping)
@@ -106,6 +124,8 @@ def _number_fault(values: Mapping[str, Any]) -> str | None:
     for name in ("mean", "std"):
         if len(values[name]) != 3:
             return f"{name} has {len(values[name])} values, not three"
+    if values["fps"] is not None and not SLOWEST <= values["fps"] <= FASTEST:
+        return f"fps is not between {SLOWEST} and {FASTEST}"
     if not all(math.fabs(x) <= 1000 for x in values["mean"]):
         return "mean is not between -1000 and 1000"
     if not all(0.001 <= x <= 1000 for x in values["std"]):

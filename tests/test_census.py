@@ -33,6 +33,7 @@ OTHERS = {
     "engine/precision.py timings: json.loads": "what `readable` has let through, or what was just made",
     "core/versions.py machine: read_text": "the system's account of itself in /proc",
     "models/weights/export.py page: read_text": "the project's own page, which exports are given",
+    "models/weights/preprocess.py clips_of: cv2.VideoCapture": "in that page, which has no doors of ours",
     "models/weights/preprocess.py decoded: cv2.VideoCapture": "in that page, which has no doors of ours",
     "models/weights/preprocess.py picture: cv2.imread": "in that page, which has no doors of ours",
     "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Part of the project -> its test files, tests/test_<name>.py. A file that tests several parts stands at the main ones.
 ROOMS = {
     "core": "census environment exits rooms process_data recovery fuzz_inputs inputs starts",
-    "dataset": "fuzz_data augment augment_cuda dataset properties storage video",
+    "dataset": "fuzz_data augment augment_cuda dataset properties rate storage video",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
               "protocol share torchvision_zoo",
     "engine": "accumulate distributed evaluation expected_clips faults fuzz_flags gpu loop memory precision "

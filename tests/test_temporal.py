@@ -458,24 +458,6 @@ def test_what_is_wrong_gets_a_sentence(call, tmp_path, flags, code, words):
     assert found == code and words in error.splitlines()[-1] and not list(tmp_path.rglob("*.npy"))
 
 
-def test_frame_rates_are_those_of_the_manifest(place, call, monkeypatch):
-    videos = open_list("ucf101", "test", 1)
-    path = place / "ucf101/frames/manifest.csv"
-    assert "manifest.csv is not there" in temporal.frame_rates("ucf101", "frames", videos)
-    rows = [f"{name},{25 + 25 * (i % 2)}" for i, name in enumerate(videos.names)]
-    path.write_text("\n".join(["video,fps", *rows]) + "\n")
-    try:
-        assert temporal.frame_rates("ucf101", "frames", videos).tolist() == [25, 50] * 5
-        assert "packed/manifest.csv is not there" in temporal.frame_rates("ucf101", "packed", videos)
-        path.write_text("video\n")
-        with pytest.raises(DataError, match="fps"):
-            temporal.frame_rates("ucf101", "frames", videos)
-        path.write_text("\n".join(["video,fps", *rows[1:]]) + "\n")
-        assert str(videos.names[0]) in temporal.frame_rates("ucf101", "frames", videos)
-    finally:
-        path.unlink()
-
-
 def test_other_frames_under_the_same_names_are_noticed(call, place):
     args = temporal.flags().parse_args([*FLAGS])
     args.resize = (18, 24)

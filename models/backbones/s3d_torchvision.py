@@ -33,7 +33,7 @@ class TorchvisionS3D(Backbone):
 
     names = "torchvision"
     # S3D_Weights.KINETICS400_V1: 128 frames at 15 a second, every other one of 30
-    published = Protocol(128, 2, 224, (256, 256), **KINETICS)
+    published = Protocol(128, 2, 224, (256, 256), *KINETICS)
 
     def __init__(self, width: float = 1.0):
         super().__init__()

@@ -16,7 +16,7 @@ from torchvision.models.video.resnet import VideoResNet as TheirVideoResNet
 from ..protocol import Protocol
 from .base import Backbone, scaled
 
-KINETICS = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
+KINETICS = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # mean and std
 
 
 class VideoResNet(Backbone):
@@ -24,7 +24,7 @@ class VideoResNet(Backbone):
 
     names = "torchvision"
     # R3D_18_Weights.KINETICS400_V1 and those of the others: 16 frames at 15 a second, every other one of 30
-    published = Protocol(16, 2, 112, None, **KINETICS)
+    published = Protocol(16, 2, 112, None, *KINETICS)
     stem_of: ClassVar[Callable[[], nn.Sequential]] = BasicStem
     convs: ClassVar[Sequence[type[nn.Conv3d] | type[nn.Sequential]]] = [Conv3DSimple] * 4  # one kind a stage
 

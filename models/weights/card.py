@@ -15,7 +15,7 @@ from dataset.augment import MEAN, STD
 
 from .. import options_of_others
 from ..dualvar import TERMS
-from ..protocol import Protocol
+from ..protocol import Protocol, spacing
 from .runs import MOVE, Run
 
 PAPER = "https://arxiv.org/abs/2107.01194"
@@ -96,8 +96,8 @@ def _shaped(content: dict[str, Any], shape: Mapping[str, Any], path: Path) -> di
 def _clips(flags: Mapping[str, Any], crops: int = 1) -> str:
     """The clips of an evaluation as text."""
     size = " x ".join(map(str, flags["resize"][:2]))
-    return (f"{flags['clips']} clips{f' x {crops} crops' if crops > 1 else ''} of {flags['seq_len']} frames at stride "
-            f"{flags['ds']}, {flags['img_dim']} px of frames of {size}")
+    return (f"{flags['clips']} clips{f' x {crops} crops' if crops > 1 else ''} of {flags['seq_len']} frames at "
+            f"{spacing(flags['ds'], flags.get('fps'))}, {flags['img_dim']} px of frames of {size}")
 
 
 def _retrieval(content: dict[str, Any], path: Path, floor: str = "") -> Measured:
@@ -215,7 +215,7 @@ def _front(config: Mapping[str, Any], dataset: str | None, results: Sequence[Mea
 def _protocol_lines(values: Mapping[str, Any]) -> list[str]:
     clips = Protocol.read(values, "the clip protocol")
     height, width = clips.frame_size
-    return ["## Clips", "", f"{clips.seq_len} frames at a stride of {clips.ds}, scaled to {height} x {width} pixels "
+    return ["## Clips", "", f"{clips.seq_len} frames at {clips.spacing}, scaled to {height} x {width} pixels "
             f"and cropped to {clips.img_dim} x {clips.img_dim}. The network takes clips normalised with the mean "
             f"{MEAN} and standard deviation {STD} of red, green and blue in 0..1"
             + (f", and itself converts them to its own, {list(clips.mean)} and {list(clips.std)}." if clips.converts

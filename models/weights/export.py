@@ -173,17 +173,17 @@ def metadata_of(network: str, width: float, weights: str, protocol: Protocol, ba
                      f"{protocol.img_dim}), red green blue, (value / 255 - mean) / std",
             "output": f"{OUTPUT}: float32 ({batch or 'batch'}, D), the pooled feature map",
             "batch": str(batch or "dynamic"), "frames": str(protocol.seq_len), "size": str(protocol.img_dim),
-            "stride": str(protocol.ds), "resize": f"{height}x{across}", "mean": json.dumps(MEAN),
-            "std": json.dumps(STD)}
+            "stride": str(protocol.ds), "fps": str(protocol.fps), "resize": f"{height}x{across}",
+            "mean": json.dumps(MEAN), "std": json.dumps(STD)}
 
 
 def page(protocol: Protocol) -> str:
     """The text of preprocess.py for clips of a protocol: plain Python without this project."""
     text = PAGE.read_text(encoding="utf-8")
     height, width = protocol.frame_size
-    for names, values in (("FRAMES, STRIDE, CLIPS", (protocol.seq_len, protocol.ds, 10)),
+    for names, values in (("FRAMES, STRIDE, CLIPS, FPS", (protocol.seq_len, protocol.ds, 10, protocol.fps)),
                           ("HEIGHT, WIDTH, SIZE", (height, width, protocol.img_dim))):
-        text, count = re.subn(f"^{names} = [0-9, ]+", f"{names} = {', '.join(map(str, values))}  ", text,
+        text, count = re.subn(f"^{names} = [0-9, ]+(?:None)?", f"{names} = {', '.join(map(str, values))}  ", text,
                               flags=re.MULTILINE)
         assert count == 1
     return text

@@ -1,7 +1,6 @@
 """A video -> the clips that the network beside this file takes: (CLIPS, 3, FRAMES, SIZE, SIZE) float32.
 
-    python preprocess.py VIDEO clips.npy      VIDEO: a file, or a folder of its frames as pictures, in order of names
-"""
+Use: python preprocess.py VIDEO clips.npy, VIDEO being a file, or a folder of its frames as pictures, by name"""
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-FRAMES, STRIDE, CLIPS = 16, 4, 10  # frames of a clip, from one to the next, clips evenly spaced over the video
+FRAMES, STRIDE, CLIPS, FPS = 16, 4, 10, None  # of a clip; from one to the next, of FPS a second; clips of a video
 HEIGHT, WIDTH, SIZE = 128, 171, 112  # of a whole frame, in pixels; side of the square that is cut from its middle
 MEAN, STD = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)], np.float32)  # of red, green, blue in 0..1
 
 
-def clips_of(source: Any, clips: int = CLIPS) -> np.ndarray:
-    """A whole video's file, folder of pictures, or list of their files or of (H, W, 3) uint8 RGB -> clips, as above."""
+def clips_of(source: Any, clips: int = CLIPS, rate: float = 0) -> np.ndarray:
+    """A video's file, or a folder or list of all its frames (files, or uint8 RGB), `rate` of them a second -> clips."""
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         source = sorted(Path(source).glob("[!.]*"))
     count = len(source) if isinstance(source, list) else sum(1 for _ in decoded(source))
-    starts = np.arange(clips) * max(count - FRAMES * STRIDE, 0) // max(clips - 1, 1)
-    numbers = np.minimum(starts[:, None] + np.arange(FRAMES) * STRIDE, count - 1)
+    rate = rate or not FPS or cv2.VideoCapture(str(source)).get(cv2.CAP_PROP_FPS)
+    assert rate > 0, "say how many frames a second these are: rate="
+    steps = np.floor(np.arange(FRAMES + 1) * STRIDE * rate / (FPS or rate) + 1e-6).astype(int)
+    starts = np.arange(clips) * max(count - max(steps[-1], steps[-2] + 1), 0) // max(clips - 1, 1)
+    numbers = np.minimum(starts[:, None] + steps[:-1], count - 1)
     distinct, which = np.unique(numbers, return_inverse=True)
     frames = (picture(source[i]) for i in distinct) if isinstance(source, list) else decoded(source, set(distinct))
     return np.ascontiguousarray(np.stack([*map(normalised, frames)])[which.reshape(clips, -1)].transpose(0, 4, 1, 2, 3))
@@ -46,13 +48,11 @@ def picture(source: Any) -> np.ndarray:
     return found
 
 
-def normalised(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> its middle, scaled, (SIZE, SIZE, 3) float32."""
+def normalised(frame: np.ndarray) -> np.ndarray:  # (H, W, 3) uint8 RGB -> its middle (SIZE, SIZE, 3) float32
     method = cv2.INTER_AREA if frame.shape[0] > HEIGHT else cv2.INTER_LINEAR
     frame = cv2.resize(np.ascontiguousarray(frame), (WIDTH, HEIGHT), interpolation=method)
     top, left = round((HEIGHT - SIZE) / 2), round((WIDTH - SIZE) / 2)
-    square = frame[top:top + SIZE, left:left + SIZE].astype(np.float32)
-    return (square / 255 - MEAN) / STD
+    return (frame[top:top + SIZE, left:left + SIZE].astype(np.float32) / 255 - MEAN) / STD
 
 
 if __name__ == "__main__":

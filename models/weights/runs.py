@@ -12,7 +12,7 @@ from .match import Match
 from .origins import matched, protocol_of
 
 MOVE = "move its folder away, or make it again"
-CLIPS = {"seq_len": int, "ds": int, "img_dim": int, "resize": [int]}  # flags of a run
+CLIPS = {"seq_len": int, "ds": int, "fps": (None, float), "img_dim": int, "resize": [int]}  # flags of a run
 
 
 class Run(NamedTuple):
@@ -50,8 +50,9 @@ def clips_of(checkpoint: Mapping[str, Any], net: str, width: float, path: str | 
         return Protocol.read(own, f"checkpoint {path}")
     found = protocol_of(checkpoint, result or matched(checkpoint, template(net, 1.0)), BACKBONES[net].published,
                         f"checkpoint {path}")
-    flags = run_of(path, checkpoint, net, width).flags
+    flags = {"fps": None, **run_of(path, checkpoint, net, width).flags}
     if fault(flags, CLIPS) or len(flags["resize"]) != 2:
         return found
-    trained = found.of_clips(flags["seq_len"], flags["ds"], flags["img_dim"], tuple(flags["resize"]))
+    trained = found.of_clips(flags["seq_len"], flags["ds"], flags["img_dim"], tuple(flags["resize"]),
+                             flags["fps"])
     return Protocol.read(trained.values(), f"the flags of {path}")
