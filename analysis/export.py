@@ -147,6 +147,12 @@ def export(args: argparse.Namespace) -> None:
         real.listed("train")  # it must be there, before anything takes long
     metadata = exporter.metadata_of(config["network"], config["width"], config["sha256"], protocol, args.batch,
                                     args.to)
+    if args.to in before:
+        print(f"note: {args.to}/{exporter.FILES[args.to]} of {clips_text(before[args.to])} is replaced, if the new one "
+              "agrees")
+    print(f"writing {args.to}/{exporter.FILES[args.to]}: seconds for a small network, many minutes for a large one"
+          + (", as all clips of both lists pass the network and the file" if args.to == "int8" and not args.videos
+             else ""), flush=True)
     program = exporter.traced(network, protocol.seq_len, protocol.img_dim, args.batch)
     with kept_where_whole(args.folder, args.to) as paths:
         paths["page"].write_text(exporter.page(protocol), encoding="utf-8")

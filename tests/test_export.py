@@ -1,7 +1,9 @@
 """Networks as files that run without this project: what is written, what is refused, and the page that makes clips."""
 import errno
 import json
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY
+from helpers import PATIENCE, REPOSITORY, environment, planted, start, wait_for
 
 from analysis import export as command
 from analysis import export_trial
@@ -94,6 +96,30 @@ def test_a_program_gives_the_network_s_features_bit_for_bit(program):
     assert torch.equal(from_pretrained(folder)(clips), backbone(clips))  # the folder is still what it was
     code, out, error = program("models.weights", "push", folder, "me/small", "--dry_run")
     assert code == 0 and "  torch-export/model.pt2 " in out and "  torch-export/preprocess.py " in out, error
+
+
+def test_another_file_in_the_place_of_one_is_said(program):
+    folder = saved(program, network())
+    flags = ("models.weights", "export", folder, "--to", "torch-export", *FLAGS)
+    code, out, error = program(*flags)
+    assert code == 0 and "is replaced" not in out and "many minutes for a large one\n" in out, error
+    code, out, error = program(*flags, "--frames", "4")
+    assert code == 0 and "note: torch-export/model.pt2 of 8 x 16 x 16, batch dynamic is replaced, if" in out, error
+
+
+@pytest.mark.slow
+def test_a_stopped_export_leaves_the_folder_as_it_was(program, root, tmp_path):
+    folder = saved(program, network())
+    before = content(folder)
+    script = planted(tmp_path, "models.weights", """
+from models.weights import export
+export.program_bytes = lambda *_: __import__("time").sleep(600)""")
+    group = start(script, "export", folder, "--to", "torch-export", *FLAGS, cwd=tmp_path, env=environment(root))
+    assert wait_for(lambda: any((folder / "torch-export").glob(".partial_*")), group), group[0].output("err")
+    os.kill(group[0].pid, signal.SIGTERM)
+    assert group[0].wait(PATIENCE) == 128 + signal.SIGTERM
+    assert group[0].output("err").endswith("stopped: what was not whole is taken away\n")
+    assert content(folder) == before and not (folder / "torch-export").exists()
 
 
 @pytest.mark.slow
