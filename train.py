@@ -1,6 +1,7 @@
 """Self-supervised pretraining.
 
     python train.py --dataset ucf101 --net r21d --mode clip-sr-tc                       one GPU, or the CPU
+    python train.py --videos recordings/ --net r21d --mode clip-sr-tc                   any videos, without lists
     torchrun --standalone --nproc_per_node 8 train.py --dataset ucf101 ...              8 GPUs, global batch the same
     torchrun --nnodes 2 --node_rank R --master_addr HOST --nproc_per_node 8 train.py ...  2 machines
 
@@ -11,6 +12,10 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 # isort: split
 import math
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +23,19 @@ import torch
 import utils
 from analysis.variance import look_at_features
 from core.dist import rank, world_size
-from core.errors import UsageError
+from core.errors import DataError, UsageError
 from core.exits import run
+from core.files import write_text
 from core.names import shown
 from core.parser import new_parser
 from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
-from dataset.clips import VideoClips, open_reader
+from dataset.clips import SKIPPABLE, VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
-from dataset.lists import local_dataset, open_list, video_groups
+from dataset.lists import VideoList, hold_out, local_dataset, open_list, video_groups
 from dataset.loader import TrainBatches, make_loader
+from dataset.reader import FrameReader
 from dataset.sampling import EvenClips, PretrainViews
+from dataset.unlisted import UnlistedVideos
 from engine.flags import (
     add_data_flags,
     add_net_flags,
@@ -39,6 +47,8 @@ from engine.flags import (
     check_sampling,
     check_training_flags,
     complete_data_flags,
+    complete_source_flags,
+    folder_name,
     frozen,
     not_negative,
     positive,
@@ -53,6 +63,7 @@ from engine.precision import clip_shapes, default_precision, set_precision
 from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
 from engine.setup import check_shapes, compile_backbones, distribute, seed_everything, start, takes_segments
+from engine.unlisted import FILES, LEFT_OUT, at_rate, find_unlisted, group_rule, list_unlisted
 from models import FRAMEWORKS, build_pretrainer
 from models.backbones import BACKBONES
 from models.dualvar import TERMS, views_of_sample
@@ -60,12 +71,13 @@ from models.protocol import spacing
 from models.weights.checkpoint import write_checkpoint
 
 WATCHED_CLIPS = 2  # of each video that --eval_every looks at
+HELD_OUT = "held_out.txt"  # names of videos that were not trained on; with --videos, as embed.py --list takes them
 
 
 def flags():
     parser = new_parser("train.py", __doc__)
     add_sampling_flags(add_data_flags(parser, batch_size=64, batch_help="videos of a step, over all processes",
-                                      weights=False))
+                                      weights=False, folders=True))
     group = add_net_flags(parser, "r21d")
     group.add_argument("--framework", choices=FRAMEWORKS, default="simclr",
                        help="what a clip is contrasted with: the batch (simclr), a queue (moco)")
@@ -90,7 +102,10 @@ def flags():
     group = parser.add_argument_group("monitors")
     group.add_argument("--eval_every", type=int, default=10, metavar="E",
                        help="epochs between looks at the features (analysis/variance.py); 0: never")
-    group.add_argument("--eval_videos", type=int, default=128, help="training videos that are looked at")
+    group.add_argument("--eval_videos", type=int, default=128, help="training videos that are looked at, or of those "
+                       "held out")
+    group.add_argument("--holdout", type=float, default=0.0, help="fraction of the training list that is not trained "
+                       "on, whole recordings only: the features of these are looked at")
     add_run_flags(parser)
     return parser
 
@@ -166,11 +181,56 @@ def draws(args, videos, views):
     return sampler, PretrainDraw(args.n_series, args.img_dim, args.permutations == "changed")
 
 
+class Source(NamedTuple):
+    """Videos to train on: their list, the rule that tells their recordings, reader(skippable) -> FrameReader, what the
+    plan calls them and says of them, what tells their content apart, and path(name) for `HELD_OUT`."""
+
+    videos: VideoList
+    rule: str
+    reader: Callable[..., FrameReader]
+    title: str
+    plan: dict[str, str]
+    inputs: dict[str, str]
+    path: Callable[[str], str]
+
+
+def open_source(args):
+    """The videos that --dataset or --videos names -> Source"""
+    if args.videos is None:
+        return Source(open_list(args.dataset, "train", args.split, args.storage, args.fps),
+                      local_dataset(args.dataset).group, partial(open_reader, args.dataset, args.storage, args.resize),
+                      f"{args.dataset} split {args.split}", {}, {}, str)
+    found = find_unlisted(args.videos)
+    check(args, len(found.paths))  # a wrong flag shows before their frames are counted
+    rule = group_rule(args.group or "file", [os.path.relpath(path, found.root) for path in found.paths])
+    listed, place = list_unlisted(found, args.workers), found.place
+    recordings = len(np.unique(video_groups(listed.videos.names, rule)))
+    lost = f"; left out: cannot be taken {listed.left_out}, copies of others {listed.copies} ({place / LEFT_OUT})"
+
+    def reader(skippable=False):
+        hint = f": mend the file, or take it out of {args.videos}" + SKIPPABLE * skippable
+        return FrameReader(found.root, args.resize, hint, UnlistedVideos)
+
+    plan = {"list": f"{place / FILES}" + lost * (listed.left_out + listed.copies > 0)
+                    + f"; files of other kinds: {found.others}" * (found.others > 0),
+            "recordings": f"{recordings}, by --group {args.group or 'file'}"}
+    videos = listed.videos if args.fps is None else at_rate(listed, args.fps)
+    return Source(videos, rule, reader, f"videos of {args.videos}", plan,
+                  {"content of the videos": listed.content}, partial(os.path.join, found.root))
+
+
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
+    complete_source_flags(args)
     complete_data_flags(args, device)
-    videos = open_list(args.dataset, "train", args.split, args.storage, args.fps)
+    source = open_source(args)
+    videos, held = source.videos, None
+    if args.holdout:
+        videos, held = hold_out(videos, args.holdout, source.rule, args.seed)
+        if len(held) < 2:
+            raise DataError(f"--holdout {args.holdout}: one video would be held out, and videos are compared: hold out "
+                            "more")
     check(args, len(videos))
     args = frozen(args)
 
@@ -179,21 +239,23 @@ def main(argv):
     seed_everything(args.seed)
     model, config = build(args)
     sampler, draw = draws(args, videos, views_of_sample(model.terms))
-    reader = open_reader(args.dataset, args.storage, args.resize, skippable=True)
-    data = VideoClips(videos, reader, sampler, RandomCrop(args.img_dim), draw, args.seed,
+    data = VideoClips(videos, source.reader(skippable=True), sampler, RandomCrop(args.img_dim), draw, args.seed,
                       replace_bad=args.skip_bad_samples > 0)
     batches = TrainBatches(len(data), args.batch_size, rank(), world_size(), args.seed)
-    name = args.name or f"{args.framework}_{args.net}_{args.mode}_{args.dataset}"
+    where = folder_name(args.videos) if args.videos else args.dataset
+    name = args.name or f"{args.framework}_{args.net}_{args.mode}_{where}"
     folder = utils.run_folder(args.log_dir, args.prefix, "pretrain", name)
-    inputs = fingerprints(videos)
+    inputs = {**fingerprints(videos), **source.inputs}
     resume = find_resume(folder, plain_types(vars(args)), config, inputs, model, len(batches))
     precision = resume.precision if resume else args.precision
     clip_bytes = 3 * args.seq_len * args.img_dim**2
     utils.print_plan("Pretraining", {
         "model": f"{args.framework} {args.net} x {args.width}, mode {args.mode}, "
                  f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters",
-        "data": f"{args.dataset} split {args.split}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
+        "data": f"{source.title}, {len(data)} videos, {sampler.views} views of {args.seq_len} "
                 f"frames at {spacing(args.ds, args.fps)}, {args.img_dim} px from {args.resize[0]}x{args.resize[1]}",
+        **source.plan,
+        **({"held out": f"{len(held)} videos, at whose features --eval_every looks"} if held else {}),
         "clips": f"{sampler.plan(videos.num_frames, videos.pace)}, permutations {args.permutations}",
         "batch": f"{args.batch_size} = {world_size()} processes x {args.batch_size // world_size()} on {device.type}",
         "loader": loader_memory(args.batch_size // world_size() * sampler.views * clip_bytes, args.workers),
@@ -223,7 +285,9 @@ def main(argv):
     optimizer = sgd(model, args.lr, args.momentum, args.wd)
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     collapse = CollapseWatch()
-    watched = videos.subset(np.unique(np.linspace(0, len(videos) - 1, min(args.eval_videos, len(videos))).astype(int)))
+    watched = held or videos
+    some = np.linspace(0, len(watched) - 1, min(args.eval_videos, len(watched)))
+    watched = watched.subset(np.unique(some.astype(int)))
     segments = args.eval_every > 0 and takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
     if args.eval_every and not segments:
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
@@ -233,11 +297,13 @@ def main(argv):
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
+        if held and rank() == 0:
+            write_text(folder / HELD_OUT, "".join(f"{source.path(name)}\n" for name in held.names))
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session)
             due = args.eval_every and (epoch + 1) % args.eval_every == 0
             means = session.log_epoch(epoch, session.look(
-                lambda: measure_features(model, watched, args, device, segments), epoch) if due else {})
+                lambda: measure_features(model, watched, source, args, device, segments), epoch) if due else {})
             session.save(epoch, len(batches))
             if session.stopping and epoch + 1 < args.epochs:
                 session.stop(f"epoch {epoch}")
@@ -250,11 +316,11 @@ def main(argv):
         session.log.line(f"Pretrained: {folder / 'model' / 'backbone.pth.tar'}")
 
 
-def measure_features(model, videos, args, device, segments):
-    """Measures of the backbone's features of a part of the training list -> {name: float}."""
-    data = VideoClips(videos, open_reader(args.dataset, args.storage, args.resize),
-                      EvenClips(args.seq_len, args.ds, WATCHED_CLIPS), FixedCrops(args.img_dim))
-    groups = np.unique(video_groups(videos.names, local_dataset(args.dataset).group), return_inverse=True)[1]
+def measure_features(model, videos, source, args, device, segments):
+    """Measures of the backbone's features of some videos of a source -> {name: float}."""
+    data = VideoClips(videos, source.reader(), EvenClips(args.seq_len, args.ds, WATCHED_CLIPS),
+                      FixedCrops(args.img_dim))
+    groups = np.unique(video_groups(videos.names, source.rule), return_inverse=True)[1]
     return look_at_features(model.encoder.backbone, data, torch.from_numpy(groups), args.n_series, device,
                             clips=WATCHED_CLIPS, batch_size=args.batch_size, workers=args.workers,
                             timeout=args.loader_timeout, segments=segments)

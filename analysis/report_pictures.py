@@ -44,7 +44,8 @@ def pictures_to_draw(found: Runs, datasets: Iterable[str]) -> Iterator[Picture]:
         own = {stage: [run for run in runs if run.dataset == dataset] for stage, runs in found.items()}
         yield from pictures_of_features(dataset, [run for run in own["retrieval"] if run.features()])
         yield from pictures_of_tests(dataset, representatives(own["test"]))
-        yield from pictures_of_videos(dataset, representatives(own["pretrain"]))
+        yield from pictures_of_videos(dataset, representatives(run for run in own["pretrain"]
+                                                               if run.flags["split"] is not None))
 
 
 def pictures_of_features(dataset: str, searched: Sequence[Run]) -> Iterator[Picture]:

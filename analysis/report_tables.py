@@ -158,7 +158,7 @@ def data_table(found: Runs) -> tuple[pd.DataFrame, list[str]]:
     """Videos, classes and frames of each list that was used -> table, sentences about those that are not here."""
     rows, missing = [], []
     for dataset, split, storage in sorted({(run.dataset, int(run.flags["split"]), run.flags["storage"])
-                                           for run in all_runs(found) if run.flags["split"] != "all"}):
+                                           for run in all_runs(found) if run.flags["split"] not in ("all", None)}):
         for part in ("train", "test"):
             try:
                 videos = open_list(dataset, part, split, storage)

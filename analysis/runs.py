@@ -22,7 +22,7 @@ SHOTS = re.compile("[1-9][0-9]{0,8}")
 
 # Shapes, as core.inputs.fault takes them, of what is used of a run: its flags, and the rest of its file
 WEIGHTS = (None, str)
-FLAGS = {"dataset": str, "split": ("all", COUNT), "storage": tuple(SOURCES), "seq_len": COUNT, "ds": COUNT,
+FLAGS = {"dataset": str, "split": (None, "all", COUNT), "storage": tuple(SOURCES), "seq_len": COUNT, "ds": COUNT,
          "img_dim": COUNT, "resize": [COUNT], "seed": range(2**63), "net": (None, str), "width": (None, float),
          str: object}
 TRAINED = {"epochs": COUNT, "lr": float}
@@ -69,7 +69,8 @@ class Run:
 
     @property
     def dataset_and_split(self) -> str:
-        return f"{self.dataset} split{int(self.flags['split']):02d}"
+        split = self.flags["split"]
+        return self.dataset if split is None else f"{self.dataset} split{int(split):02d}"  # --videos has none
 
     @property
     def first_split(self) -> int:

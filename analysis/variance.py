@@ -99,7 +99,8 @@ def look_at_features(backbone: Backbone, data: VideoClips, groups: Tensor, n: in
     """`measures` and `nearest_of_other_groups` of a backbone in training, in float32; it goes on as it was.
 
     data: samples of `clips` clips each, of videos whose recordings are groups (V,) int; n: segments of a clip;
-    segments: whether the network can take one alone. Every process must call it.
+    segments: whether the network can take one alone. Every process must call it. Of videos of one class it is asked how
+    often the nearest other video is of the same recording ("recording/..."), where recordings have several.
     """
     was_training, low = backbone.training, backbone.low
     backbone.eval()
@@ -115,5 +116,9 @@ def look_at_features(backbone: Backbone, data: VideoClips, groups: Tensor, n: in
         if low:
             backbone.low = low
     features = features.unflatten(1, (clips, 3 + n * segments, -1))
-    return {**measures(features), **nearest_of_other_groups(
-        features[:, :, 0], torch.from_numpy(data.videos.labels), groups)}
+    if len(data.videos.classes) > 1:
+        near = nearest_of_other_groups(features[:, :, 0], torch.from_numpy(data.videos.labels), groups)
+    else:
+        near = {name.replace("retrieval", "recording"): value for name, value in nearest_of_other_groups(
+            features[:, :, 0], groups, torch.arange(len(groups))).items()}
+    return {**measures(features), **near}

@@ -9,6 +9,10 @@ class DataError(ValueError):
     """Lists, videos, frames or results are not as they must be: exit code 1."""
 
 
+class FolderTaken(DataError):
+    """Another run writes into a folder: exit code 1."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint is missing, unreadable or does not fit: exit code 1."""
 

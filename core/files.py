@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import DataError
+from .errors import DataError, FolderTaken
 from .names import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def temporary_name(name: str) -> str:
 def take_lock(folder: str | Path, name: str) -> IO[str]:
     """Keep a second run out of a folder, made if need be; -> the open file that holds the lock while it is open.
 
-    Raises DataError, calling the folder `name`, where another run holds it.
+    Raises FolderTaken, calling the folder `name`, where another run holds it.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     check_regular(Path(folder) / ".lock")
@@ -128,7 +128,7 @@ def take_lock(folder: str | Path, name: str) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise DataError(f"{name} {folder}: another run is writing there; wait for it to end") from None
+        raise FolderTaken(f"{name} {folder}: another run is writing there; wait for it to end") from None
     return lock
 
 

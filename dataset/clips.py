@@ -13,6 +13,7 @@ from .reader import FrameReader
 from .sampling import Sampler
 from .storage import SOURCES, repair_hint
 
+SKIPPABLE = "; --skip_bad_samples N trains on without them"
 ATTEMPTS = 10  # videos tried in a row before a sample is given up
 
 
@@ -72,5 +73,5 @@ def open_reader(dataset: str, storage: str, size: tuple[int, int], skippable: bo
 
     skippable: whether errors are to mention --skip_bad_samples.
     """
-    mend = repair_hint(storage, dataset) + ("; --skip_bad_samples N trains on without them" if skippable else "")
+    mend = repair_hint(storage, dataset) + SKIPPABLE * skippable
     return FrameReader(local_dataset(dataset).root(storage), size, mend, SOURCES[storage])

@@ -177,7 +177,8 @@ def video_groups(names: Iterable[str], pattern: str) -> np.ndarray:
     names = list(names)
     rule = re.compile(pattern)
     matches = [rule.fullmatch(name) for name in names]
-    return np.array([m["group"] if m else name for name, m in zip(names, matches, strict=True)])
+    found = [m["group"] if m else None for m in matches]
+    return np.array([name if group is None else group for name, group in zip(names, found, strict=True)])
 
 
 def hold_out(videos: VideoList, fraction: float, pattern: str, seed: int = 0) -> tuple[VideoList, VideoList]:

@@ -30,6 +30,7 @@ DIVING48_GROUP = r"[^/]+/(?P<group>.+)_\d+"  # LSe4bcYXRWw_00009: YouTube's name
 HMDB51_GROUP = r"([^/]+)/(?P<group>.+)_\1_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
 TENNIS_GROUP = r"[^/]+/[a-z_]+?(?P<group>\d?)\d"  # smash12: tens of numbers are of one match, in all classes
 NO_GROUP = r"(?P<group>.+)"
+FOLDER_GROUP = r"(?P<group>(?:.*/)?)[^/]+"  # of videos without lists: all in one folder
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from core.dist import rank
 from core.errors import DataError
 from core.files import csv_lines, write_text
 from core.inputs import long_table
@@ -144,7 +145,7 @@ def look_at_files(paths: Sequence[str], known: Mapping[str, Known], look: Callab
             new[path] = now
     names = list(new)
     loader = item_loader(Looks(names, look), min(workers, len(new)))
-    for item in tqdm(loader, description, len(new), unit="video", leave=False, disable=None):
+    for item in tqdm(loader, description, len(new), unit="video", leave=False, disable=None if rank() == 0 else True):
         path = names[item["index"]]
         yield path, item["error"] or Known(new[path].st_size, new[path].st_mtime_ns, item["facts"])
 

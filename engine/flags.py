@@ -24,6 +24,9 @@ WEIGHTS = ("a checkpoint (ours, the release's or another project's), a folder th
            "wrote, hf:owner/name of the Hugging Face hub, or torchvision:r3d_18 and the like")
 
 
+USUAL_DATA = {"dataset": "ucf101", "split": 1, "storage": "frames"}
+
+
 class FrozenFlags(argparse.Namespace):
     """Flags that were checked. To change one is an error of the program: what follows from flags is a value of its own.
     """
@@ -49,14 +52,23 @@ def height_width(text: str) -> tuple[int, int]:
 
 def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help: str,
                    split_type: Callable[[str], Any] = int, *, ds: int = Protocol.ds,
-                   weights: bool = True) -> argparse._ArgumentGroup:
-    """ds, weights: as in `add_clip_flags`."""
+                   weights: bool = True, folders: bool = False) -> argparse._ArgumentGroup:
+    """ds, weights: as in `add_clip_flags`; folders: whether --videos may take the place of a data set."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="ucf101", help="name in dataset/local_dataset.py")
-    group.add_argument("--split", type=split_type, default=1,
-                       help="number of the train/test split" + (", or all" if split_type is not int else ""))
-    group.add_argument("--storage", choices=list(SOURCES), default="frames",
-                       help="read extracted frames, the same packed by process_data/src/pack.py, or the videos")
+    of_dataset = {"dataset": "name in dataset/local_dataset.py",
+                  "split": "number of the train/test split" + (", or all" if split_type is not int else ""),
+                  "storage": "read extracted frames, the same packed by process_data/src/pack.py, or the videos"}
+    options: dict[str, dict[str, Any]] = {"split": {"type": split_type}, "storage": {"choices": list(SOURCES)}}
+    for name, text in of_dataset.items():
+        usual = USUAL_DATA[name]
+        group.add_argument(f"--{name}", default=None if folders else usual, **options.get(name, {}),
+                           help=text + (f"; None: {usual}, unless there is --videos" if folders else ""))
+    if folders:
+        group.add_argument("--videos", metavar="DIR", help="instead of a data set: a folder of any videos, in any "
+                           "depth, without classes, frames or lists")
+        group.add_argument("--group", metavar="file|folder|REGEX", help="with --videos, what is one recording: each "
+                           "file (None), all files of a folder, or what the part (?P<group>...) of a regular "
+                           "expression on the path below DIR finds")
     add_clip_flags(group, ds, weights)
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     add_loader_flags(group)
@@ -263,6 +275,28 @@ def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
     check_memory(3 * 4 * args.seq_len * args.img_dim**2, f"a clip of {frames} of --img_dim {args.img_dim}")
     check_memory(3 * args.seq_len * math.prod(args.resize),
                  f"{frames} of {shown(args.resize[0])} x {shown(args.resize[1])} pixels (--resize)")
+
+
+def complete_source_flags(args: argparse.Namespace) -> None:
+    """--dataset, --split and --storage, or --videos, become what they stand for; --holdout is a fraction."""
+    if not 0 <= args.holdout < 1:
+        raise UsageError(f"--holdout {args.holdout} is no fraction")
+    given = [f"--{name}" for name in USUAL_DATA if getattr(args, name) is not None]
+    if args.videos is None:
+        if args.group is not None:
+            raise UsageError("--group goes with --videos: the recordings of a data set are told by "
+                             "dataset/local_dataset.py")
+        vars(args).update({name: usual for name, usual in USUAL_DATA.items() if getattr(args, name) is None})
+        return
+    if given:
+        raise UsageError(f"--videos and {given[0]} both say what is read: give one of them")
+    args.videos, args.storage = os.path.abspath(args.videos), "video"
+    args.dataset = f"videos of {folder_name(args.videos)}"
+
+
+def folder_name(folder: str) -> str:
+    """What a folder is called, whatever path leads to it."""
+    return os.path.basename(os.path.realpath(folder)) or "/"
 
 
 def check_segments(args: argparse.Namespace) -> None:

@@ -28,11 +28,11 @@ from .precision import PRECISIONS, check_precision
 # flags that a run may change when it goes on; --epochs so that it can be made longer
 FREE_FLAGS = {"workers", "loader_timeout", "skip_bad_samples", "device", "log_dir", "prefix", "name", "resume",
               "storage", "override", "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "dry_run", "epochs",
-              "checkpointing", "eval_every", "eval_videos"}
+              "checkpointing", "eval_every", "eval_videos", "videos"}
 
 # what runs did before there were these flags
 BEFORE = {"precision": "fp32", "accumulate": 1, "compile": False, "centres": "any", "permutations": "any",
-          "segment_gap": 0, "fps": None}
+          "segment_gap": 0, "fps": None, "holdout": 0.0}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ ROOMS = {
     "search": "search",
     "asset": "assets",
     "benchmarks": "benchmarks",
-    "entry scripts": "bad_input embed stages",
+    "entry scripts": "bad_input embed stages videos",
     "paper_scripts": "pipeline recipes slurm",
     "docs": "docs",
     "tools": "habits pretend_cuda",

@@ -22,7 +22,7 @@ PAPER = "https://arxiv.org/abs/2107.01194"
 # flags that say where and on what a run was made, and nothing of what came out; paths are nobody else's business
 OF_MACHINE = {"workers", "loader_timeout", "log_dir", "prefix", "name", "device", "dry_run", "resume", "override",
               "save_freq", "save_steps", "keep", "keep_epoch", "print_freq", "checkpointing", "compile", "eval_every",
-              "eval_videos"}
+              "eval_videos", "videos"}
 USUAL = {"retrieval": "nearest-neighbour retrieval (retrieval.py)",
          "last": "linear probe (finetune.py --train_what last)", "ft": "fine-tuning (finetune.py)",
          "temporal": "questions about time (analysis.temporal)"}
@@ -163,7 +163,8 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
     elif mode is not None:
         how = f"pretrained by DualVar ({shown(framework)}, {shown(mode)})"
     title = f"{config['network']} x {config['width']:g}, {how}" + (f", on {dataset}" if dataset else "")
-    text = [_front(config, dataset, results, title, classes, license), f"# {markdown(title)}", "",
+    named = dataset if run.flags.get("videos") is None else None  # a folder is no data set of the hub
+    text = [_front(config, named, results, title, classes, license), f"# {markdown(title)}", "",
             f"A video network with {numbers:,} numbers, "
             + ("its backbone alone" if config["heads"] is None else f"backbone and heads ({config['heads']['kind']})")
             + f". [The method]({PAPER}) is described in the paper; these weights are not its authors'."
@@ -227,7 +228,9 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
         return ["## Data and recipe", "", "Not known: the checkpoint does not say, and it did not lie in the folder of "
                 "a run.", ""]
     videos = run.facts.get("videos")
-    lines = ["## Data", "", f"Trained on {markdown(shown(dataset))}, split {markdown(shown(run.flags.get('split')))}"
+    split = run.flags.get("split")
+    lines = ["## Data", "", f"Trained on {markdown(shown(dataset))}"
+             + (", without labels" if run.flags.get("videos") else f", split {markdown(shown(split))}")
              + (f", {videos} videos" if isinstance(videos, int) else "") + ".", "", "## Recipe", "",
              "| flag | value |", "|---|---|"]
     for name, value in used_flags(run.flags).items():
