@@ -25,6 +25,8 @@ MOST_FOUND = 960  # similar segments
 TWINS = 0.98  # cosine of near-duplicates
 MOST_EXAMPLES = 200  # of a query
 MOST_UPLOADS = 20  # that are kept
+# H.264 that plays everywhere, which has even sides
+ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
 
 
 def make_app(library: Library) -> Flask:
@@ -194,7 +196,7 @@ def make_app(library: Library) -> Flask:
         lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
         for place, row in enumerate(rows, 1):
             lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
-                         f"{row['end'] - row['start']:.3f} -c:v libx264 -crf 18 -an cut_{place:04d}.mp4")
+                         f"{row['end'] - row['start']:.3f} {ENCODED} -an cut_{place:04d}.mp4")
         return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:

@@ -1,13 +1,16 @@
 """A video from outside as vectors: decoded in a process of its own with limits, then passed through the network.
 
-    python -m search.upload VIDEO CLIPS.npy '{"windows": [2.0, 1.0, 16], "resize": [128, 171], "img_dim": 112}'
+    python -m search.upload VIDEO CLIPS.npy '{"windows": [2.0, 1.0, 16], "resize": [128, 171], "img_dim": 112,
+                                              "limits": {"seconds": 120, "memory": 4294967296, "bytes": 536870912}}'
 """
 import core.lifeline  # noqa: F401  # before what takes seconds to import
 
 # isort: split
+import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -24,6 +28,7 @@ from core.errors import DataError
 from core.exits import run
 from core.files import write_npy
 from core.inputs import parsed, read_npy
+from core.lifeline import die_with_parent
 from dataset.windows import ClipSize, Windows, look_at_video, window_clips
 from engine.embedding import vectors_of
 from engine.setup import open_weights
@@ -31,24 +36,38 @@ from engine.setup import open_weights
 from .library import Library
 
 MOST_BYTES = 2**29  # of an uploaded file
-SECONDS, MEMORY = 120, 4 * 2**30  # of the process that decodes: of its own time, and bytes
+# of the process that decodes: its own time, its memory and the file that it writes, in bytes
+LIMITS = {"seconds": 120, "memory": 4 * 2**30, "bytes": 2**29}
+TOO_MUCH = "it takes more {} than a dropped file may ({}): give a shorter or smaller video"
 MOST_WINDOWS = 32  # that are looked at, evenly spread
-SHAPE = {"windows": [float], "resize": [int], "img_dim": int}
+SHAPE = {"windows": [float], "resize": [int], "img_dim": int, "limits": dict.fromkeys(LIMITS, int)}
 
 
 def main(argv: list[str]) -> None:
     """Decode some windows of a video and write their clips, (n, T, H, W, 3) uint8."""
     video, out, text = argv
     said = parsed(text, SHAPE, "the third argument")
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, MOST_BYTES))
+    die_with_parent(signal.SIGKILL)
+    limits = said["limits"]
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["seconds"], limits["seconds"] + 5))  # SIGXCPU, then SIGKILL
+    resource.setrlimit(resource.RLIMIT_AS, (limits["memory"],) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits["bytes"],) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     window, hop, frames = said["windows"]
     windows, size = Windows(window, hop, int(frames)), ClipSize(tuple(said["resize"]), said["img_dim"])
-    facts = look_at_video(video)
-    count = windows.count(facts)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_WINDOWS)).round().astype(int))
-    write_npy(out, np.concatenate([window_clips(video, facts, windows, size, int(first), 1) for first in chosen]))
+    try:
+        facts = look_at_video(video)
+        count = windows.count(facts)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_WINDOWS)).round().astype(int))
+        write_npy(out, np.concatenate([window_clips(video, facts, windows, size, int(first), 1) for first in chosen]))
+    except MemoryError as error:
+        raise DataError(TOO_MUCH.format("memory", f"{limits['memory'] / 2**30:.2g} GiB")) from error
+    except cv2.error as error:
+        raise DataError(f"it cannot be decoded ({error.err or error})") from error
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise DataError(TOO_MUCH.format("room", f"{limits['bytes'] / 2**20:.2g} MiB of clips")) from error
 
 
 class Embedder:
@@ -80,17 +99,22 @@ class Embedder:
     def _clips(self, video: Path) -> np.ndarray:
         manifest, out = self.library.manifest, video.with_suffix(".npy")
         own = {"windows": [float(manifest["windows"][name]) for name in ("window", "hop", "frames")],
-               **manifest["clips"]}
+               **manifest["clips"], "limits": LIMITS}
+        too_long = DataError(TOO_MUCH.format("time", f"{LIMITS['seconds']} s of a processor"))
         try:
             done = subprocess.run([sys.executable, "-m", "search.upload", video, out, json.dumps(own)],
-                                  cwd=video.parent, capture_output=True, text=True, timeout=2 * SECONDS,
+                                  cwd=video.parent, capture_output=True, text=True, timeout=2 * LIMITS["seconds"],
                                   env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])})
         except subprocess.TimeoutExpired as error:
-            raise DataError("it takes too long to decode: give a shorter or smaller video") from error
+            raise too_long from error
+        if done.returncode == -signal.SIGXCPU:
+            raise too_long
+        if done.returncode < 0:
+            raise DataError(f"it ends the program that decodes it ({signal.strsignal(-done.returncode)}): it is "
+                            "damaged, or needs more memory than there is")
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
         if done.returncode:
-            raise DataError((said or ["it takes more time or memory than a dropped file may"])[-1].replace(
-                f"video {video}", "it"))
+            raise DataError(said[-1].replace(f"video {video}", "it") if said else "it cannot be decoded")
         return read_npy(out, "u1", 5)
 
 

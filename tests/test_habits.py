@@ -18,7 +18,7 @@ ROOMS = {
               "pretend_cuda recovery",
     "analysis": "evidence export fuzz_runs pictures probe report retrieval temporal variance",
     "process_data": "flat_videos process_data storage verify write_csv",
-    "search": "search",
+    "search": "page search",
     "asset": "assets",
     "benchmarks": "benchmarks",
     "entry scripts": "bad_input embed stages videos",

@@ -1,8 +1,12 @@
 """Looking through an index: exact search, the map, labels, and what the page's server answers and refuses."""
 import io
 import shutil
+import socket
+import subprocess
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,8 @@ waitress = pytest.importorskip("waitress", reason="of requirements-search.txt")
 
 from analysis.index import Index, Known  # noqa: E402
 from core.errors import DataError  # noqa: E402
-from dataset.windows import VideoFacts  # noqa: E402
+from dataset.windows import VideoFacts, look_at_video  # noqa: E402
+from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
 from search.labels import Labels  # noqa: E402
 from search.library import Library, Query  # noqa: E402
@@ -55,6 +60,28 @@ def ask(client, path, method="get", **options):
     headers = {"Host": f"127.0.0.1:{PORT}", **({"Origin": f"http://127.0.0.1:{PORT}"} if method == "post" else {}),
                **options.pop("headers", {})}
     return getattr(client, method)(path, headers=headers, **options)
+
+
+@contextmanager
+def served(app, **options):
+    """-> the port of 127.0.0.1 where an app answers"""
+    server = waitress.create_server(app, host="127.0.0.1", port=0, **options)
+
+    ended = threading.Event()
+
+    def serve():  # as server.run() does, which cannot be ended from another thread
+        while not ended.is_set():
+            server.asyncore.loop(timeout=0.05, map=server._map, count=1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield server.effective_port
+    finally:
+        ended.set()
+        thread.join()
+        server.task_dispatcher.shutdown()
+        server.asyncore.close_all(server._map)
 
 
 # --- search --------------------------------------------------------------------------------------------------
@@ -201,6 +228,20 @@ def test_exports(client):
     assert "-ss 1.000" in script and "-t 1.000" in script
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_the_cut_list_cuts_videos_of_any_size(tmp_path):
+    path = tmp_path / "it's \"odd\" $(x).avi"
+    made = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=65x49:rate=25:duration=3", "-c:v", "ffv1",
+            "-pix_fmt", "yuv444p", path]
+    subprocess.run(made, check=True)
+    write_index(tmp_path / "index", np.eye(3, dtype=np.float32), [str(path)])
+    client = make_app(Library(tmp_path / "index")).test_client()
+    (tmp_path / "cut.sh").write_bytes(ask(client, "/export/cut.sh?ids=0,2").data)
+    done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [look_at_video(str(tmp_path / f"cut_000{i}.mp4")).seconds for i in (1, 2)] == pytest.approx([1, 1], abs=0.05)
+
+
 # --- with videos ---------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -272,6 +313,54 @@ def test_uploads_are_bounded(library):
     assert answer.status_code == 413 and "MiB at most" in answer.json["error"]
 
 
+@pytest.mark.parametrize("header", ["Content-Length: 600000000", "Transfer-Encoding: chunked"])
+def test_an_upload_over_the_bound_is_refused_before_it_is_stored(header, library, monkeypatch, tmp_path):
+    """As it comes in, by the server itself: of one whose length is said not a byte is wanted."""
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
+    with served(make_app(library), max_request_body_size=2**20) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as own:
+            own.sendall(f"POST /api/upload HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
+                        f"Content-Type: multipart/form-data; boundary=x\r\n{header}\r\n\r\n".encode())
+            if "chunked" in header:
+                own.sendall((b"%x\r\n" % 2**16 + b"x" * 2**16 + b"\r\n") * 32)
+            assert own.recv(1000).startswith(b"HTTP/1.1 413 ")
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit, value, said", [
+    ("seconds", 1, "more time than a dropped file may (1 s of a processor)"),
+    ("memory", 2**30, "more memory than a dropped file may (1 GiB)"),
+    ("bytes", 1000, "more room than a dropped file may")])
+def test_what_decodes_an_upload_has_limits(limit, value, said, disk, monkeypatch):
+    client = make_app(Library(Path("index"))).test_client()
+    monkeypatch.setitem(upload.LIMITS, limit, value)
+    with open(disk / "two.mp4", "rb") as file:
+        answer = ask(client, "/api/upload", "post", data={"video": (file, "x.mp4")})
+    assert answer.status_code == 409 and said in answer.json["error"], answer.json
+    assert ask(client, "/api/segments").status_code == 200
+
+
+@pytest.mark.parametrize("body, said", [("kill -SEGV $$", "it ends the program that decodes it (Segmentation fault)"),
+                                        ("kill -KILL $$", "(Killed): it is damaged, or needs more memory"),
+                                        ("exit 3", "it cannot be decoded"),
+                                        ("exec sleep 60", "it takes more time than a dropped file may")])
+def test_a_decoder_that_crashes_or_hangs_ends_alone(body, said, library, monkeypatch, tmp_path):
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{body}\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setattr(upload.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(upload.Embedder, "load", lambda self: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
+    monkeypatch.setitem(upload.LIMITS, "seconds", 0.2 if "sleep" in body else 60)
+    client = make_app(library).test_client()
+    answer = ask(client, "/api/upload", "post", data={"video": (io.BytesIO(b"x" * 2**20), "x.mp4")})
+    assert answer.status_code == 409 and said in answer.json["error"], answer.json
+    assert ask(client, "/api/segments").status_code == 200
+    assert list((tmp_path / "uploads").iterdir()) == []  # nothing is kept
+
+
 def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
     for flags, code, said in ((["nowhere"], 1, "nowhere/index.json cannot be read"),
                               (["x", "--port", "99999"], 2, "no port"), ([], 2, "required: DIR")):
@@ -281,47 +370,6 @@ def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
     (tmp_path / "index/vectors.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"x" * 200)
     found, _, error = program("search/__main__.py", "index")
     assert found == 1 and "vectors.npy is damaged" in error
-
-
-@pytest.mark.slow
-def test_in_a_browser(disk):
-    """Load, search, go back, label, train, at a phone's width too; the console is silent, nothing is too wide."""
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-    browser_path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if browser_path is None:
-        pytest.skip("no Chromium here")
-    server = waitress.create_server(make_app(Library(Path("index"))), host="127.0.0.1", port=PORT + 1)
-    threading.Thread(target=server.run, daemon=True).start()
-    said = []
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        for width in (1280, 390):
-            page = browser.new_page(viewport={"width": width, "height": 800})
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.goto(f"http://127.0.0.1:{PORT + 1}/")
-            page.wait_for_selector(".card")
-            assert page.locator(".card").count() == 12
-            page.locator(".card .show").nth(4).focus()
-            page.keyboard.press("Enter")
-            page.wait_for_selector("text=the most similar first")
-            assert page.locator(".card .text").first.inner_text().count("cosine 1.000") == 1
-            page.go_back()
-            page.wait_for_selector("text=evenly spread")
-            for place, key in ((0, "1"), (5, "2"), (10, "2")):
-                page.locator(".card .show").nth(place).focus()
-                page.keyboard.press(key)
-                page.wait_for_selector(f".card:nth-child({place + 1}) .label:not([hidden])")
-            page.evaluate("document.querySelectorAll('details.part').forEach((part) => { part.open = true; })")
-            page.click("#train")
-            page.wait_for_selector("text=Least sure")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.close()
-        browser.close()
-    server.close()
-    assert said == []
-    rows = (Path("index") / "labels.csv").read_text().splitlines()
-    assert len(rows) == 4
 
 
 def test_two_at_once(library):

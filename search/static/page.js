@@ -333,19 +333,21 @@ async function loadMap() {
   drawMap();
 }
 
-const place = (i) => [12 + map.x[i] * ($("map").width - 24), 12 + map.y[i] * ($("map").height - 24)];
+const canvas = $("map"), look = { x: 0.5, y: 0.5, zoom: 1 };  // what is in the middle, and how large
+const sides = () => [look.zoom * (canvas.width - 24), look.zoom * (canvas.height - 24)];
+const place = (i, [width, height] = sides()) => [canvas.width / 2 + (map.x[i] - look.x) * width,
+                                                 canvas.height / 2 + (map.y[i] - look.y) * height];
 
 function drawMap() {
   if (!map) return;
-  const canvas = $("map"), context = canvas.getContext("2d");
-  const style = getComputedStyle(document.documentElement);
+  const context = canvas.getContext("2d"), scale = sides(), style = getComputedStyle(document.documentElement);
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.globalAlpha = map.id.length > 5000 ? 0.35 : 0.7;
   context.fillStyle = style.getPropertyValue("--quiet");
   const size = map.id.length > 20000 ? 1.5 : 3;
   for (let i = 0; i < map.id.length; i++) {
-    const [x, y] = place(i);
-    context.fillRect(x - size / 2, y - size / 2, size, size);
+    const [x, y] = place(i, scale);
+    if (x > -size && y > -size && x < canvas.width + size && y < canvas.height + size) context.fillRect(x - size / 2, y - size / 2, size, size);
   }
   context.globalAlpha = 1;
   const labelled = new Map([...document.querySelectorAll(".card")].map((box) => [box.segment.id, names.indexOf(box.segment.label)]));
@@ -354,33 +356,87 @@ function drawMap() {
   for (let i = 0; i < map.id.length; i++) {
     const queried = like.has(map.id[i]);
     if (!queried && !seen.has(map.id[i])) continue;
-    const [x, y] = place(i);
+    const [x, y] = place(i, scale);
     context.beginPath();
     context.arc(x, y, queried ? 7 : 4, 0, 7);
     context.fillStyle = queried ? COLOURS[5] : COLOURS[Math.max(labelled.get(map.id[i]) ?? 0, 0)];
     context.fill();
   }
+  if (!canvas.matches(":focus-visible")) return;
+  context.fillStyle = style.getPropertyValue("--ink");  // what Enter chooses
+  context.fillRect(canvas.width / 2 - 12, canvas.height / 2 - 1, 24, 2);
+  context.fillRect(canvas.width / 2 - 1, canvas.height / 2 - 12, 2, 24);
 }
 
-function nearest(event) {
-  const canvas = $("map"), box = canvas.getBoundingClientRect();
-  const x = (event.clientX - box.left) * canvas.width / box.width, y = (event.clientY - box.top) * canvas.height / box.height;
+function nearest(x, y) {
   let best = -1, least = 400;
-  for (let i = 0; i < map.id.length; i++) {
+  for (let i = 0; map && i < map.id.length; i++) {
     const [a, b] = place(i), distance = (a - x) ** 2 + (b - y) ** 2;
     if (distance < least) { least = distance; best = i; }
   }
-  return best;
+  if (best < 0) say("There is no window at that point of the map"); else go([String(map.id[best])], []);
 }
 
-$("map").addEventListener("click", (event) => {
-  const found = map ? nearest(event) : -1;
-  if (found >= 0) go([String(map.id[found])], []);
+function at(event) {
+  const box = canvas.getBoundingClientRect();
+  return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+}
+
+let waits = false, held = null, moved = false;
+function redraw() {
+  if (!waits) requestAnimationFrame(() => { waits = false; drawMap(); });
+  waits = true;
+}
+
+function pan(x, y) {  // pixels of the canvas
+  const [width, height] = sides();
+  look.x = Math.min(Math.max(look.x - x / width, 0), 1);
+  look.y = Math.min(Math.max(look.y - y / height, 0), 1);
+  redraw();
+}
+
+function zoom(factor, [x, y] = [canvas.width / 2, canvas.height / 2]) {  // that point stays where it is
+  const now = Math.min(Math.max(look.zoom * factor, 1), 200), [width, height] = sides(), away = 1 - look.zoom / now;
+  const [right, down] = [(x - canvas.width / 2) / width * away, (y - canvas.height / 2) / height * away];
+  Object.assign(look, now === 1 ? { x: 0.5, y: 0.5, zoom: 1 } : { x: look.x + right, y: look.y + down, zoom: now });
+  canvas.classList.toggle("near", now > 1);
+  pan(0, 0);
+}
+
+canvas.addEventListener("pointerdown", (event) => { held = at(event); moved = false; canvas.setPointerCapture(event.pointerId); });
+canvas.addEventListener("pointermove", (event) => {
+  if (!held || look.zoom === 1) return;
+  const [x, y] = at(event);
+  if (!moved && Math.hypot(x - held[0], y - held[1]) < 6) return;  // a hand that shakes
+  moved = true;
+  pan(x - held[0], y - held[1]);
+  held = [x, y];
 });
+for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { held = null; });
+canvas.addEventListener("click", (event) => { if (!moved) nearest(...at(event)); });
+canvas.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey) return;  // it scrolls the page
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY / 200), at(event));
+}, { passive: false });
+canvas.addEventListener("keydown", (event) => {
+  const act = { ArrowLeft: () => pan(60, 0), ArrowRight: () => pan(-60, 0), ArrowUp: () => pan(0, 60), ArrowDown: () => pan(0, -60),
+                "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: () => zoom(0),
+                Enter: () => nearest(canvas.width / 2, canvas.height / 2) }[event.key];
+  if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();
+  act();
+});
+for (const end of ["focus", "blur"]) canvas.addEventListener(end, redraw);
+$("nearer").addEventListener("click", () => zoom(1.5));
+$("farther").addEventListener("click", () => zoom(1 / 1.5));
+$("whole").addEventListener("click", () => zoom(0));
 
 // --- start --------------------------------------------------------------------------------------------------
 
 addEventListener("hashchange", show);
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("found").focus(); });  // the address is the query's
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
 drawLabels();

@@ -1,0 +1,345 @@
+"""The page of python -m search in a real browser: Debian's Chromium, driven by playwright.
+
+LOOK=DIR keeps pictures of it there, and prints how long a map of 50,000 points takes.
+"""
+import base64
+import csv
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers import FAST, environment, succeed
+
+sync = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+pytest.importorskip("waitress", reason="of requirements-search.txt")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")]
+
+from test_search import served, write_index  # noqa: E402
+
+from dataset.windows import look_at_video  # noqa: E402
+from search.app import make_app  # noqa: E402
+from search.library import Library  # noqa: E402
+
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
+NAMES = ("one.mp4", "two.mp4", "<b>three & 'four'.mp4")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """An index of three real small videos, by mean pictures."""
+    root = tmp_path_factory.mktemp("page")
+    (root / "disk").mkdir()
+    for i, name in enumerate(NAMES):  # of different colours
+        writer = cv2.VideoWriter(str(root / "disk" / name), cv2.VideoWriter_fourcc(*"mp4v"), 25, (65, 49))
+        for frame in range(50):
+            picture = np.random.default_rng(frame).integers(0, 60, (49, 65, 3), np.uint8)
+            picture[..., i] += 100
+            picture[10:20, frame:frame + 10] = 250
+            writer.write(picture)
+        writer.release()
+    succeed("embed.py", "--pretrain", "thumbnail", "--img_dim", "24", "--seq_len", "4", *FAST[:2], "--window", "0.5",
+            "--hop", "0.5", "--out", root / "index", root / "disk", cwd=root, env=environment(root))
+    return root
+
+
+@pytest.fixture
+def address(embedded, tmp_path):
+    """Of the page of a copy of that index, without labels."""
+    shutil.copytree(embedded / "index", tmp_path / "index")
+    with served(make_app(Library(tmp_path / "index"))) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page, or another -> Page; at the end the console must have been silent, and no file asked elsewhere."""
+    said, contexts = [], []
+
+    def opened(url=address, **options):
+        contexts.append(browser.new_context(**{"viewport": WIDE, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(60_000)
+        # the test itself reads the map back
+        page.on("console", lambda message: said.extend([message.text] * ("Canvas2D: Multiple" not in message.text)))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.extend([request.url] * (not request.url.startswith((url, "data:")))))
+        page.goto(url)
+        page.wait_for_selector(".card")
+        return page
+
+    opened.said = said
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def keep(page, name):
+    if "LOOK" in os.environ:
+        page.screenshot(path=Path(os.environ["LOOK"]) / f"{name}.png", full_page=True)
+
+
+def until(page, condition, argument=None):
+    """Wait until an expression holds; the page's policy forbids playwright to ask it within the page."""
+    for _ in range(600):
+        if page.evaluate(condition, argument):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
+
+
+MAP_IS_DRAWN = "document.getElementById('map').getContext('2d').getImageData(0, 0, 640, 480).data.some(Boolean)"
+
+
+def open_parts(page):
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+
+
+def label(page, given):
+    """Give windows labels by keys: {place: key}."""
+    for place, key in given.items():
+        page.locator(".card .show").nth(place).focus()
+        page.keyboard.press(key)
+        page.wait_for_selector(f".card:nth-child({place + 1}) .label:not([hidden])")
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_search_back_label_and_train(viewport, visit, tmp_path):
+    page = visit(viewport=viewport)
+    assert page.locator(".card").count() == 12
+    page.locator(".card .show").nth(4).click()
+    page.wait_for_selector("text=the most similar first")
+    assert page.locator(".card .text").first.inner_text().count("cosine 1.000") == 1
+    page.go_back()
+    page.wait_for_selector("text=evenly spread")
+    page.go_forward()
+    page.wait_for_selector("text=the most similar first")
+    page.go_back()
+    page.wait_for_selector("text=evenly spread")
+    open_parts(page)
+    page.fill("[aria-label='label of key 2']", "jump")
+    page.keyboard.press("Tab")
+    label(page, {0: "1", 5: "2", 10: "2"})
+    page.click("#train")
+    page.wait_for_selector("text=Least sure: label these")
+    guesses = page.locator(".card .text").all_inner_texts()
+    assert all("label 1?" in text or "jump?" in text for text in guesses) and len(guesses) >= 9
+    assert all(int(text.split("? ")[1].split(" %")[0]) >= 50 for text in guesses)
+    assert page.locator("text=Surest of jump; ").count() == 1 and "Accuracy on files" in page.inner_text("#probe")
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    with open(tmp_path / "index/labels.csv", encoding="utf-8") as file:
+        assert sorted(row["label"] for row in csv.DictReader(file)) == ["jump", "jump", "label 1"]
+    keep(page, f"guesses_{viewport['width']}")
+
+
+DROP = """([text, name]) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), files = new DataTransfer();
+  files.items.add(new File([bytes], name));
+  const event = (kind) => new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
+  const map = document.getElementById("map"), shown = [];
+  for (const kind of ["dragover", "drop"]) {
+    map.dispatchEvent(event(kind));
+    shown.push(document.body.classList.contains("dropping"));
+  }
+  return shown;
+}"""
+
+
+def test_a_file_is_dropped_or_chosen(visit, embedded):
+    page, video = visit(), embedded / "disk/two.mp4"
+    assert page.evaluate(DROP, [base64.b64encode(video.read_bytes()).decode(), "<i>my & own.mp4"]) == [True, False]
+    page.wait_for_selector("text=the most similar first")
+    assert page.locator("#query button").inner_text() == "+ <i>my & own.mp4 ×"
+    assert "two.mp4" in page.locator(".card .name").first.inner_text()
+    page.locator("#query button").click()  # out of the query again
+    page.wait_for_selector("text=evenly spread")
+    assert visit.said == []
+    page.set_input_files("#file", {"name": "x.mp4", "mimeType": "video/mp4", "buffer": b"no film" * 99})
+    page.wait_for_selector(".error")
+    assert page.inner_text("#said").startswith("x.mp4: it is no AVI, MP4, MOV, MKV or WebM")
+    assert len(visit.said) == 1 and "409" in visit.said.pop()  # the browser's own line
+
+
+def test_exports_are_what_was_chosen(visit, embedded, tmp_path):
+    page = visit()
+    for place in (1, 6, 10):
+        page.locator(".card").nth(place).get_by_role("button", name="choose").click()
+    assert page.inner_text("#count") == "3 chosen"
+    for button in ("csv", "cuts"):
+        with page.expect_download() as download:
+            page.click(f"#{button}")
+        download.value.save_as(tmp_path / download.value.suggested_filename)
+    with open(tmp_path / "selection.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(Path(row["file"]).name for row in rows) == sorted(NAMES)
+    assert all(float(row["end"]) - float(row["start"]) == 0.5 for row in rows)
+    script = (tmp_path / "cut.sh").read_text()
+    assert script.startswith("#!/bin/sh") and script.count("ffmpeg ") == 3
+    if shutil.which("ffmpeg"):
+        done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        cuts = sorted(tmp_path.glob("cut_*.mp4"))
+        assert len(cuts) == 3 and all(abs(look_at_video(str(cut)).seconds - 0.5) < 0.06 for cut in cuts)
+
+
+def focused(page):
+    return page.evaluate("(document.activeElement.ariaLabel || document.activeElement.id || "
+                         "document.activeElement.innerText || document.activeElement.tagName).trim()")
+
+
+def test_by_keyboard_alone(visit, tmp_path):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert focused(page) == "To the windows"
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowDown")
+    assert "show what is like it" in focused(page)
+    first = focused(page)
+    page.keyboard.press("ArrowRight")
+    second = focused(page)
+    page.keyboard.press("ArrowLeft")
+    assert focused(page) == first != second
+    page.keyboard.press("Space")
+    assert page.inner_text("#count") == "1 chosen" and page.locator(".card.chosen").count() == 1
+    page.keyboard.press("Space")
+    assert page.inner_text("#count") == "none chosen"
+    page.keyboard.press("p")
+    assert page.locator("#player").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("#player").is_visible() and focused(page) == first
+    page.keyboard.press("3")
+    page.wait_for_selector(".card .label:not([hidden])")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=the most similar first")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("-")
+    page.wait_for_selector("#query .unlike")
+    assert page.locator("#query button").count() == 2
+    # each control is reached, in the order of the page, and can be seen when it is in focus
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.locator(".skip").focus()
+    seen = []
+    while page.evaluate("document.activeElement !== document.body") and len(seen) < 400:
+        seen.append(at := focused(page))
+        assert page.evaluate("""() => { const one = document.activeElement, box = one.getBoundingClientRect();
+            const shown = one.matches('.hidden') ? one.parentElement : one;
+            return box.width > 0 && getComputedStyle(shown).outlineStyle === 'solid'; }"""), at
+        page.keyboard.press("Tab")
+    buttons = page.eval_on_selector_all("#map, #file, select, aside input, aside button, summary",
+                                        "all => all.map((one) => (one.ariaLabel || one.id || one.innerText).trim())")
+    assert [name for name in seen if name in buttons] == buttons
+
+
+def test_light_and_dark(visit):
+    style, colours = "getComputedStyle(document.body)", []
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        until(page, MAP_IS_DRAWN)
+        colours.append(page.evaluate(f"[{style}.backgroundColor, {style}.color]"))
+        page.emulate_media(color_scheme={"light": "dark", "dark": "light"}[scheme])  # while it is open
+        colours.append(page.evaluate(f"[{style}.backgroundColor, {style}.color]"))
+    assert colours[0] == colours[3] == ["rgb(255, 255, 255)", "rgb(26, 26, 26)"]
+    assert colours[1] == colours[2] == ["rgb(20, 20, 20)", "rgb(238, 238, 238)"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_accessible(viewport, scheme, visit):
+    """As axe-core checks it: contrast, names, landmarks, headings, structure."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="of tests/requirements.txt").Axe()
+    page = visit(viewport=viewport, color_scheme=scheme)
+
+    def check(where):
+        # all rules, not those of WCAG alone
+        found = axe.run(page).response["violations"]
+        assert not found, (where, [(one["help"], [node["html"][:200] for node in one["nodes"]]) for one in found])
+
+    check("start")
+    open_parts(page)
+    label(page, {0: "1", 5: "2", 9: "2"})
+    page.locator(".card .row button").nth(3).click()
+    check("labels, a window that is chosen, all parts open")
+    page.locator(".card .like").first.click()
+    page.wait_for_selector("#query .like")
+    page.locator(".card .unlike").nth(4).click()
+    page.wait_for_selector("#query .unlike")
+    check("a query")
+    page.click("#train")
+    page.wait_for_selector("text=Least sure")
+    check("guesses")
+    page.keyboard.press("Escape")
+    page.locator(".card .row button").nth(2).click()
+    check("player")
+
+
+FRAMES = """async (number) => {
+  const map = document.getElementById("map"), box = map.getBoundingClientRect(), times = [];
+  const send = (kind, x) => map.dispatchEvent(new PointerEvent(kind, {
+    pointerId: 1, clientX: box.left + x, clientY: box.top + 90, bubbles: true }));
+  map.setPointerCapture = () => {};
+  send("pointerdown", 100);
+  let last = await new Promise(requestAnimationFrame);
+  for (let i = 0; i < number; i++) {
+    send("pointermove", 110 + i);
+    const now = await new Promise(requestAnimationFrame);
+    times.push(now - last);
+    last = now;
+  }
+  send("pointerup", 100);
+  return times;
+}"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """An index of 100,000 windows of 400 files that are not there."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("many") / "index"
+    vectors = rng.standard_normal((100_000, 32), np.float32) + 3 * rng.standard_normal((20, 32)).repeat(5000, axis=0)
+    write_index(folder, vectors.astype(np.float32), [f"/disk/{i % 8}/{i:04d}.mp4" for i in range(400)])
+    return folder
+
+
+def test_100_000_windows(many, visit):
+    with served(make_app(Library(many))) as port:
+        page = visit(f"http://127.0.0.1:{port}/")
+        until(page, MAP_IS_DRAWN)
+        assert "60 of 100000 windows" in page.inner_text("#said")
+        box = page.locator("#map").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        until(page, "!document.getElementById('said').innerText.includes('evenly spread')")
+        if "no window at that point" in page.inner_text("#said"):
+            page.locator(".card .show").nth(30).click()
+        page.wait_for_selector("text=the most similar first")
+        page.click("#more")
+        page.wait_for_selector("text=120 windows, the most similar first")
+        page.select_option("#folder", "/disk/3")
+        page.wait_for_selector("text=60 windows, the most similar first")
+        names = page.eval_on_selector_all(".card .name", "all => all.map((one) => one.title)")
+        assert len(names) == 60 and all("/disk/3/" in name for name in names)
+        before = page.evaluate("document.getElementById('map').toDataURL()")
+        page.click("#nearer")
+        page.click("#nearer")
+        times = page.evaluate(FRAMES, 30)
+        assert page.evaluate("document.getElementById('map').toDataURL()") != before
+        page.click("#whole")
+        until(page, "(before) => document.getElementById('map').toDataURL() === before", before)
+        if "LOOK" in os.environ:
+            print(f"a frame while the map moves: median {np.median(times):.0f} ms, longest {max(times):.0f} ms")
+        keep(page, "many")
+    # the browser's own lines: the videos are not there
+    visit.said[:] = [text for text in visit.said if "409" not in text]
