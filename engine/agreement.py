@@ -56,3 +56,12 @@ def of_all_processes(value: Any) -> list:
     values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def of_first_process(value: Any) -> Any:
+    """-> the first process's value"""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

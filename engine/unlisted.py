@@ -34,7 +34,7 @@ from dataset.unlisted import (
     write_known,
 )
 
-from .agreement import of_all_processes
+from .agreement import of_all_processes, of_first_process
 
 FILES, LEFT_OUT = "files.csv", "left_out.csv"
 KEEP = 10  # seconds after which what has been counted is written
@@ -84,7 +84,7 @@ def find_unlisted(folder: str) -> Unlisted:
     if not os.path.isdir(root):
         raise UsageError(f"--videos {folder} is not a folder: give one that holds videos, in any depth")
     with alone():
-        inside = of_all_processes(videos_below(root) if rank() == 0 else None)[0]
+        inside = of_first_process(videos_below(root) if rank() == 0 else None)
     places = {os.path.realpath(path): path for path in reversed(inside.paths)}  # of several links to a file the first
     faults = {path: wrong for path in places.values() if (wrong := fault_of(os.path.relpath(path, root)))}
     if not places:
@@ -169,9 +169,9 @@ def _locked(folder: Path) -> Iterator[None]:
                 lock = take_lock(folder, "list of videos")
             except FolderTaken as error:
                 taken = str(error)
-        if not of_all_processes(taken)[0]:
+        if not (taken := of_first_process(taken)):
             break
-        if taken and not told:
+        if rank() == 0 and not told:
             print(f"note: {taken}", flush=True)
             told = True
         time.sleep(WAIT)

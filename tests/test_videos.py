@@ -262,6 +262,14 @@ def test_a_folder_is_trained_on_and_its_weights_are_used(tmp_path, lists, progra
     code, out, error = program("analysis/report.py", tmp_path / "log/dualvar")
     assert code == 0 and "note: picture" not in out, out + error
 
+    # recordings of a data set, whose classes have one each among those held out
+    code, out, error = program("train.py", *SMALL, "--epochs", "1", "--eval_every", "1", "--holdout", "0.3", "--name",
+                               "z", "--log_dir", "log")
+    assert code == 0 and "held out     4 videos" in out, out + error
+    held = (run.parent / "z/held_out.txt").read_text().splitlines()
+    assert len(held) == 4 and len({name.rpartition("_c")[0] for name in held}) == 2
+    assert "recording/R@1" not in (run.parent / "z/log.jsonl").read_text()
+
     code, out, error = program("train.py", *train, "--resume", "auto")
     assert code == 0 and "going on from" in out, error
     fill(tmp_path / "disk", "a/0.mp4", frames=12)  # another film of as many frames
