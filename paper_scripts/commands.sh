@@ -35,9 +35,29 @@ print_command() {
 # with_parent PID COMMAND...: run it in this process; it is asked to stop when its parent PID ends, even by kill -9
 with_parent() { exec "$PYTHON" -m core.lifeline "$@"; }
 
+# one_pace WORD...: of --ds and --fps, which exclude each other, only the last stays, as with any flag -> array WORDS
+one_pace() {
+    local word other='' dropped=''
+    WORDS=()
+    for word in "$@"; do
+        case "$word" in --ds | --ds=*) other=--fps ;; --fps | --fps=*) other=--ds ;; esac
+    done
+    for word in "$@"; do
+        if [ -n "$dropped" ]; then  # its value
+            dropped=''
+        elif [ -n "$other" ] && [ "$word" = "$other" ]; then
+            dropped=1
+        elif [ -z "$other" ] || [[ $word != "$other="* ]]; then
+            WORDS+=("$word")
+        fi
+    done
+}
+
 # run_python WORDS...: what is no stage
 run_python() {
     local shell=$BASHPID
+    one_pace "$@"
+    set -- "${WORDS[@]}"
     print_command "$PYTHON" "$@"
     if [ -z "$show" ]; then (with_parent "$shell" "$PYTHON" "$@"); fi
 }
@@ -63,7 +83,8 @@ launch() {
     elif [ "$GPUS" -gt 1 ]; then
         command+=(-m torch.distributed.run --standalone --nproc_per_node "$GPUS")  # takes a free port
     fi
-    command+=("$@")
+    one_pace "$@"
+    command+=("${WORDS[@]}")
     if [ -n "$signalled" ]; then stopped; fi
     print_command "${command[@]}"
     if [ -n "$show" ]; then return; fi

@@ -97,11 +97,11 @@ common_flags() {
     COMMON=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --width=* | --img_dim=* | --seq_len=* | --ds=* | --resize=* | --storage=* | --precision=* | \
+            --width=* | --img_dim=* | --seq_len=* | --ds=* | --fps=* | --resize=* | --storage=* | --precision=* | \
                 --workers=* | --loader_timeout=* | --device=* | --seed=*)
                 COMMON+=("$1") ;;
-            --width | --img_dim | --seq_len | --ds | --resize | --storage | --precision | --workers | --loader_timeout | \
-                --device | --seed)
+            --width | --img_dim | --seq_len | --ds | --fps | --resize | --storage | --precision | --workers | \
+                --loader_timeout | --device | --seed)
                 COMMON+=("$1" "${2:-}") ;;
         esac
         shift

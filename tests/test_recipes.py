@@ -184,6 +184,27 @@ def test_launcher_dry_run(checkout, script, words):
     assert not (checkout[0] / "log").exists()
 
 
+@pytest.mark.parametrize("flags", [["--fps", "7.5"], ["--fps=7.5"], ["--ds", "3", "--fps=7.5"]])
+def test_frames_a_second_take_the_place_of_the_stride_of_all_stages(flags):
+    done = subprocess.run(["bash", SCRIPTS / "run/simclr_r3d_clip_ucf101.sh", *flags, "--show"], capture_output=True,
+                          text=True, env={**BARE, "PYTHON": "python"})
+    stages = [words for words in commands(done.stdout) if words[1] in PARSERS]
+    assert len(stages) == 8, done.stderr
+    for script, *words in (words[1:] for words in stages):
+        args = PARSERS[script].flags().parse_args(words)
+        assert (args.ds, args.fps) == (None, 7.5)
+
+
+def test_the_last_of_stride_and_frames_a_second_stands():
+    shown = show(REPOSITORY, "run/evidence", PYTHON="python", COMMON_FLAGS="--fps 8", FINETUNE_FLAGS="--ds 2",
+                 SEEDS="0", MODES="clip", LOG_DIR="/tmp/nothing_is_here").stdout
+    for words in commands(shown):
+        pace = [(flag, value) for flag, value in zip(words, words[1:], strict=False) if flag in ("--ds", "--fps")]
+        if words[1] in PARSERS or words[2] == "analysis.temporal":
+            assert pace[-1:] == [("--ds", "2") if words[1] == "finetune.py" else ("--fps", "8")]
+            assert len({flag for flag, _ in pace}) == 1
+
+
 @pytest.mark.slow
 def test_launcher_passes_flags_on_and_starts_processes(checkout):
     done = launch(checkout, "pretrain/moco_r3d_clip_ucf101", "--dry_run", "--bn", "local", "--img_dim", "32", "--width",
