@@ -16,6 +16,7 @@ import train
 from benchmarks import common, evaluate, gpu, monitors, networks, scaling, step, storage
 from core.errors import RunError, UsageError
 from dataset.local_dataset import DATASETS, UCF101_GROUP, LocalDataset
+from engine.flags import complete_data_flags
 from models.dualvar import TERMS
 from models.protocol import Protocol
 
@@ -98,7 +99,9 @@ def test_no_entry_script_is_imported(path):
 
 def test_defaults_are_those_of_the_entry_scripts():
     parser = train.flags()
-    assert common.TRAIN == {name: parser.get_default(name) for name in common.TRAIN}
+    args = parser.parse_args([])
+    complete_data_flags(args, torch.device("cpu"))
+    assert common.TRAIN == {name: getattr(args, name) for name in common.TRAIN}
     assert common.WATCHED_CLIPS == train.WATCHED_CLIPS
     assert {name: parser.get_default(f"{name}_weight") for name in TERMS} == {
         name: term.weight for name, term in TERMS.items()}
@@ -111,7 +114,9 @@ def test_defaults_are_those_of_the_entry_scripts():
 
 def test_step_trains_what_train_py_would():
     """The benchmark's pretrainer is that of train.py's defaults; in parts, a step changes the same parameters."""
-    model, _ = train.build(train.flags().parse_args(["--net", "r3d", "--width", "0.0625"]))
+    args = train.flags().parse_args(["--net", "r3d", "--width", "0.0625"])
+    complete_data_flags(args, torch.device("cpu"))
+    model, _ = train.build(args)
     one, parts = (step.Step("r3d", 2, 24, width=0.0625, seq_len=4, precision="fp32", accumulate=n) for n in (1, 2))
     assert one.cache is None and parts.cache is not None
     assert {name: x.shape for name, x in one.model.named_parameters()} == {
