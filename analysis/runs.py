@@ -22,12 +22,13 @@ SHOTS = re.compile("[1-9][0-9]{0,8}")
 
 # Shapes, as core.inputs.fault takes them, of what is used of a run: its flags, and the rest of its file
 WEIGHTS = (None, str)
-FLAGS = {"dataset": str, "split": (None, "all", COUNT), "storage": tuple(SOURCES), "seq_len": COUNT, "ds": COUNT,
+FLAGS = {"dataset": str, "split": ("all", COUNT), "storage": tuple(SOURCES), "seq_len": COUNT, "ds": COUNT,
          "img_dim": COUNT, "resize": [COUNT], "seed": range(2**63), "net": (None, str), "width": (None, float),
          str: object}
 TRAINED = {"epochs": COUNT, "lr": float}
 FLAGS_OF_STAGE: dict[str, dict[str, Any]] = {
-    "pretrain": {**TRAINED, "framework": str, "mode": str, "n_series": COUNT, "time_reverse": float},
+    "pretrain": {**TRAINED, "split": (None, COUNT), "framework": str, "mode": str, "n_series": COUNT,
+                 "time_reverse": float},
     "last": {**TRAINED, "train_what": str, "pretrain": WEIGHTS},
     "ft": {**TRAINED, "train_what": str, "pretrain": WEIGHTS},
     "retrieval": {"clips": COUNT, "pretrain": WEIGHTS, "save_features": WEIGHTS},

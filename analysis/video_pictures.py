@@ -126,7 +126,7 @@ class EverySegment:
         """-> (S, length) int64"""
         own = in_frames(np.arange(self.length + 1) * self.ds, pace)
         last = num_frames - int(own[-2]) - 1
-        step = min(int(own[-1]), max(last // 7, 1))
+        step = max(min(int(own[-1]), last // 7), 1)
         return np.arange(0, last + 1, step)[:, None] + own[:-1]
 
 

@@ -168,7 +168,8 @@ def open_list(dataset: str, part: str, split: int, storage: str = "frames", fps:
         return videos
     rates = frame_rates(root, storage, videos.names)
     if isinstance(rates, str):
-        raise DataError(f"--fps {fps:g}: {rates}: extract the frames again, or take --ds, which counts frames")
+        way = "mend the file" if storage == "video" else "extract the frames again"
+        raise DataError(f"--fps {fps:g}: {rates}: {way}, or take --ds, which counts frames")
     return videos.at_rate(fps, rates)
 
 

@@ -9,7 +9,7 @@ from core.errors import DataError
 from core.inputs import csv_rows, read_text
 from core.names import shown
 
-from .video import VideoFiles, open_video
+from .video import MOST_RATE, VideoFiles, open_video
 
 HINT = "extract the frames again"
 
@@ -23,10 +23,13 @@ def frame_rates(root: Path, storage: str, names: np.ndarray) -> np.ndarray | str
     if path.is_file():
         rates = _of_manifest(path, names)
     elif storage == "video":
-        rates = _of_headers(VideoFiles(root), names)
+        try:
+            rates = _of_headers(VideoFiles(root), names)
+        except DataError as error:
+            return str(error)
     else:
         return f"{path} is not there"
-    unknown = np.flatnonzero(~((rates > 0) & (rates < np.inf)))
+    unknown = np.flatnonzero(~((rates > 0) & (rates < MOST_RATE)))
     if len(unknown):
         return f"{path if path.is_file() else root} has no frame rate of {shown(str(names[unknown[0]]))}"
     return rates

@@ -20,7 +20,7 @@ from core.inputs import long_table
 from core.names import path_fault
 
 from .loader import item_loader
-from .video import BrokenVideo, VideoFiles, content_hash, open_video
+from .video import MOST_RATE, BrokenVideo, VideoFiles, content_hash, open_video
 
 # endings of files that are taken from folders
 SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
@@ -94,7 +94,7 @@ class Counted(NamedTuple):
     def of(cls, fields: Sequence[str]) -> "Counted":
         """From the fields of a table. Raises ValueError."""
         found = cls(fields[0], float(fields[1]), int(fields[2]))
-        if not (0 <= found.fps < np.inf and 0 < found.frames < 2**31):
+        if not (0 <= found.fps < MOST_RATE and 0 < found.frames < 2**31):
             raise ValueError(f"rate {found.fps}, {found.frames} frames")
         return found
 
@@ -110,7 +110,7 @@ def count_frames(path: str) -> Counted:
             frames += 1
     if not frames:
         raise BrokenVideo(path, "holds no frame that can be decoded")
-    return Counted(content_hash(path), fps if 0 < fps < 1e4 else 0.0, frames)
+    return Counted(content_hash(path), fps if 0 < fps < MOST_RATE else 0.0, frames)
 
 
 class Looks(Dataset[dict[str, Any]]):

@@ -31,6 +31,7 @@ NEAR = 8  # frames that are sooner decoded than jumped over
 WORTH = 32  # frames from which on it is worth to read the packets first
 SAME = 1e-3  # milliseconds
 PIECE = 2**22  # bytes that are read at a time
+MOST_RATE = 1e4  # frames a second; a header that says more is wrong
 MOST_KNOWN = 2**22  # frames whose times are kept, of all videos
 
 # How a file begins in which a video lies whole, whatever its suffix. FFmpeg would also take texts that name other files

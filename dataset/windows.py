@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from .crops import FixedCrops
 from .reader import scale
 from .unlisted import FAULTS
-from .video import BrokenVideo, content_hash, open_video, packets
+from .video import MOST_RATE, BrokenVideo, content_hash, open_video, packets
 
 TOLERANCE = 5e-4  # seconds by which a frame may be early
 TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
@@ -59,7 +59,7 @@ def look_at_video(path: str) -> VideoFacts:
     first, last = math.inf, -math.inf
     for time, _ in packets(path):
         first, last = min(first, time), max(last, time)
-    if not 0 < fps < 1e4 or not 0 <= last - first < 1000 * LONGEST:
+    if not 0 < fps < MOST_RATE or not 0 <= last - first < 1000 * LONGEST:
         raise BrokenVideo(path, "does not say when its frames are shown")
     return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000)
 

@@ -20,6 +20,7 @@ from models.protocol import spacing
 from .agreement import of_all_processes
 from .log import bar
 from .precision import clip_shapes, set_precision
+from .setup import flag_text
 from .transfer import on_device
 
 # Clips of a forward pass, whatever --batch_size. On the CPU ten of 16 x 112 x 112 are as fast as any number and need
@@ -136,24 +137,24 @@ class Protocol:
     def values(self) -> dict:
         """As flags, plain types."""
         return {name: list(value) if isinstance(value, tuple) else value
-                for name, value in asdict(self).items() if value is not None}
+                for name, value in asdict(self).items() if value is not None or name == "fps"}
 
     def to_json(self) -> str:
         return json.dumps(self.values())
 
     def from_json(self, text: str, where: str, hint: str) -> "Protocol":
-        """The protocol of a kept result, with the same fields as this one, apart from fps.
+        """The protocol of a kept result, with the same fields as this one; earlier versions wrote no fps.
 
         Where it differs from this one, which the flags gave, that is printed. Raises DataError, naming `where`, where
         `text` is none.
         """
-        own = {**self.values(), "fps": self.fps}
+        own = self.values()
         shape = {name: [COUNT] if isinstance(value, list) else COUNT for name, value in own.items() if name != "fps"}
         kept = {"fps": None, **parsed(text, shape, where, hint)}
         if kept.keys() != own.keys() or len(kept["resize"]) != 2 or fault(kept["fps"], (None, float)):
             raise DataError(f"{where} is damaged (it has {', '.join(kept)}; a resize is two numbers): {hint}")
-        changed = [name for name, value in kept.items() if own[name] != value]
+        changed = {name for name in own if own[name] != kept[name]}
         kept["resize"] = tuple(kept["resize"])
         if changed and rank() == 0:
-            print("note: taken as kept: " + ", ".join(f"--{name} {kept[name]}" for name in changed))
+            print(f"note: taken as kept: {flag_text(kept, changed)}")
         return Protocol(**kept)

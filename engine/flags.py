@@ -256,7 +256,7 @@ def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
         positive(args, "fps")
         if not SLOWEST <= args.fps <= FASTEST:
             raise UsageError(f"--fps {args.fps:g} must be between {SLOWEST} and {FASTEST}")
-        if args.ds not in (None, 1):
+        if args.ds is not None:
             raise UsageError("--ds and --fps both say how far the frames of a clip are apart: give one of them")
         args.ds = 1
     elif args.ds is None:

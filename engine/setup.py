@@ -2,7 +2,7 @@
 import argparse
 import math
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -185,7 +185,8 @@ class Weights:
     def are_papers(self) -> bool:
         """Whether they are of one of the paper's networks and of its stride, and no classifier."""
         classifies = self.checkpoint is not None and "num_classes" in self.checkpoint["config"]
-        return BACKBONES[self.net].published == Protocol() and self.clips.ds == Protocol.ds and not classifies
+        papers_stride = self.clips.flags()["ds"] == Protocol.ds
+        return BACKBONES[self.net].published == Protocol() and papers_stride and not classifies
 
     def backbone(self, seq_len: int, img_dim: int) -> Backbone:
         """The backbone with these weights, or with new ones, for clips of this size."""
@@ -220,7 +221,6 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
     if known and known[0].checkpoint:
         trained = known[0].clips.flags()
         if other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
-            other |= {"ds", "fps"} if other & {"ds", "fps"} else set()
             notes.append(f"{known[0].path} was trained on clips of {flag_text(trained, other)}")
         if "ds" in missing and first["ds"] != trained["ds"]:
             notes.append(f"--ds {ds}, the paper's stride here; {known[0].path} was pretrained at its {trained['ds']}")
@@ -229,11 +229,13 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
     vars(args).update({name: first[name] for name in missing})
 
 
-def flag_text(flags: Mapping[str, Any], names: Container[str]) -> str:
-    """Some of these flags, as they stand in a command."""
+def flag_text(flags: Mapping[str, Any], names: Set[str]) -> str:
+    """Some of these flags, as they stand in a command; of --ds and --fps the one that counts, where one is asked for.
+    """
+    if names & {"ds", "fps"}:
+        names = (names | {"ds", "fps"}) - {"ds" if flags["fps"] is not None else "fps"}
     return " ".join(f"--{name} {'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
-                    for name, value in flags.items() if name in names and value is not None
-                    and not (name == "ds" and flags.get("fps") is not None))
+                    for name, value in flags.items() if name in names)
 
 
 def open_weights(path: str, net: str | None, width: float | None, dry_run: bool = False) -> Weights:

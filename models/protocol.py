@@ -54,10 +54,10 @@ class Protocol:
         return round(height * img_dim / self.img_dim), round(width * img_dim / self.img_dim)
 
     def flags(self, img_dim: int | None = None) -> dict[str, Any]:
-        """{name: what the flag would be}, of CLIP_FLAGS; img_dim: where this one is given."""
+        """{name: what the flag would be}, of CLIP_FLAGS, --ds or --fps being None; img_dim: where this one is given."""
         side = img_dim or self.img_dim
-        return {"seq_len": self.seq_len, "ds": self.ds, "fps": self.fps, "img_dim": side,
-                "resize": self.frame_size_for(side)}
+        ds, fps = (self.ds, None) if self.fps is None else (None, self.fps / self.ds)
+        return {"seq_len": self.seq_len, "ds": ds, "fps": fps, "img_dim": side, "resize": self.frame_size_for(side)}
 
     @property
     def spacing(self) -> str:

@@ -324,7 +324,7 @@ def test_the_page_is_short_and_plain():
     assert len(text.splitlines()) < 60 and all(len(line) <= 120 for line in text.splitlines())
     imported = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
     assert imported == {"sys", "pathlib", "typing", "cv2", "numpy"}
-    assert "FRAMES, STRIDE, CLIPS, FPS = 8, 1, 10, None " in text and "HEIGHT, WIDTH, SIZE = 18, 24, 16 " in text
+    assert "FRAMES, STRIDE, CLIPS, FPS = 8, 1, 10, None  # of" in text and "HEIGHT, WIDTH, SIZE = 18, 24, 16 " in text
     assert page_of(CLIPS)["MEAN"].tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 

@@ -303,6 +303,7 @@ def test_a_damaged_log_names_its_row(path, row, words):
 @pytest.mark.parametrize("stage, change, words", [
     ("test", {"results": {}}, "no results of a split"), ("test", {"results": {"x": None}}, "x is not a dictionary"),
     ("test", {"classes": 0}, "classes is not a whole number from 1"), ("retrieval", {"queries": "4"}, "queries"),
+    ("test", {"flags": {**FILES["test"]["flags"], "split": None}}, "split is"),
     ("retrieval", {"results": [1]}, "results is not a dictionary"), ("retrieval", {"gpu": 1}, "gpu is not text"),
     ("pretrain", {"effective_batch": 0}, "effective_batch is not"), ("pretrain", {"flags": None}, "flags is not"),
     ("pretrain", {"flags": {**FLAGS, "lr": "x"}}, "flags has no epochs, "), ("pretrain", {"commit": None}, "commit")])

@@ -1,6 +1,7 @@
 """--fps: clips by time instead of by frame numbers."""
 import json
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 import torch
 from helpers import NARROW, SMALL, environment, succeed
 
+from analysis.video_pictures import EverySegment
 from core.errors import DataError, UsageError
 from dataset import lists, rates
 from dataset.local_dataset import UCF101_GROUP, LocalDataset
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip
-from models.protocol import Protocol
+from engine.evaluation import Protocol as Kept
+from engine.setup import Weights, take_clips
+from models.protocol import CLIP_FLAGS, Protocol
 from models.weights import export
 
 SMALL_FPS = [flag for flag in SMALL if flag not in ("--ds", "2")]
@@ -74,6 +78,9 @@ def test_rates_of_a_list(tmp_path, monkeypatch):
     assert rates.frame_rates(folder.parent, "video", names).endswith("manifest.csv has no frame rate of Run/b")
     (folder.parent / "manifest.csv").write_text("video,fps\nRun/b,24\n")
     assert rates.frame_rates(folder.parent, "video", names).endswith("manifest.csv has no frame rate of Run/a")
+    for wrong in ("90000", "1e300", "-25", "nan", ""):  # no camera's, or none
+        (folder.parent / "manifest.csv").write_text(f"video,fps\nRun/a,{wrong}\nRun/b,24\n")
+        assert rates.frame_rates(folder.parent, "video", names).endswith("has no frame rate of Run/a")
     (folder.parent / "manifest.csv").write_text("video\n")
     with pytest.raises(DataError, match="there is no column video, or none called fps"):
         rates.frame_rates(folder.parent, "video", names)
@@ -88,6 +95,36 @@ def test_rates_of_a_list(tmp_path, monkeypatch):
     assert videos.pace.tolist() == [4, 2] and videos.subset(np.array([1])).pace.tolist() == [2]
     assert len({videos.fingerprint(), lists.open_list("mine", "train", 1, "video").fingerprint(),
                 lists.open_list("mine", "train", 1, "video", 6).fingerprint()}) == 3
+    (folder.parent / "manifest.csv").unlink()
+    (folder / "b.avi").write_bytes(b"no film")
+    with pytest.raises(DataError, match=r"^--fps 12: video .*b.avi is no AVI.*: mend the file, or take --ds, which"):
+        lists.open_list("mine", "train", 1, "video", 12)
+
+
+def test_a_timeline_of_a_video_slower_than_its_clips():
+    assert EverySegment(4, 1)(3, np.random.default_rng(), 0.1).tolist() == [[i] * 4 for i in range(3)]
+
+
+@pytest.mark.parametrize("own, given, taken, said", [
+    (Protocol(ds=1, fps=7.5), {}, (None, 7.5), "--fps 7.5: the clips of w; give other flags for others"),
+    (Protocol(fps=30.0), {}, (None, 7.5), "--fps 7.5: the clips of w; give other flags for others"),
+    (Protocol(ds=1, fps=7.5), {"ds": 1}, (1, None), "w was trained on clips of --fps 7.5"),
+    (Protocol(ds=1, fps=7.5), {"fps": 5.0}, (None, 5.0), "w was trained on clips of --fps 7.5"),
+    (Protocol(), {"fps": 7.5}, (None, 7.5), "w was trained on clips of --ds 4")])
+def test_clips_of_weights_and_of_flags(own, given, taken, said, capsys):
+    args = SimpleNamespace(**{**dict.fromkeys(CLIP_FLAGS), **given})
+    take_clips(args, [Weights("w", {"config": {"protocol": own.values()}}, "r3d", 1.0)], 2)
+    assert (args.ds, args.fps) == taken and f"note: {said}\n" in capsys.readouterr().out
+
+
+def test_kept_results_say_their_own_spacing(capsys):
+    """Also where flags, or results of earlier versions, say another."""
+    by_time, by_frames = (Kept(4, 1, 24, (27, 37), 2, fps=7.5), Kept(4, 3, 24, (27, 37), 2))
+    old = json.dumps({name: value for name, value in by_frames.values().items() if name != "fps"})
+    assert by_time.from_json(old, "x", "again").values() == {"seq_len": 4, "ds": 3, "img_dim": 24, "resize": [27, 37],
+                                                             "clips": 2, "fps": None}
+    assert by_frames.from_json(by_time.to_json(), "x", "again") == by_time
+    assert capsys.readouterr().out == "note: taken as kept: --ds 3\nnote: taken as kept: --fps 7.5\n"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +142,7 @@ def trained(root, tmp_path_factory):
 WEIGHTS = "log/dualvar/pretrain/fps/model/backbone.pth.tar"
 
 
+@pytest.mark.slow
 def test_training_is_that_at_the_stride(trained, root):
     succeed("train.py", *SMALL, *NARROW, "--batch_size", "4", "--epochs", "1", "--name", "ds", cwd=trained,
             env=environment(root))
@@ -113,6 +151,7 @@ def test_training_is_that_at_the_stride(trained, root):
     assert states[0]["config"]["protocol"]["fps"] == 12.5 and "fps" not in states[1]["config"]["protocol"]
 
 
+@pytest.mark.slow
 def test_weights_say_their_rate_and_every_stage_takes_it(trained, root, program, monkeypatch):
     monkeypatch.chdir(trained)
     loader = [flag for flag in SMALL if flag in ("--workers", "0", "--device", "cpu")]
@@ -120,7 +159,7 @@ def test_weights_say_their_rate_and_every_stage_takes_it(trained, root, program,
     assert code == 0 and "4 frames at 12.5 frames a second" in out and "--fps 12.5 " in out, error
     assert json.loads((trained / "f/protocol.json").read_text())["fps"] == 12.5
     code, out, error = program("retrieval", *loader, "--load_features", "f", "--img_dim", "24", "--name", "again")
-    assert code == 0 and "note: taken as kept: --fps 12.5, --seq_len 4, --ds 1, --clips 2\n" in out, error
+    assert code == 0 and "note: taken as kept: --fps 12.5 --seq_len 4 --clips 2\n" in out, error
     code, out, error = program("retrieval", *loader, "--pretrain", WEIGHTS, "--clips", "2", "--ds", "2", "--name", "ds")
     assert code == 0 and "was trained on clips of --fps 12.5" in out, error
     results = [json.loads((trained / f"log/dualvar/retrieval/{name}/results.json").read_text())["results"]
@@ -137,10 +176,12 @@ def test_weights_say_their_rate_and_every_stage_takes_it(trained, root, program,
     assert code == 0 and (trained / "t.png").stat().st_size > 1000, error
 
 
+@pytest.mark.slow
 def test_what_is_wrong_gets_a_sentence(trained, root, program, monkeypatch):
     monkeypatch.chdir(trained)
     train = ["train", *SMALL_FPS, *NARROW, "--batch_size", "4", "--epochs", "1", "--name", "fps"]
     for flags, words in ((["--fps", "12.5", "--ds", "2"], "--ds and --fps both say how far the frames"),
+                         (["--fps", "12.5", "--ds", "1"], "--ds and --fps both say how far the frames"),
                          (["--fps", "0"], "--fps must be above 0"), (["--fps", "99999"], "--fps 99999 must be between"),
                          (["--fps", "nan"], "--fps must be above 0"),
                          (["--fps", "5", "--resume", "auto"], "fps 12.5 there, 5.0 here"),
@@ -174,3 +215,15 @@ def test_the_page_of_preprocessing_takes_the_same_frames(tmp_path):
     np.testing.assert_array_equal((found * 255).round(), EvenClips(4, 1, 3)(60, None, 25 / 7.5))
     with pytest.raises(AssertionError, match="rate="):
         made["clips_of"](frames, 3)
+
+
+def test_a_folder_of_pictures_is_given_its_rate_on_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "frames").mkdir()
+    for i in range(60):
+        cv2.imwrite(str(tmp_path / f"frames/{i:02}.png"), np.full((20, 26, 3), i, np.uint8))
+    monkeypatch.setattr("sys.argv", ["preprocess.py", str(tmp_path / "frames"), str(tmp_path / "clips.npy"), "25"])
+    text = export.page(Protocol(4, 1, 16, fps=7.5))
+    exec(text, {"__name__": "__main__"})
+    found = np.load(tmp_path / "clips.npy")[:, 0, :, 0, 0] * 0.229 + 0.485
+    np.testing.assert_array_equal((found * 255).round(), EvenClips(4, 1)(60, None, 25 / 7.5))
+    assert "FPS = 4, 1, 10, 7.5  # of a clip" in text

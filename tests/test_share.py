@@ -306,9 +306,14 @@ def test_the_card_tells_what_is_known_of_these_very_weights(program):
         assert words in text, words
     for words in ("R@1 0.125", "0.438", "somebody", "log_dir", "- nearest-neighbour retrieval", "No licence"):
         assert words not in text, words
+    own = json.loads(Path("log/dualvar/retrieval/own/results.json").read_text())
     (Path("log/dualvar/retrieval/own/results.json")).write_text('{"flags": {}, "weights": 3, "flags": {}}')
     code, _, error = program("models.weights", "save", path, "again")
     assert code == 1 and "own/results.json is damaged (not JSON: 'flags' stands there twice)" in error
+    own["flags"]["fps"] = "fast"
+    (Path("log/dualvar/retrieval/own/results.json")).write_text(json.dumps(own))
+    code, _, error = program("models.weights", "save", path, "again")
+    assert code == 1 and "own/results.json is damaged (fps is not a finite number" in error, error
     assert not Path("again").exists()
 
 

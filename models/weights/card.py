@@ -27,7 +27,7 @@ USUAL = {"retrieval": "nearest-neighbour retrieval (retrieval.py)",
          "last": "linear probe (finetune.py --train_what last)", "ft": "fine-tuning (finetune.py)",
          "temporal": "questions about time (analysis.temporal)"}
 FLOORS = {"thumbnail": "mean pictures", "random": "random weights"}
-CLIPS = {"dataset": str, "seq_len": COUNT, "ds": COUNT, "img_dim": COUNT, "resize": [COUNT]}
+CLIPS = {"dataset": str, "seq_len": COUNT, "ds": COUNT, "fps": (None, float), "img_dim": COUNT, "resize": [COUNT]}
 ASKED = {"clips": {"linear": {"mean": float, "error": float}}, "above_floors": {"linear": bool},
          "at_chance": {"linear": bool}}  # of a question about time
 BEHIND = {"weights": str, "pretrained": (None, str), "train_what": (None, str)}  # of a classifier that was tested
@@ -64,7 +64,8 @@ def results_of(run: Run, own: Iterable[str],
         if stage not in ("retrieval", "test", "temporal"):
             continue
         content = read_json(path, {"flags": {str: object}, str: object}, MOVE)
-        flags, weights = content["flags"], content.get("weights")
+        flags = content["flags"] = {"fps": None, **content["flags"]}  # which results before it do not say
+        weights = content.get("weights")
         nameless += "weights" not in content
         if stage == "retrieval":
             floor = flags.get("pretrain") == "thumbnail" or flags.get("pretrain") == "random" and net == (
@@ -97,7 +98,7 @@ def _clips(flags: Mapping[str, Any], crops: int = 1) -> str:
     """The clips of an evaluation as text."""
     size = " x ".join(map(str, flags["resize"][:2]))
     return (f"{flags['clips']} clips{f' x {crops} crops' if crops > 1 else ''} of {flags['seq_len']} frames at "
-            f"{spacing(flags['ds'], flags.get('fps'))}, {flags['img_dim']} px of frames of {size}")
+            f"{spacing(flags['ds'], flags['fps'])}, {flags['img_dim']} px of frames of {size}")
 
 
 def _retrieval(content: dict[str, Any], path: Path, floor: str = "") -> Measured:

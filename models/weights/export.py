@@ -183,7 +183,7 @@ def page(protocol: Protocol) -> str:
     height, width = protocol.frame_size
     for names, values in (("FRAMES, STRIDE, CLIPS, FPS", (protocol.seq_len, protocol.ds, 10, protocol.fps)),
                           ("HEIGHT, WIDTH, SIZE", (height, width, protocol.img_dim))):
-        text, count = re.subn(f"^{names} = [0-9, ]+(?:None)?", f"{names} = {', '.join(map(str, values))}  ", text,
+        text, count = re.subn(f"^{names} = [0-9, ]+(?:None +)?", f"{names} = {', '.join(map(str, values))}  ", text,
                               flags=re.MULTILINE)
         assert count == 1
     return text
