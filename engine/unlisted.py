@@ -84,12 +84,18 @@ def find_unlisted(folder: str) -> Unlisted:
     if not os.path.isdir(root):
         raise UsageError(f"--videos {folder} is not a folder: give one that holds videos, in any depth")
     with alone():
-        inside = of_first_process(videos_below(root) if rank() == 0 else None)
+        found = of_first_process(_inside(root) if rank() == 0 else None)
+    if not found.paths:
+        why = [f" that can be taken, such as {quoted(path)}: {reason}" for path, reason in found.faults.items()]
+        why.append(f": it is searched for files that end in {' '.join(sorted(SUFFIXES))}")
+        raise DataError(f"--videos {folder} holds no video{why[0]}")
+    return found
+
+
+def _inside(root: str) -> Unlisted:
+    inside = videos_below(root)
     places = {os.path.realpath(path): path for path in reversed(inside.paths)}  # of several links to a file the first
     faults = {path: wrong for path in places.values() if (wrong := fault_of(os.path.relpath(path, root)))}
-    if not places:
-        raise DataError(f"--videos {folder} holds no video: it is searched for files that end in "
-                        + " ".join(sorted(SUFFIXES)))
     return Unlisted(root, sorted(set(places.values()) - faults.keys()), {**inside.faults, **faults}, inside.others)
 
 

@@ -116,6 +116,12 @@ def test_what_cannot_be_read_and_copies_are_left_out_and_named(disk, lists):
         listed(disk)
 
 
+def test_a_folder_of_names_that_no_list_can_hold_says_so(tmp_path):
+    (tmp_path / "line\nbreak.mp4").touch()
+    with pytest.raises(DataError, match=r"holds no video that can be taken, such as '.*\\nbreak.mp4': it holds the c"):
+        find_unlisted(str(tmp_path))
+
+
 # --- how the list is kept ------------------------------------------------------------------------------------
 
 def test_frames_are_counted_once_and_again_only_of_what_has_changed(disk, lists, counted):
