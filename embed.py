@@ -29,8 +29,8 @@ from core.inputs import read_lines
 from core.names import quoted
 from core.parser import new_parser
 from core.versions import versions
-from dataset.loader import default_workers, item_loader
-from dataset.unlisted import SUFFIXES, fault_of, look_at_files, videos_below
+from dataset.loader import default_workers, surviving_items
+from dataset.unlisted import SUFFIXES, Fault, fault_of, look_at_files, videos_below, with_fault
 from dataset.windows import Chunks, ClipSize, look_at_video
 from engine import evaluation
 from engine.embedding import spans_of, vectors_of, windows_of
@@ -52,7 +52,7 @@ from models import build_backbone
 from models.protocol import Protocol
 
 SAME = ("weights", "dim", "precision", "windows", "clips")
-BATCH = 500  # files that are looked at before their windows are read  # of one index
+BATCH = 500  # files that are looked at before their windows are read
 
 
 def flags():
@@ -74,6 +74,9 @@ def flags():
     group.add_argument("--workers", type=int, default=default_workers(), help="processes that decode")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")
     group.add_argument("--seed", type=int, default=0, help="of random weights")
+    group.add_argument("--retry", action="store_true", help="try files again that could not be read "
+                       "and have not changed")
+    group.add_argument("--prune", action="store_true", help="forget files that are gone, and their windows")
     group.add_argument("--dry_run", action="store_true", help="find the videos, print the plan, stop")
     parser.set_defaults(loader_timeout=0)  # a large file is read for as long as it takes
     return parser
@@ -116,11 +119,22 @@ def find(paths, listed):
 
 
 def look(paths, known, args):
-    """What must be known of videos, looked at where they have changed -> ({path: Known}, {path: why not})"""
+    """What must be known of videos, looked at where they have changed -> ({path: Known}, {path: Known with a Fault})"""
     found, unreadable = {}, {}
     for path, one in look_at_files(paths, known, look_at_video, args.workers, "looking at videos"):
-        (unreadable if isinstance(one, str) else found)[path] = one
+        (unreadable if isinstance(one.facts, Fault) else found)[path] = one
     return {path: found[path] for path in paths if path in found}, unreadable
+
+
+def is_gone(path):
+    """Whether there is no such file; one that cannot be asked for, as on a disk with faults, may be there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def lower(network, args, device):
@@ -177,42 +191,62 @@ def main(argv):
 
 def embed(args, index, paths, windows, size, network, device):
     """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
-    known, unreadable = read_files(index.folder), {path: fault for path, fault in paths.items() if fault}
-    before = {path: reason for path, reason in read_unreadable(index.folder).items() if path not in paths}
-    good, opened, new = [path for path, fault in paths.items() if not fault], 0, 0
+    known, before = read_files(index.folder), read_unreadable(index.folder)
+    if args.prune:
+        prune(index, known, before)
+    unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
+    others = {path: one for path, one in before.items() if path not in paths}
+    tried = {path: one for path, one in before.items() if one.bytes >= 0 and path in paths and not args.retry}
+    good, opened, new = [path for path, reason in paths.items() if not reason], 0, 0
     for first in range(0, len(good), BATCH):
-        found, wrong = look(good[first:first + BATCH], known, args)
-        known, unreadable, opened = known | found, unreadable | wrong, opened + len(found)
-        index.write_files(known, before | unreadable)
-        index.drop([path for path in wrong if path in index.done] + [
+        found, wrong = look(good[first:first + BATCH], known | tried, args)
+        known, unreadable = known | found, unreadable | wrong
+        opened += len(found) + sum(tried.get(path) == one and path in known for path, one in wrong.items())
+        index.write_files(known, others | unreadable)
+        index.drop([path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
             path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
         done, broken = embed_batch(args, index, found, windows, size, network, device,
                                    f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
         new, unreadable = new + done, unreadable | broken
-    index.write_files(known, before | unreadable)
+    index.write_files(known, others | unreadable)
     print(f"written to {args.out}: {sum(count for _, count in index.done.values())} windows in all, {new} of them new; "
           f"{opened} videos could be opened")
     if unreadable:
-        first = next(iter(unreadable.items()))
+        path, one = next(iter(unreadable.items()))
+        again = sum(tried.get(path) == one for path, one in unreadable.items())
         print(f"{len(unreadable)} could not be read, or not to the end: {args.out / 'unreadable.csv'}, such as "
-              f"{quoted(first[0])}: {first[1]}", file=sys.stderr)
+              f"{quoted(path)}: {one.facts.reason}" + (
+                  f"; {again} of them have not changed and were not tried again (--retry does)" if again else ""),
+              file=sys.stderr)
     return 1 if len(unreadable) == len(paths) else 0
 
 
+def prune(index, *tables):
+    """Forget files that are gone, in the index and in tables by their paths."""
+    gone = {path for path in index.done.keys() | set().union(*tables) if is_gone(path)}
+    windows = sum(index.done[path][1] for path in gone & index.done.keys())
+    index.drop(gone)
+    for table in tables:
+        for path in gone & table.keys():
+            del table[path]
+    print(f"{len(gone)} files are gone: they are forgotten, and {windows} windows of them")
+
+
 def embed_batch(args, index, found, windows, size, network, device, description):
-    """Embed what is not in the index yet of some files -> (windows that are new, {path: why not to its end})"""
+    """Embed what is not in the index yet of some files -> (windows that are new, {path: Known with a Fault, of those
+    that cannot be read to their end})"""
     videos = [(path, one.facts) for path, one in found.items()]
     done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
     chunks = Chunks(videos, windows, size, done)
-    loader = item_loader(chunks, min(args.workers, len(chunks)), device.type == "cuda")
+    items = surviving_items(chunks, min(args.workers, len(chunks)), chunks.video)
     new, broken = 0, {}
     with tqdm(desc=description, total=int(chunks.count.sum()), unit="window", leave=False, disable=None) as bar:
-        for item in loader:
+        for item in items:
             path, facts = videos[chunks.video[item["index"]]]
             first, count = int(chunks.first[item["index"]]), int(chunks.count[item["index"]])
             bar.update(count)
             if item["error"]:
-                broken.setdefault(path, item["error"])
+                broken.setdefault(path, with_fault(item["error"], *found[path][:2 if item["lasting"] else 0]))
             if path in broken:
                 continue
             index.append(path, facts, spans_of(windows, facts, first, count),

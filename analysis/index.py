@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import DataError
-from core.files import check_regular, csv_lines, take_lock, whole_file, write_json, write_text
+from core.files import check_regular, csv_lines, take_lock, whole_file, write_json
 from core.inputs import long_table, map_npy, read_json
-from dataset.unlisted import Known, read_known, write_known
+from dataset.unlisted import Fault, Known, read_known, write_known
 from dataset.windows import VideoFacts
 
 VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE = ("vectors.npy", "segments.csv", "index.json", "files.csv",
@@ -78,9 +78,9 @@ def read_files(folder: Path) -> dict[str, Known]:
     return read_known(folder / FILES, VideoFacts._fields, VideoFacts.of)
 
 
-def read_unreadable(folder: Path) -> dict[str, str]:
-    """{path: why it could not be read}"""
-    return {path: reason for path, reason in long_table(folder / UNREADABLE, ("file", "reason"), AGAIN)}
+def read_unreadable(folder: Path) -> dict[str, Known]:
+    """{path: what is known of a file that could not be read, its facts being a Fault}"""
+    return read_known(folder / UNREADABLE, Fault._fields, Fault.of)
 
 
 # --- writing -------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Index:
         self._keep(self.rows)
 
     def drop(self, files: Iterable[str]) -> None:
-        """Take the segments of files away, whose content has changed. Their vectors stay, and nothing names them."""
+        """Take the segments of files away that have changed or are gone. Their vectors stay; nothing names them."""
         gone = {*files} & self.done.keys()
         if not gone:
             return
@@ -196,10 +196,10 @@ class Index:
         for file in gone:
             del self.done[file]
 
-    def write_files(self, known: Mapping[str, Known], unreadable: Mapping[str, str]) -> None:
+    def write_files(self, known: Mapping[str, Known], unreadable: Mapping[str, Known]) -> None:
         """files.csv and unreadable.csv."""
         write_known(self.folder / FILES, VideoFacts._fields, known)
-        write_text(self.folder / UNREADABLE, csv_lines([("file", "reason"), *unreadable.items()]))
+        write_known(self.folder / UNREADABLE, Fault._fields, unreadable)
 
     def close(self) -> None:
         with closing(self.lock), closing(self.vectors):

@@ -5,8 +5,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -144,11 +149,71 @@ def return_memory() -> None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
-def item_loader(dataset: Dataset, workers: int, pin_memory: bool = False, timeout: float = 0) -> DataLoader:
-    """The items of a data set one by one, in order and as they are; as `make_loader`."""
-    return DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=pin_memory,
-                      worker_init_fn=_prepare_worker, prefetch_factor=PREFETCHED if workers else None,
-                      timeout=timeout if workers else 0)
+def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None = None) -> Iterator[dict[str, Any]]:
+    """The items of a data set, {"index": ...}, in order, read by `workers` processes of one thread each.
+
+    One that ends the process that reads it, as a decoder that crashes does, is {"index", "error", "lasting": True}, and
+    others of the same of `groups` (N,), which have not been read yet, are left out. 0 workers: it ends this process.
+    """
+    left = list(range(len(dataset)))  # type: ignore[arg-type]
+    if not workers:
+        yield from (dataset[index] for index in left)
+        return
+    while left:
+        done = 0
+        try:
+            for item in _pooled(dataset, left, workers):
+                done += 1
+                yield item
+            return
+        except BrokenProcessPool:
+            left = left[done:]
+        for index in left[:workers * PREFETCHED]:  # it is one of these
+            if index not in left:
+                continue
+            left.remove(index)
+            try:
+                yield from _pooled(dataset, [index], 1)
+            except BrokenProcessPool:
+                yield {"index": index, "lasting": True,
+                       "error": "ends the program that decodes it: it is damaged, or needs more memory than there is"}
+                left = [other for other in left if groups is None or groups[other] != groups[index]]
+
+
+def _pooled(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
+    """Some items in order. Raises BrokenProcessPool where a process that reads one ends."""
+    ahead, under_way = iter(indices), deque[Future[dict[str, Any]]]()
+    others = {*multiprocessing.active_children()}
+    pool = ProcessPoolExecutor(workers, initializer=_serve, initargs=(dataset,))
+    try:
+        while True:
+            missing = workers * PREFETCHED - len(under_way)
+            under_way.extend(pool.submit(_item, index) for index in islice(ahead, missing))
+            if not under_way:
+                return
+            item = under_way.popleft().result()
+            yield {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                   for name, value in item.items()}
+    finally:
+        for child in {*multiprocessing.active_children()} - others if under_way else ():
+            child.kill()  # it is in the middle of an item that nobody waits for
+        pool.shutdown(cancel_futures=True)
+
+
+_served: Dataset
+
+
+def _serve(dataset: Dataset) -> None:
+    global _served
+    _served = dataset
+    _prepare_worker(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which a pool ends its processes
+
+
+def _item(index: int) -> dict[str, Any]:
+    """An item without tensors, whose memory would have to be fetched from this process while it lives."""
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value
+            for name, value in _served[index].items()}
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,

@@ -19,7 +19,7 @@ from core.files import csv_lines, write_text
 from core.inputs import long_table
 from core.names import path_fault
 
-from .loader import item_loader
+from .loader import surviving_items
 from .video import MOST_RATE, BrokenVideo, VideoFiles, content_hash, open_video
 
 # endings of files that are taken from folders
@@ -83,6 +83,28 @@ class Known(NamedTuple):
     facts: Any  # a NamedTuple
 
 
+class Fault(NamedTuple):
+    """Why a file cannot be read, in the place of facts about it."""
+
+    reason: str
+
+    @classmethod
+    def of(cls, fields: Sequence[str]) -> "Fault":
+        """From the fields of a table."""
+        return cls(*fields)
+
+
+def with_fault(reason: str, size: int = -1, changed: int = -1) -> Known:
+    """What is known of a file that cannot be read; without size and time: it is tried again each time."""
+    return Known(size, changed, Fault(reason))
+
+
+def fault_in(error: Exception) -> dict[str, Any]:
+    """One of FAULTS as it stands in an item: {"error"; "lasting": whether the file itself is at fault, and not the
+    disk, the file's rights or the memory of the machine}"""
+    return {"error": str(error), "lasting": isinstance(error, DataError) and not isinstance(error.__cause__, OSError)}
+
+
 class Counted(NamedTuple):
     """Of a video: a hash of its content, frames a second by its header (0: none), frames that can be decoded."""
 
@@ -114,7 +136,9 @@ def count_frames(path: str) -> Counted:
 
 
 class Looks(Dataset[dict[str, Any]]):
-    """What must be known of videos, by their paths: item i -> {"index", "facts": look(path) or None, "error"}."""
+    """What must be known of videos, by their paths: item i -> {"index", "facts": look(path) or None, "error"}, and
+    "lasting" where there is an error.
+    """
 
     def __init__(self, paths: Sequence[str], look: Callable[[str], Any]) -> None:
         self.paths, self.look = np.array(paths, object), look
@@ -126,28 +150,35 @@ class Looks(Dataset[dict[str, Any]]):
         try:
             return {"index": index, "facts": self.look(str(self.paths[index])), "error": ""}
         except FAULTS as error:
-            return {"index": index, "facts": None, "error": str(error)}
+            return {"index": index, "facts": None, **fault_in(error)}
 
 
 def look_at_files(paths: Sequence[str], known: Mapping[str, Known], look: Callable[[str], Any], workers: int,
-                  description: str) -> Iterator[tuple[str, Known | str]]:
-    """Yields (path, what is known of the file, or why it cannot be read), those that have changed at last."""
+                  description: str) -> Iterator[tuple[str, Known]]:
+    """Yields (path, what is known of the file: its facts, or a Fault), those that have changed at last.
+
+    A file that ends the program that decodes it costs itself alone, where `workers` decode.
+    """
     new = {}
     for path in paths:
         try:
             now = os.stat(path)
         except OSError as error:
-            yield path, f"cannot be read ({error.strerror})"
+            yield path, with_fault(f"cannot be read ({error.strerror})")
             continue
         if path in known and known[path][:2] == (now.st_size, now.st_mtime_ns):
             yield path, known[path]
         else:
             new[path] = now
     names = list(new)
-    loader = item_loader(Looks(names, look), min(workers, len(new)))
-    for item in tqdm(loader, description, len(new), unit="video", leave=False, disable=None if rank() == 0 else True):
+    items = surviving_items(Looks(names, look), min(workers, len(new)))
+    for item in tqdm(items, description, len(new), unit="video", leave=False, disable=None if rank() == 0 else True):
         path = names[item["index"]]
-        yield path, item["error"] or Known(new[path].st_size, new[path].st_mtime_ns, item["facts"])
+        stamp = new[path].st_size, new[path].st_mtime_ns
+        if item["error"]:
+            yield path, with_fault(item["error"], *(stamp if item["lasting"] else ()))
+        else:
+            yield path, Known(*stamp, item["facts"])
 
 
 def read_known(path: Path, columns: Sequence[str], facts: Callable[[Sequence[str]], Any],

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from .crops import FixedCrops
 from .reader import scale
-from .unlisted import FAULTS
+from .unlisted import FAULTS, fault_in
 from .video import MOST_RATE, BrokenVideo, content_hash, open_video, packets
 
 TOLERANCE = 5e-4  # seconds by which a frame may be early
@@ -183,7 +183,7 @@ def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize,
 
 
 class Chunks(Dataset[dict[str, Any]]):
-    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error"}.
+    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error", "lasting"}.
 
     videos: [(path, facts)]; done: how many first windows of each are left out.
     Attributes: `video`, `first`, `count`: (N,) int, whose windows an item holds, and which.
@@ -215,4 +215,4 @@ class Chunks(Dataset[dict[str, Any]]):
         try:
             return {"index": index, "clips": self.clips(index), "error": ""}
         except FAULTS as error:
-            return {"index": index, "clips": torch.empty(0), "error": str(error)}
+            return {"index": index, "clips": torch.empty(0), **fault_in(error)}

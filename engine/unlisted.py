@@ -25,6 +25,7 @@ from dataset.local_dataset import FOLDER_GROUP, LISTS, NO_GROUP
 from dataset.unlisted import (
     SUFFIXES,
     Counted,
+    Fault,
     Known,
     count_frames,
     fault_of,
@@ -111,8 +112,8 @@ def list_unlisted(found: Unlisted, workers: int) -> FolderList:
         first: dict[str, str] = {}  # of each content
         good: dict[str, Counted] = {}
         for path in found.paths:
-            if isinstance(one := looked[path], str):
-                left_out[path] = one
+            if isinstance((one := looked[path]).facts, Fault):
+                left_out[path] = one.facts.reason
             elif (same := first.setdefault(one.facts.hash, path)) != path:
                 copies[path] = f"is a copy of {same}"
             else:
@@ -140,15 +141,15 @@ def at_rate(listed: FolderList, fps: float) -> VideoList:
     return listed.videos.at_rate(fps, listed.rates)
 
 
-def _count(found: Unlisted, workers: int) -> dict[str, Known | str]:
+def _count(found: Unlisted, workers: int) -> dict[str, Known]:
     """{path: what is known of it, or why it cannot be read}; each process counts its share."""
     known = read_known(found.place / FILES, Counted._fields, Counted.of)
     looks = look_at_files(found.paths[rank()::world_size()], known, count_frames, workers, "counting frames")
-    looked: dict[str, Known | str] = {}
+    looked: dict[str, Known] = {}
     while any(parts := of_all_processes(dict(_for_a_while(looks, KEEP)))):
         for part in parts:
             looked |= part
-        now = known | {path: one for path, one in looked.items() if isinstance(one, Known)}
+        now = known | {path: one for path, one in looked.items() if not isinstance(one.facts, Fault)}
         if rank() == 0 and now != known:
             write_known(found.place / FILES, Counted._fields, dict(sorted(now.items())))
             known = now

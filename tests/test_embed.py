@@ -1,7 +1,9 @@
 """Windows of videos by time, their vectors, and the index that embed.py writes."""
 import csv
+import faulthandler
 import io
 import json
+import multiprocessing
 import os
 import signal
 import struct
@@ -17,11 +19,13 @@ import torch
 from helpers import FAST, REPOSITORY, environment
 from test_video import SAMPLES, with_times, write_video
 
+import embed
 from analysis import index
 from core.errors import DataError
 from dataset import windows
 from dataset.augment import prepare
 from dataset.crops import FixedCrops
+from dataset.loader import surviving_items
 from dataset.reader import FrameReader
 from dataset.video import BrokenVideo, VideoFiles, open_video
 from dataset.windows import VideoFacts, Windows, frames_at, look_at_video
@@ -263,6 +267,122 @@ def test_damaged_indices_are_named(tmp_path):
     (tmp_path / "i/index.json").unlink()
     with pytest.raises(DataError, match="without index.json"):
         index.Index(tmp_path / "i", manifest, ["weights"])
+
+
+def crash_at(name, what):
+    """A function that ends its process, as a decoder that crashes does, at a file of that name."""
+    def crashing(path, *more):
+        if str(path).endswith(name):
+            faulthandler.disable()  # which pytest has put on
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return what(path, *more)
+    return crashing
+
+
+@pytest.mark.parametrize("module, function", [(embed, "look_at_video"), (windows, "window_clips")])
+def test_a_decoder_that_crashes_costs_its_file_alone(module, function, disk, program, monkeypatch):
+    write_video(disk / "six.mp4")
+    monkeypatch.setattr(module, function, crash_at("one.mp4", getattr(module, function)))
+    monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2)  # each window by itself
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    flags[flags.index("--workers") + 1] = "2"
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "9 windows in all, 9 of them new" in out, error
+    assert "1 could not be read" in error and "one.mp4': ends the program that decodes it" in error
+    rows = segments()
+    assert sorted({row["file"] for row in rows}) == sorted(
+        str(disk / name) for name in ("b/deep/er/two.mkv", "six.mp4", "b/ümlaut, \"quoted\".avi"))
+    assert not multiprocessing.active_children()
+    code, out, error = program("embed.py", *flags)  # it is not tried again
+    assert code == 0 and "1 of them have not changed and were not tried again (--retry does)" in error
+    monkeypatch.undo()
+    os.chdir(disk.parent)
+    assert "3 of them new" in program("embed.py", *flags, "--retry")[1] and len(segments()) == 12
+
+
+def test_items_that_end_their_worker_cost_themselves_and_their_group():
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            if index in (3, 4, 9):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if index == 11:
+                raise RuntimeError("its own")
+            return {"index": index, "error": ""}
+
+    found = []
+    with pytest.raises(RuntimeError, match="its own"):
+        for item in surviving_items(Items(), 2, groups=[0, 0, 0, 1, 2, 2, 1, 3, 3, 3, 4, 4]):
+            time.sleep(0.02)  # while workers end
+            found.append((item["index"], bool(item["error"])))
+    assert found == [(0, False), (1, False), (2, False), (3, True), (4, True), (7, False), (8, False), (9, True),
+                     (10, False)]
+
+
+def test_broken_files_are_tried_again_when_they_change(disk, program, monkeypatch):
+    (disk / "broken.mp4").write_bytes(b"no film")
+    (disk / "locked.mp4").write_bytes(b"no film")
+    looked, own = [], embed.look_at_video
+
+    def look(path):
+        looked.append(Path(path).name)
+        if path.endswith("locked.mp4"):
+            raise BrokenVideo(path, "cannot be read") from OSError(5, "Input/output error")
+        return own(path)
+
+    monkeypatch.setattr(embed, "look_at_video", look)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    for more, expected, said in (
+            ([], ["broken.mp4", "locked.mp4", "one.mp4", "two.mkv", "ümlaut, \"quoted\".avi"], "unreadable.csv"),
+            ([], ["locked.mp4"], "1 of them have not changed"),
+            (["--retry"], ["broken.mp4", "locked.mp4"], "unreadable.csv")):
+        looked.clear()
+        code, out, error = program("embed.py", *flags, *more)
+        assert code == 0 and sorted(looked) == expected and "2 could not be read" in error and said in error, error
+    looked.clear()
+    write_video(disk / "broken.mp4")
+    code, out, error = program("embed.py", *flags)
+    assert sorted(looked) == ["broken.mp4", "locked.mp4"] and "12 windows in all, 3 of them new" in out, error
+    assert "1 could not be read" in error and "not tried again" not in error
+
+
+def test_a_file_that_is_broken_in_its_middle_keeps_its_beginning(disk, program, monkeypatch):
+    monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2)
+    own = windows.window_clips
+
+    def clips(path, facts, plan, size, first, count):
+        if path.endswith("one.mp4") and first:
+            raise BrokenVideo(path, "has a frame that cannot be decoded")
+        return own(path, facts, plan, size, first, count)
+
+    monkeypatch.setattr(windows, "window_clips", clips)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    assert "7 windows in all, 7 of them new; 3 videos" in program("embed.py", *flags)[1]
+    code, out, error = program("embed.py", *flags)
+    assert "7 windows in all, 0 of them new; 3 videos" in out and "not tried again" in error
+    monkeypatch.setattr(windows, "window_clips", own)
+    assert "9 windows in all, 2 of them new" in program("embed.py", *flags, "--retry")[1]
+    assert "could not be read" not in program("embed.py", *flags)[2]
+
+
+def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
+    (disk / "broken.mp4").write_bytes(b"no film")
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    assert program("embed.py", *flags)[0] == 0
+    before, rows = np.load("index/vectors.npy"), segments()
+    for name in ("one.mp4", "broken.mp4"):
+        (disk / name).unlink()
+    assert "9 windows in all" in program("embed.py", *flags)[1] and segments() == rows  # not by itself
+    code, out, error = program("embed.py", *flags, "--prune")
+    assert code == 0 and "2 files are gone: they are forgotten, and 3 windows of them" in out and not error
+    assert segments() == [row for row in rows if not row["file"].endswith("one.mp4")]
+    assert np.array_equal(np.load("index/vectors.npy"), before)
+    assert index.read_files(Path("index")).keys() == {row["file"] for row in segments()}
+    assert index.read_unreadable(Path("index")) == {}
+    write_video(disk / "one.mp4")
+    assert "9 windows in all, 3 of them new" in program("embed.py", *flags, "--prune")[1]
 
 
 @pytest.mark.slow
