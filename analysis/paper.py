@@ -44,9 +44,9 @@ PROTOCOL: dict[str, dict[str, Any]] = {
     "pretrain": {**NETWORK, **CLIP, **SGD, "mode": "clip-sr-tc", "ds": 4, "n_series": 2, "series_dim": 64, "split": 1,
                  "batch_size": 64, "epochs": 200, "lr": 0.003, "wd": 1e-4, "schedule": [120, 160], "bn": "sync",
                  "temperature": 0.07, "theta": 0.05, "time_reverse": 0.5, "centres": "any", "permutations": "any",
-                 "segment_gap": 0, "sr_weight": 1.0, "tc_weight": 1.0},
+                 "segment_gap": 0, "holdout": 0.0, "sr_weight": 1.0, "tc_weight": 1.0},
     "finetune": {**NETWORK, **CLIP, **SGD, "ds": 2, "split": 1, "batch_size": 16, "epochs": 100, "lr": 0.05, "wd": 1e-3,
-                 "schedule": [30, 60, 80], "color_jitter": True, "hflip": True},
+                 "schedule": [30, 60, 80], "holdout": 0.0, "color_jitter": True, "hflip": True},
     "test": {**CLIP, "ds": 2, "split": 1, "clips": 10, "crops": 1},
     "retrieval": {**CLIP, "ds": 4, "split": 1, "clips": 10},
 }

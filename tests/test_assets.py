@@ -10,6 +10,7 @@ import test as ten_clip_test
 import train
 from analysis.paper import FINETUNED, PROTOCOL, RETRIEVAL
 from asset import draw
+from engine.flags import complete_source_flags
 
 
 def test_figures_of_the_paper():
@@ -30,6 +31,8 @@ def test_recipes_keep_to_the_protocol(stage):
     experiment = "simclr_r21d_clip-sr-tc_" + ("k400" if stage.endswith("k400") else "ucf101")
     recipe = recipes([experiment])[experiment]
     args = module.flags().parse_args(recipe["NETWORK"] + recipe[array] + more)
+    if module is train:
+        complete_source_flags(args)
     assert {name: getattr(args, name) for name in PROTOCOL[stage]} == PROTOCOL[stage]
 
 

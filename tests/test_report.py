@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -85,6 +86,13 @@ def test_the_page_needs_nothing_beside_it(runs):
         assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).std() > 5
     # curves of two stages, t-SNE, gallery, classes, confusion, views, segments, similarity over time
     assert len(found.pictures) == 9 == len(list((runs / "report/all/pictures").glob("*.pdf")))
+
+
+def test_videos_that_were_held_out_differ_from_the_papers():
+    before = SimpleNamespace(dataset="ucf101", flags={"framework": "moco", "holdout": 0.1})
+    result = SimpleNamespace(dataset="ucf101", stage="retrieval", flags={})
+    compared = report_tables.Compared([], [], [], "UCF101", "UCF101")
+    assert report_tables.differences(result, None, before, compared) == [("pretraining", "holdout 0.1 for 0.0")]
 
 
 def test_results_stand_beside_the_papers_with_what_differs(runs):
