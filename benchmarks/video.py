@@ -79,6 +79,16 @@ def absent(package):
     return None
 
 
+def refused(reader, work):
+    """Why another reader cannot read the videos to where they are asked for -> text, or None where it can."""
+    for one in work:
+        try:
+            reader(*one)
+        except Exception as error:  # each has errors of its own
+            return f"fails at {Path(one[0]).name}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
 def by_us(source, path, numbers, count):
     return np.stack([picture for picture, _ in source.read(path, numbers, count)])
 
@@ -130,7 +140,7 @@ def compared(title, work, rounds, limit):
         keys = {path: frame_times(path).keys for path, _, _ in work}
         ways[LIMIT] = functools.partial(group_of_pictures, keys)
     for name, (package, function) in PEERS.items():
-        if reason := absent(package):
+        if reason := absent(package) or refused(function, work):
             lacking[name] = reason
         else:
             ways[name] = function
