@@ -1,6 +1,7 @@
 """The page's answers: Flask routes. Only what is in the index is served, by number, to pages of this server alone."""
 import csv
 import io
+import logging
 import secrets
 import shlex
 import tempfile
@@ -31,6 +32,7 @@ ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt 
 
 def make_app(library: Library) -> Flask:
     app = Flask(__name__)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # pictures that wait for others are no fault
     guard(app)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     labels, previews, embedder = Labels(library), Previews(library), Embedder(library)

@@ -16,6 +16,7 @@ from .library import OWN, Library
 HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
 LARGE, AROUND = 288, 3  # pixels and seconds of those that are played
 AT_A_TIME = 2  # previews that are made
+MOST_KEPT = 2**30  # bytes of the previews that are kept, about
 
 
 class Previews:
@@ -25,6 +26,7 @@ class Previews:
         self.library, self.folder = library, library.folder / OWN / "previews"
         self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
         self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
+        self.size = MOST_KEPT + 1  # of the folder; not known before it is looked at
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
         """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
@@ -65,7 +67,23 @@ class Previews:
                         step = float(np.mean(np.diff(times))) if len(times) > 1 else 0.2
                         pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=60,
                                          duration=round(1000 * step))
+                self._make_room(target)
         return target
+
+    def _make_room(self, new: Path) -> None:
+        """Delete the oldest previews where they are too large together, until a tenth of the room is free."""
+        with self.lock:
+            self.size += new.stat().st_size
+            if self.size <= MOST_KEPT:
+                return
+            kept = sorted(((path, path.stat()) for path in self.folder.iterdir() if path != new),
+                          key=lambda one: one[1].st_mtime_ns)
+            self.size = new.stat().st_size + sum(one.st_size for _, one in kept)
+            for path, one in kept if self.size > MOST_KEPT else ():
+                path.unlink(missing_ok=True)
+                self.size -= one.st_size
+                if self.size <= 0.9 * MOST_KEPT:
+                    return
 
     @staticmethod
     def _small(picture: np.ndarray, height: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Windows of videos by time, their vectors, and the index that embed.py writes."""
 import csv
 import faulthandler
+import functools
 import io
 import json
 import multiprocessing
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -29,7 +31,7 @@ from dataset.loader import surviving_items
 from dataset.reader import FrameReader
 from dataset.video import BrokenVideo, VideoFiles, open_video
 from dataset.windows import VideoFacts, Windows, frames_at, look_at_video
-from engine.embedding import embed_video
+from engine.embedding import embed_video, vectors_of
 from engine.setup import seed_everything
 from models import build_backbone
 from models.classifier import pooled
@@ -410,3 +412,80 @@ def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
     assert killed
     for name in ("vectors.npy", "segments.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+# --- frame rates ---------------------------------------------------------------------------------------------
+
+@functools.cache
+def landscape():
+    noise = np.random.default_rng(0).standard_normal((120, 240, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 7)
+    return np.clip(128 + 70 * smooth / smooth.std(), 0, 255)
+
+
+def scene(seconds):
+    """(48, 64, 3) uint8: what a camera that pans sees at a time."""
+    there = np.float32([[1, 0, -10 - 15 * seconds], [0, 1, -30 - 12 * np.sin(seconds)]])
+    return cv2.warpAffine(landscape(), there, (64, 48)).astype(np.uint8)
+
+
+UNIT = Fraction(1, 600)  # second
+STEPS = {"25": [24] * 200, "30": [20] * 240, "60": [10] * 480,
+         "varying": np.random.default_rng(0).permutation([5, 15] * 240).tolist()}  # how long frames are shown
+
+
+def film(path, steps):
+    """A video of the scene, by PyAV, in H.264."""
+    import av
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=round(600 * len(steps) / sum(steps)), options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = UNIT
+        for shown in np.cumsum([0, *steps[:-1]]).tolist():
+            frame = av.VideoFrame.from_ndarray(scene(shown / 600), format="bgr24")
+            frame.pts, frame.time_base = shown, UNIT
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def film_by_opencv(path, steps):
+    """As `film`, by OpenCV, in MPEG-4."""
+    usual = sum(steps) // len(steps)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 600 / usual, (64, 48))
+    for shown in np.cumsum([0, *steps[:-1]]).tolist():
+        writer.write(scene(shown / 600))
+    writer.release()
+    tick = int.from_bytes(path.read_bytes().split(b"stts")[1][12:16], "big")
+    path.write_bytes(with_times(path.read_bytes(), [(1, step * tick // usual) for step in steps]))
+
+
+@pytest.mark.parametrize("by", [film_by_opencv, film])
+def test_one_motion_at_any_frame_rate_has_the_same_vectors(by, tmp_path):
+    """And clips by a frame stride, as of other tools, do not."""
+    if by is film:
+        pytest.importorskip("av", reason="PyAV of benchmarks/requirements.txt")
+    seed_everything(0)
+    network = build_backbone("r3d", 0.125).eval()
+    network.protocol = Protocol(seq_len=8, ds=4, img_dim=32, resize=(36, 48))
+    found, strided = {}, {}
+    for name, steps in STEPS.items():
+        path = str(tmp_path / f"{name}.mp4")
+        by(Path(path), steps)
+        facts = look_at_video(path)
+        assert facts.last == pytest.approx(8 - steps[-1] / 600, abs=2e-3)
+        spans, found[name] = embed_video(network, path, window=1.6, hop=0.6)  # 5 frames a second
+        assert spans[:, 0] == pytest.approx(0.6 * np.arange(11))
+        # every sixth frame, from the same times on
+        plan = Windows(48 * 8 / len(steps), 0.6, 8)
+        clips = windows.window_clips(path, facts, plan, windows.ClipSize((36, 48), 32), 0, 11)
+        strided[name] = vectors_of(network, torch.from_numpy(clips), torch.device("cpu"))
+    mean = found["30"].mean(axis=0)  # as search centres: without it all vectors of a network are alike
+
+    def cosines(one, other):
+        one, other = one - mean, other - mean
+        return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+    same = {name: cosines(found["30"], found[name]).min() for name in ("25", "60", "varying")}
+    other = {name: cosines(found["30"], strided[name]).min() for name in ("25", "60")}
+    assert min(same.values()) >= 0.99, same
+    assert all(other[name] < same[name] for name in other) and other["60"] < 0.9, other

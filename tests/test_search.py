@@ -275,6 +275,23 @@ def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeyp
         assert answer.status_code == 409 and said in answer.json["error"], answer.json
 
 
+def test_the_oldest_previews_make_room(disk, monkeypatch):
+    import search.previews as previews
+    made = previews.Previews(Library(Path("index")))
+    first = made.still(0)
+    size = first.stat().st_size
+    monkeypatch.setattr(previews, "MOST_KEPT", int(4.5 * size))
+    for place in range(1, 12):
+        newest = made.still(place)
+        time.sleep(0.01)  # the file system's clock
+    kept = sorted(made.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert sum(path.stat().st_size for path in kept) <= 4.5 * size and not first.exists() and kept[-1] == newest
+    assert len(kept) >= 2 and made.still(0).exists()  # made again
+    others = previews.Previews(Library(Path("index")))  # those of an earlier page count too
+    others.still(3)
+    assert sum(path.stat().st_size for path in others.folder.iterdir()) <= 4.5 * size
+
+
 def test_two_browsers_may_ask_for_one_picture(disk, monkeypatch):
     import search.previews as previews
     library, made, own = Library(Path("index")), [], previews.frames_at

@@ -344,7 +344,7 @@ function drawMap() {
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.globalAlpha = map.id.length > 5000 ? 0.35 : 0.7;
   context.fillStyle = style.getPropertyValue("--quiet");
-  const size = map.id.length > 20000 ? 1.5 : 3;
+  const size = map.id.length > 20000 ? 1.5 : map.id.length > 2000 ? 3 : 5;
   for (let i = 0; i < map.id.length; i++) {
     const [x, y] = place(i, scale);
     if (x > -size && y > -size && x < canvas.width + size && y < canvas.height + size) context.fillRect(x - size / 2, y - size / 2, size, size);
