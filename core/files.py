@@ -1,5 +1,6 @@
 """Files that are whole or not there, folders that one run writes at a time, JSON."""
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -7,7 +8,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TEMPORARY = ".partial_"  # what the name of a file begins with until it is whole
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
 
 
 @contextmanager
@@ -142,10 +144,13 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV."""
+def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of text and numbers as CSV that carries any text exactly."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    for row in map(list, rows):
+        # Python before 3.13 takes a carriage return for harmless
+        quoting = csv.QUOTE_ALL if any("\r" in str(field) for field in row) else csv.QUOTE_MINIMAL
+        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
     return text.getvalue()
 
 

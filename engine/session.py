@@ -1,5 +1,4 @@
 """A training run's state around its loop: means, log, checkpoints, and where it goes on after a stop."""
-import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from core.dist import rank
 from core.errors import RunError, Stopped
 from core.exits import crashes_go_to
-from core.files import check_regular, take_lock, whole_file
+from core.files import FULL, check_regular, take_lock, whole_file
 from core.versions import versions
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
@@ -31,8 +30,6 @@ from .transfer import on_device
 
 # steps in a row that fp16 may skip while it looks for the scale of its loss, which 2**16 steps down to 2**-8
 SKIPPED_STEPS = 24
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
 
 
 @dataclass(frozen=True)

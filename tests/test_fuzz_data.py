@@ -13,6 +13,7 @@ from helpers import exit_code, make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.files import csv_lines
 from core.names import name_fault
 from dataset.lists import class_fault, read_class_index, read_list
 from dataset.local_dataset import DATASETS, NO_GROUP, LocalDataset
@@ -27,7 +28,7 @@ LIST = 'Run/v_Run_g01_c01,9\n"air drumming/a, ""b""",12\nÉ/#1;&(x) ,3\n'.encode
 EXCLUDED = "# of all lists\nRun/v\n\ntrain_split01.csv: air drumming/w é\n".encode()
 ROW = {"video": "Run/v", "source": "/data/é, x/v.avi", "frames": 9, "header_frames": 10, "fps": 29.97, "width": 40,
        "height": 30, "short_side": 30, "quality": 80, "source_bytes": 5000, "opencv": "4.10"}
-MANIFEST = common.csv_text([common.COLUMNS, ROW.values(), {**ROW, "video": 'air drumming/"a"'}.values()]).encode()
+MANIFEST = csv_lines([common.COLUMNS, ROW.values(), {**ROW, "video": 'air drumming/"a"'}.values()]).encode()
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 OFFICIAL = {
     "ucf101": {"classInd.txt": b"1 Run\r\n2 Dive\r\n", "trainlist01.txt": b"Run/v_g01.avi 1\r\nDive/v_g01.avi 2\r\n",

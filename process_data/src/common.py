@@ -1,7 +1,4 @@
 """What the tools of process_data share: flags, listing videos, writing files, worker processes."""
-import csv
-import errno
-import io
 import multiprocessing
 import os
 import signal
@@ -12,7 +9,7 @@ from multiprocessing import connection, resource_tracker
 
 from core.errors import DataError, UsageError
 from core.exits import STOPS
-from core.files import whole_files
+from core.files import FULL, whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
 from dataset.lists import FRAMES, class_fault
@@ -20,7 +17,6 @@ from dataset.video import PARTS, VIDEO_SUFFIXES
 
 MANIFEST = "manifest.csv"
 GO_ON = "what is finished is kept; start the same command again to go on"  # after Ctrl-C
-FULL = (errno.ENOSPC, errno.EDQUOT)
 COLUMNS = ("video", "source", "frames", "header_frames", "fps", "width", "height", "short_side", "quality",
            "source_bytes", "opencv")
 
@@ -197,16 +193,6 @@ def full_disk(flag, folder):
             raise
         raise DataError(f"{flag} {folder}: {error.strerror}: make room and start the same command again; what is "
                         "finished is kept") from error
-
-
-def csv_text(rows):
-    """Rows of text and numbers as CSV that carries any text exactly."""
-    text = io.StringIO()
-    for row in map(list, rows):
-        # Python before 3.13 takes a carriage return for harmless
-        quoting = csv.QUOTE_ALL if any("\r" in str(field) for field in row) else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
-    return text.getvalue()
 
 
 def read_manifest(path):

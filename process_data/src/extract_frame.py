@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import TEMPORARY, take_lock
+from core.files import FULL, TEMPORARY, csv_lines, take_lock
 from core.inputs import open_file, read_json
 from core.parser import new_parser
 from dataset.lists import local_dataset
@@ -46,13 +46,11 @@ from dataset.reader import FRAME_NAME, MOST_PIXELS
 from dataset.video import BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
-    FULL,
     GO_ON,
     MANIFEST,
     WorkerDied,
     available_cores,
     check_range,
-    csv_text,
     find_flat_videos,
     find_videos,
     first,
@@ -185,7 +183,7 @@ def extract(video, frames, short_side, quality):
 
 
 def write_manifest(path, rows):
-    write_files({path: csv_text([COLUMNS, *([rows[name][column] for column in COLUMNS] for name in sorted(rows))])})
+    write_files({path: csv_lines([COLUMNS, *([rows[name][column] for column in COLUMNS] for name in sorted(rows))])})
 
 
 def find_extracted(root):

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import TEMPORARY, take_lock, whole_file
+from core.files import FULL, TEMPORARY, take_lock, whole_file
 from core.inputs import read_bytes
 from core.names import name_fault
 from core.parser import new_parser
@@ -36,7 +36,6 @@ from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_BYTES
 from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (
-    FULL,
     GO_ON,
     MANIFEST,
     WorkerDied,

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import take_lock
+from core.files import csv_lines, take_lock
 from core.inputs import csv_rows, read_text
 from core.names import cell
 from core.parser import new_parser
@@ -49,7 +49,6 @@ from process_data.src.common import (
     WorkerDied,
     available_cores,
     check_range,
-    csv_text,
     first,
     plural,
     run_jobs,
@@ -224,7 +223,7 @@ def all_leaks(numbers, lists, old, checks, rule):
 
 
 def report_text(findings):
-    return csv_text([[field.name for field in fields(Finding)], *(map(cell, astuple(one)) for one in findings)])
+    return csv_lines([[field.name for field in fields(Finding)], *(map(cell, astuple(one)) for one in findings)])
 
 
 def exclusion_text(bad, out):

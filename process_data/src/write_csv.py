@@ -28,7 +28,7 @@ import numpy as np
 
 from core.errors import DataError, UsageError
 from core.exits import run
-from core.files import take_lock
+from core.files import csv_lines, take_lock
 from core.inputs import read_lines
 from core.names import name_fault, quoted
 from core.parser import new_parser
@@ -39,7 +39,6 @@ from process_data.src.common import (
     GO_ON,
     MANIFEST,
     check_range,
-    csv_text,
     first,
     plural,
     read_manifest,
@@ -229,7 +228,7 @@ def report(split, problems):
 
 
 def to_csv(names, counts):
-    return csv_text((name, counts[name]) for name in names if name in counts)
+    return csv_lines((name, counts[name]) for name in names if name in counts)
 
 
 def parse(argv):
