@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         server.bind(("127.0.0.1", args.port))
     except OSError as error:
         raise UsageError(f"--port {args.port} cannot be used ({error.strerror}): give another, or 0") from error
+    server.listen()  # who follows the address at once waits
     port = server.getsockname()[1]
     print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
           flush=True)

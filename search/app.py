@@ -26,6 +26,7 @@ MOST_FOUND = 960  # similar segments
 TWINS = 0.98  # cosine of near-duplicates
 MOST_EXAMPLES = 200  # of a query
 MOST_UPLOADS = 20  # that are kept
+MOST_LABELLED = 2**20  # bytes that say which windows get a label
 # H.264 that plays everywhere, which has even sides
 ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
 
@@ -53,7 +54,7 @@ def make_app(library: Library) -> Flask:
         words = [word for word in text.split(",") if word]
         if len(words) > most:
             abort(400, f"more than {most} windows")
-        if not all(word.isascii() and word.isdigit() and int(word) < len(library) for word in words):
+        if not all(word.isascii() and word.isdigit() and len(word) < 19 and int(word) < len(library) for word in words):
             abort(400, "that is no window of the index")
         return [int(word) for word in words]
 
@@ -157,7 +158,12 @@ def make_app(library: Library) -> Flask:
 
     @app.post("/api/label")
     def label() -> Response:
-        said = request.get_json(silent=True)
+        if (request.content_length or 0) > MOST_LABELLED:
+            abort(400, "too many windows at once")
+        try:
+            said = request.get_json(silent=True)
+        except RecursionError:
+            said = None
         if fault(said, {"label": str, "ids": [int]}):
             abort(400, "a label needs windows")
         labels.set(places(",".join(map(str, said["ids"])), 10_000), said["label"])

@@ -194,7 +194,8 @@ def test_a_change_needs_a_page_of_this_server(client, library):
     ("/still/90", 400), ("/moving/99999999999999999999", 400), ("/still/-1", 404), ("/still/../../etc/passwd", 404),
     ("/static/../app.py", 404), ("/api/similar?like=", 400), ("/api/similar?like=1,x", 400), ("/api/nothing", 404),
     ("/api/similar?like=u1", 400), ("/api/similar?like=1&count=0", 400), ("/api/similar?like=1&count=nan", 400),
-    ("/api/similar?like=" + ",".join("1" * 300), 400), ("/export/other", 404), ("/api/segments?first=-1", 400),
+    ("/api/similar?like=" + ",".join("1" * 300), 400),
+    ("/api/similar?like=" + "9" * 5000, 400), ("/export/other", 404), ("/api/segments?first=-1", 400),
     ("/api/duplicates?least=2", 400), ("/api/guesses", 409)])
 def test_nonsense_is_one_sentence(path, code, client):
     answer = ask(client, path)
@@ -206,6 +207,13 @@ def test_nonsense_is_one_sentence(path, code, client):
                                   {"ids": [-1], "label": "x"}, {"ids": 1, "label": "x"}])
 def test_bad_labels_are_refused(body, client, library):
     answer = ask(client, "/api/label", "post", json=body)
+    assert answer.status_code == 400 and not (library.folder / "labels.csv").exists()
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"ids":[1],"label":"' + b"x" * 2**20 + b'"}', b"\xff\xfe", b""],
+                         ids=["deep", "large", "no text", "nothing"])
+def test_bodies_that_are_no_labels_are_refused(body, client, library):
+    answer = ask(client, "/api/label", "post", data=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and not (library.folder / "labels.csv").exists()
 
 
