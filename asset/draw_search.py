@@ -6,10 +6,11 @@ The videos are rendered (asset/overview_video.py) and embedded by their mean pic
 playwright (tests/requirements.txt) and a Chromium.
 """
 import io
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,14 +20,12 @@ import core  # noqa: F401  # before what takes seconds to import
 import cv2
 from PIL import Image
 
-import embed
 from asset.overview_video import render_video
 from core.errors import RunError
 from core.exits import run
 from core.files import whole_file
 from core.imports import optional
 from core.parser import new_parser
-from search.library import Library
 
 ASSET = Path(__file__).resolve().parent
 PLACES = ("harbour", "meadow", "station")  # folders of the videos
@@ -85,22 +84,21 @@ def look(browser, address):
 def main(argv):
     new_parser("asset/draw_search.py", __doc__).parse_args(argv)
     sync = optional("playwright.sync_api", "driving the browser", "tests/requirements.txt")
-    waitress = optional("waitress", "search", "requirements-search.txt")
-    from search.app import make_app
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         raise RunError("there is no Chromium here: install it (on Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         render(root / "recordings")
-        embed.main(["--pretrain", "thumbnail", "--img_dim", "32", "--seq_len", "8", "--window", "2", "--hop", "1",
-                    "--device", "cpu", "--out", str(root / "index"), str(root / "recordings")])
-        server = waitress.create_server(make_app(Library(root / "index")), host="127.0.0.1", port=0)
-        threading.Thread(target=server.run, daemon=True).start()
-        with sync.sync_playwright() as playwright:
+        subprocess.run([sys.executable, "embed.py", "--pretrain", "thumbnail", "--img_dim", "32", "--seq_len", "8",
+                        "--window", "2", "--hop", "1", "--out", root / "index", root / "recordings"],
+                       cwd=ASSET.parent, check=True)
+        with subprocess.Popen([sys.executable, "-m", "search", root / "index", "--port", "0"], cwd=ASSET.parent,
+                              text=True, stdout=subprocess.PIPE) as server, sync.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            look(browser, f"http://127.0.0.1:{server.effective_port}/")
+            look(browser, re.search(r"http://\S+", server.stdout.readline())[0])
             browser.close()
+            server.terminate()
 
 
 if __name__ == "__main__":

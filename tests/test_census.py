@@ -39,6 +39,7 @@ OTHERS = {
     "process_data/src/pack.py pack: zipfile.ZipFile": "written, not read",
     "search/upload.py Embedder._clips: os.environ": "handed on to the process that decodes",
     "asset/draw.py save: Image.open": "what was just written",
+    "asset/draw_search.py save: Image.open": "what the browser has just drawn",
     "asset/draw_overview.py main: Image.open": "the project's own pictures, kept beside the code",
 }
 
