@@ -149,8 +149,8 @@ def csv_lines(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     for row in map(list, rows):
         # Python before 3.13 takes a carriage return for harmless
-        quoting = csv.QUOTE_ALL if any("\r" in str(field) for field in row) else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
+        all_fields = any("\r" in str(field) for field in row)
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if all_fields else csv.QUOTE_MINIMAL).writerow(row)
     return text.getvalue()
 
 
