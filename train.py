@@ -202,7 +202,7 @@ def open_source(args):
                       f"{args.dataset} split {args.split}", {}, {}, str)
     found = find_unlisted(args.videos)
     check(args, len(found.paths))  # a wrong flag shows before their frames are counted
-    rule = group_rule(args.group or "file", [os.path.relpath(path, found.root) for path in found.paths])
+    rule = group_rule(args.group, [os.path.relpath(path, found.root) for path in found.paths])
     listed, place = list_unlisted(found, args.workers), found.place
     recordings = len(np.unique(video_groups(listed.videos.names, rule)))
     lost = f"; left out: cannot be taken {listed.left_out}, copies of others {listed.copies} ({place / LEFT_OUT})"
@@ -213,7 +213,7 @@ def open_source(args):
 
     plan = {"list": f"{place / FILES}" + lost * (listed.left_out + listed.copies > 0)
                     + f"; files of other kinds: {found.others}" * (found.others > 0),
-            "recordings": f"{recordings}, by --group {args.group or 'file'}"}
+            "recordings": f"{recordings}, by --group {args.group}"}
     videos = listed.videos if args.fps is None else at_rate(listed, args.fps)
     return Source(videos, rule, reader, f"videos of {args.videos}", plan,
                   {"content of the videos": listed.content}, partial(os.path.join, found.root))

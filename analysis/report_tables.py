@@ -111,7 +111,7 @@ def differences(result: Run, trained: Run | None, before: Run, compared: Compare
         for flag, theirs in protocol.items():
             own = run_of_stage.flags.get(flag)
             if own is not None and own != theirs and not (flag == "split" and own == "all"):
-                found.append((stage, f"{flag} {own} for {theirs}"))
+                found.append((stage, f"{flag} {own}" + f" for {theirs}" * (theirs is not None)))
     return found
 
 

@@ -290,7 +290,7 @@ def complete_source_flags(args: argparse.Namespace) -> None:
         return
     if given:
         raise UsageError(f"--videos and {given[0]} both say what is read: give one of them")
-    args.videos, args.storage = os.path.abspath(args.videos), "video"
+    args.videos, args.storage, args.group = os.path.abspath(args.videos), "video", args.group or "file"
     args.dataset = f"videos of {folder_name(args.videos)}"
 
 
