@@ -33,6 +33,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", help="only what was tested, or trained, on this data set")
     parser.add_argument("--planned", nargs="*", default=[], metavar="STAGE/NAME",
                         help="what there should be: what is not there is said")
+    parser.add_argument("--no_frames", action="store_true",
+                        help="leave out pictures that show frames of videos, as where these may not be published")
     parser.add_argument("--dry_run", action="store_true", help="say what would be in it, write nothing")
     parser.add_argument("--out", type=Path, help="folder; default: <log>/report/<experiment, data set or all>")
     return parser
@@ -134,6 +136,8 @@ def main(argv: Sequence[str]) -> None:
                          + (f" on {args.dataset}" if args.dataset else "")
                          + ": name <log_dir>/<prefix>, or run a stage first")
     pictures = list(pictures_to_draw(found, sorted({own.dataset for own in runs})))
+    left_out = [picture.name for picture in pictures if args.no_frames and picture.shows_frames]
+    pictures = [picture for picture in pictures if picture.name not in left_out]
     if args.dry_run:
         print("Report of " + ", ".join(f"{own.stage}/{own.name}" for own in runs))
         print("pictures: " + ", ".join(picture.name for picture in pictures))
@@ -145,6 +149,8 @@ def main(argv: Sequence[str]) -> None:
     write_time(page, args.log, args.dataset, args.experiment)
     write_comparison(page, found)
     page.section("Pictures")
+    if left_out:
+        page.text(f"Left out, as they show frames of videos (--no_frames): {', '.join(left_out)}.")
     failed = draw_pictures(page, pictures)
     write_runs(page, found)
     page.section("Not run")

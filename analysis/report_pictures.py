@@ -20,6 +20,11 @@ class Picture(NamedTuple):
     caption: str
     flags: list[str]  # of analysis.pictures
 
+    @property
+    def shows_frames(self) -> bool:
+        """Whether frames of videos can be seen in it."""
+        return self.flags[0] in ("gallery", "views", "segments", "timeline")
+
 
 def representatives(runs: Iterable[Run]) -> list[Run]:
     """What stands side by side: first seeds, without thumbnails; random weights where little else is there."""

@@ -151,6 +151,16 @@ def test_an_experiments_own_runs(runs, monkeypatch, tmp_path):
         report.main([str(stopped)])
 
 
+def test_frames_of_videos_can_be_left_out(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.parent.parent)
+    drawn = []
+    monkeypatch.setattr(report, "draw_pictures", lambda _, wanted: drawn.extend(wanted) or [])
+    report.main([str(runs), "--no_frames", "--out", str(tmp_path / "out")])
+    assert [picture.flags[0] for picture in drawn] == ["curves", "curves", "tsne", "classes", "confusion"]
+    text = Reader((tmp_path / "out/index.html").read_text()).text
+    assert "(--no_frames): gallery_ucf101, views_ucf101, segments_ucf101, timeline_ucf101." in text
+
+
 def test_a_picture_that_cannot_be_drawn_is_named_and_what_has_not_begun_left_out(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(runs.parent.parent)
     shutil.copytree(runs, tmp_path / "log")
