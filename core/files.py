@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 TEMPORARY = ".partial_"  # what the name of a file begins with until it is whole
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says of a full disk
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says of a full disk
 
 
 @contextmanager

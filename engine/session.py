@@ -1,4 +1,5 @@
 """A training run's state around its loop: means, log, checkpoints, and where it goes on after a stop."""
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class Session:
         self.interrupt.__exit__(kind, error, trace)
         if rank() == 0:
             self.lock.close()
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
             raise RunError(f"the checkpoint or log could not be written to {self.folder} ({error.strerror}); "
                            f"{self.last_good}. Make room and go on with --resume auto") from error
 

@@ -1,8 +1,8 @@
 """Damage to real files, drawn by hypothesis: what reads them gives a right result or a sentence, and changes nothing.
 
-Tests whose names hold `fuzz` take 200 cases each, the same in every run. For a night:
+Tests whose names hold `fuzz` take 100 cases each, the same in every run. For a night:
 
-    FUZZ=100000 bash tests/run.sh -k fuzz
+    FUZZ=100000 bash tests/run.sh --all -k fuzz
 """
 import os
 import resource
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core.errors import CheckpointError, DataError, RunError, UsageError
 
-CASES = int(os.environ.get("FUZZ", 200))
+CASES = int(os.environ.get("FUZZ", 100))
 SENTENCES = (UsageError, DataError, CheckpointError, RunError)
 LONGEST = 2000  # characters of a sentence: no file's content is echoed whole
 SECONDS, MEMORY = 20, 2**30  # that a case may take, also on a busy machine

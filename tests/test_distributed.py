@@ -21,6 +21,7 @@ def steps(tmp_path_factory):
     return {(n, r): torch.load(folder / f"{n}_{r}.pt", weights_only=True) for n in (1, 2, 4) for r in range(n)}
 
 
+@pytest.mark.kept
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("framework", ["simclr", "moco"])
@@ -59,6 +60,7 @@ def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.kept
 def test_all_stages_in_several_processes(data, tmp_path):
     """Training in two; test and retrieval give one process's numbers in 2 and 4, on lists these do not divide."""
     env = environment(data)

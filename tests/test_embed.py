@@ -387,6 +387,7 @@ def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
     assert "9 windows in all, 3 of them new" in program("embed.py", *flags, "--prune")[1]
 
 
+@pytest.mark.kept
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
     for i in range(12):

@@ -218,7 +218,7 @@ def test_meters_survive_a_checkpoint():
     assert copy.means("cpu") == {"a": 1.0}
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.kept), 4])
 def test_a_process_that_fails_ends_all_with_the_first_error_last(damaged, tmp_path, processes):
     """By torchrun, as users start it."""
     run = torchrun("train.py", *FLAGS, "--batch_size", "4", processes=processes, cwd=tmp_path, env=environment(damaged))
@@ -228,6 +228,7 @@ def test_a_process_that_fails_ends_all_with_the_first_error_last(damaged, tmp_pa
     assert "is not a whole JPEG" in summary and "verify.py --dataset ucf101" in summary
 
 
+@pytest.mark.kept
 def test_a_killed_process_ends_all(root, tmp_path):
     run = torchrun("train.py", *FLAGS, "--epochs", "1000", "--batch_size", "4", processes=2, cwd=tmp_path,
                    env=environment(root))

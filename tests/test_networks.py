@@ -149,7 +149,7 @@ def test_fine_tuning_probe_retrieval_and_test_take_seeded_weights(net, program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", ["r3d_18", "mvit_v2_s"])
+@pytest.mark.parametrize("net", ["r3d_18", pytest.param("mvit_v2_s", marks=pytest.mark.kept)])
 def test_pretraining_with_all_terms(net, program):
     clips = ["--seq_len", "4", "--img_dim", "16", *TINY]
     code, _, err = program("train.py", "--net", net, "--width", "0.0625", *clips, "--batch_size", "4", "--epochs", "1",

@@ -116,7 +116,7 @@ def label(page, given):
         page.wait_for_selector(f".card:nth-child({place + 1}) .label:not([hidden])")
 
 
-@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize("viewport", [pytest.param(WIDE, marks=pytest.mark.kept), PHONE], ids=["wide", "phone"])
 def test_search_back_label_and_train(viewport, visit, tmp_path):
     page = visit(viewport=viewport)
     assert page.locator(".card").count() == 12

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 REAL = SHARED / "data" / "ucf101-5class"
 
 
+@pytest.mark.kept
 def test_demo(tmp_path):
     """Render, extract, lists, retrieval, pretraining, fine-tuning and test, ending in the table; then the report."""
     folder = copy_checkout(tmp_path / "clone")
@@ -39,6 +40,7 @@ def test_demo(tmp_path):
     assert len(list((page.parent / "pictures").glob("*.png"))) == 9  # every kind
 
 
+@pytest.mark.kept
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not at {REAL}")
 def test_real_clips(tmp_path):
     """Clips of UCF101, with the official lists, through all stages."""

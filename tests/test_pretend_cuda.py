@@ -182,7 +182,7 @@ def test_pretraining_in_float32_is_that_of_the_cpu(run, on_cpu, backbone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision, flags", [
-    ("bf16", ["--net", "r21d", *MOCO]),
+    pytest.param("bf16", ["--net", "r21d", *MOCO], marks=pytest.mark.kept),
     ("fp16", ["--net", "s3dg", "--img_dim", "32", "--seq_len", "16"]),
     ("bf16", ["--net", "c3d", "--img_dim", "32", "--seq_len", "8", "--accumulate", "2", "--checkpointing"]),
     ("fp16", ["--net", "r21d", *MOCO, "--mode", "sr", "--bn_splits", "2"]),
@@ -211,6 +211,7 @@ def test_steps_that_fp16_skips_change_nothing(run):
     assert trained and all(torch.equal(state["state_dict"][name], initial["state_dict"][name]) for name in trained)
 
 
+@pytest.mark.kept
 @pytest.mark.slow
 def test_a_run_moves_from_the_cpu_to_the_device_and_back(run, on_cpu, env):
     flags = [*NARROW, *TRAIN, "--name", "moved", "--resume", "auto", "--epochs"]

@@ -95,7 +95,8 @@ MOMENTS = ["epoch 0 step 1/6", "epoch 0 step 4/6", "epoch 0 step 6/6", "epoch 1 
 
 
 # (stage, processes, workers) of each process; NIGHT=1 in the environment takes the others too
-RUNS = [("simclr", 1, 0), ("moco", 2, 0), ("ft", 2, 0), ("moco", 1, 2), ("ft", 1, 2), ("simclr", 2, 1)]
+RUNS = [("simclr", 1, 0), pytest.param("moco", 2, 0, marks=pytest.mark.kept), ("ft", 2, 0), ("moco", 1, 2),
+        ("ft", 1, 2), ("simclr", 2, 1)]
 
 
 @pytest.mark.parametrize("stage,processes,workers", RUNS if os.environ.get("NIGHT") else RUNS[:3])
@@ -140,7 +141,8 @@ def test_kills_at_any_time(root, tmp_path):
     assert_same_run(folder_of(tmp_path, "moco", "whole"), folder)
 
 
-@pytest.mark.parametrize("number,to_group", [(signal.SIGTERM, True), (signal.SIGUSR1, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize("number,to_group", [pytest.param(signal.SIGTERM, True, marks=pytest.mark.kept),
+                                             (signal.SIGUSR1, False), (signal.SIGINT, True)])
 def test_a_signal_saves_and_stops(root, tmp_path, number, to_group):
     options = {"cwd": tmp_path, "env": environment(root)}
     flags = [*run_flags("simclr", "x", workers=2), "--save_steps", "0"]
@@ -261,6 +263,7 @@ def test_every_flipped_bit_that_matters_is_noticed(tmp_path):
     assert noticed > 0.6 * len(flips)
 
 
+@pytest.mark.kept
 def test_a_full_disk_leaves_the_last_good_checkpoint(root, tmp_path):
     """A limit on the size of files stands for the disk."""
     script = tmp_path / "limited.py"

@@ -59,7 +59,7 @@ def test_pretraining_writes_what_it_says(pretrained):
     assert "epoch 2 step 3/3" in (folder / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("framework", ["simclr", "moco"])
+@pytest.mark.parametrize("framework", [pytest.param("simclr", marks=pytest.mark.kept), "moco"])
 @pytest.mark.slow
 def test_a_resumed_run_ends_as_an_unbroken_one(root, tmp_path, framework):
     env, flags = environment(root), [*TRAIN, "--framework", framework, "--moco-k", "16", "--save_freq", "1",

@@ -376,6 +376,7 @@ def test_the_same_tensors_with_another_normalisation_have_features_of_their_own(
     assert len(list((tmp_path / "log/dualvar/temporal/features").iterdir())) == 2 + 1 + len(floors.FLOORS)
 
 
+@pytest.mark.kept
 @pytest.mark.slow
 def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tmp_path, monkeypatch):
     code, out, error = call("--tasks", "arrow", "speed", "--shots", "4", "2")
