@@ -92,10 +92,10 @@ def test_skipped(): pytest.skip("no such machine")
 
 
 @pytest.mark.parametrize("arguments, given", [
-    ("", "-n 2 --dist loadfile -m 'not slow or kept'"),
-    ("--all", "-n 2 --dist loadfile"),
-    ("--quick", "-n 2 --dist loadfile -m 'not slow'"),
-    ("-k golden --quick -x", "-n 2 --dist loadfile -m 'not slow' -k golden -x"),
+    ("", "-n 3 --dist loadfile -m 'not slow or kept'"),
+    ("--all", "-n 3 --dist loadfile"),
+    ("--quick", "-n 3 --dist loadfile -m 'not slow'"),
+    ("-k golden --quick -x", "-n 3 --dist loadfile -m 'not slow' -k golden -x"),
 ])
 def test_run_checks_style_and_types_and_then_tests(tmp_path, arguments, given):
     """tests/run.sh with an interpreter that only says what it is asked to run."""
