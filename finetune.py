@@ -34,6 +34,7 @@ from engine.flags import (
     add_net_flags,
     add_optimisation_flags,
     add_run_flags,
+    check_holdout,
     check_network,
     check_training_flags,
     complete_data_flags,
@@ -84,8 +85,7 @@ def flags():
 
 
 def check(args):
-    if not 0 <= args.holdout < 1:
-        raise UsageError(f"--holdout {args.holdout} is no fraction")
+    check_holdout(args)
     if not 0 <= args.dropout < 1:
         raise UsageError(f"--dropout {args.dropout} is no probability")
 

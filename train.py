@@ -43,6 +43,7 @@ from engine.flags import (
     add_run_flags,
     add_sampling_flags,
     check_equal_shares,
+    check_holdout,
     check_network,
     check_sampling,
     check_training_flags,
@@ -222,6 +223,7 @@ def open_source(args):
 def main(argv):
     args = flags().parse_args(argv)
     device = start(args.device, args.loader_timeout, args.dry_run)
+    check_holdout(args)
     complete_source_flags(args)
     complete_data_flags(args, device)
     source = open_source(args)

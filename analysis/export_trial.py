@@ -177,7 +177,7 @@ def page_error(path: Path, trial: Trial) -> float | None:
     made: dict[str, Any] = {"__name__": path.stem}
     exec(compile(read_text(path), path, "exec"), made)
     data, worst = trial.real.data(trial.tried), 0.0
-    source, pace, fps = data.reader.source, trial.tried.pace, trial.real.protocol.fps
+    source, fps = data.reader.source, trial.real.protocol.fps or 0
     for i, (name, frames) in enumerate(zip(trial.tried.names, trial.tried.num_frames, strict=True)):
         if isinstance(source, FrameFolders):
             given = [Path(source.root, name, FRAME_NAME.format(number + 1)) for number in range(frames)]
@@ -185,7 +185,7 @@ def page_error(path: Path, trial: Trial) -> float | None:
             given = source.path(name)
         else:
             return None
-        rate = float(pace[i]) * fps if fps and isinstance(pace, np.ndarray) else 0
-        found, wanted = made["clips_of"](given, trial.real.clips, rate), as_input(data[0, i]["clips"])
-        worst = max(worst, float((torch.from_numpy(found) - wanted).abs().max()))
+        made_clips = made["clips_of"](given, trial.real.clips, trial.tried.pace_of(i) * fps)
+        wanted = as_input(data[0, i]["clips"])
+        worst = max(worst, float((torch.from_numpy(made_clips) - wanted).abs().max()))
     return worst

@@ -56,10 +56,13 @@ class VideoList:
         """The same videos, of which clips take `fps` frames a second; rates: (N,) their own frames a second."""
         return replace(self, pace=rates / fps)
 
+    def pace_of(self, index: int) -> float:
+        """Frames of video `index` from one time to the next."""
+        return float(self.pace[index] if isinstance(self.pace, np.ndarray) else self.pace)
+
     def frames_of(self, sampler: Sampler, index: int, rng: np.random.Generator) -> np.ndarray:
         """The frames of video `index` that a sampler takes -> (V, T) int64."""
-        pace = self.pace[index] if isinstance(self.pace, np.ndarray) else self.pace
-        return sampler(int(self.num_frames[index]), rng, float(pace))
+        return sampler(int(self.num_frames[index]), rng, self.pace_of(index))
 
 
 def local_dataset(name: str) -> LocalDataset:

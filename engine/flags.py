@@ -277,10 +277,13 @@ def complete_data_flags(args: argparse.Namespace, device: torch.device) -> None:
                  f"{frames} of {shown(args.resize[0])} x {shown(args.resize[1])} pixels (--resize)")
 
 
-def complete_source_flags(args: argparse.Namespace) -> None:
-    """--dataset, --split and --storage, or --videos, become what they stand for; --holdout is a fraction."""
+def check_holdout(args: argparse.Namespace) -> None:
     if not 0 <= args.holdout < 1:
         raise UsageError(f"--holdout {args.holdout} is no fraction")
+
+
+def complete_source_flags(args: argparse.Namespace) -> None:
+    """--dataset, --split and --storage, or --videos, become what they stand for."""
     given = [f"--{name}" for name in USUAL_DATA if getattr(args, name) is not None]
     if args.videos is None:
         if args.group is not None:
