@@ -27,6 +27,7 @@ from core.parser import new_parser
 from engine.flags import (
     WEIGHTS,
     add_data_flags,
+    add_list_flags,
     add_net_flags,
     add_sampling_flags,
     check_sampling,
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--part", choices=["train", "test"], default="train", help="list of videos")
     one.add_argument("--videos", type=int, default=200, help="of the list, evenly spread")
     one.add_argument("--seed", type=int, default=0, help="of t-SNE")
-    one = command(feature_pictures.gallery, draw_gallery, add_data)
+    one = command(feature_pictures.gallery, draw_gallery, add_list_flags)
     one.add_argument("--features", required=True, help="folder of retrieval.py --save_features")
     one.add_argument("--queries", type=int, default=6, help="test videos, evenly spread over their list")
     one.add_argument("--found", type=int, default=5, help="nearest training videos of each")
@@ -196,7 +197,7 @@ def main(argv: Sequence[str]) -> None:
     if "seed" in args:
         not_negative(args, "seed")
     check_folder(target.parent)
-    if "dataset" in args:
+    if "seq_len" in args:
         device = start(args.device)
         if "pretrain" in args:
             take_clips(args, [open_weights(path, args.net, args.width) for path in args.pretrain], Protocol.ds)

@@ -27,8 +27,8 @@ def default_measures() -> list[str]:
     """Measures of log.jsonl that curves show: each term's first loss, accuracies, and what features keep."""
     losses = [f"loss/{term.names[0]}" for term in TERMS.values()]
     permuted = [f"top1_permuted/{term.names[0]}" for term in TERMS.values() if term.shuffles]
-    return [*losses, "loss", "retrieval/R@1", "top1", *permuted, "ratio/within_video", "ratio/within_clip",
-            "effective_rank"]
+    return [*losses, "loss", "retrieval/R@1", "recording/R@1", "top1", *permuted, "ratio/within_video",
+            "ratio/within_clip", "effective_rank"]
 
 
 def confusion(folder: Path) -> Figure:

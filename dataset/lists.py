@@ -172,7 +172,7 @@ def open_list(dataset: str, part: str, split: int, storage: str = "frames", fps:
     rates = frame_rates(root, storage, videos.names)
     if isinstance(rates, str):
         way = "mend the file" if storage == "video" else "extract the frames again"
-        raise DataError(f"--fps {fps:g}: {rates}: {way}, or take --ds, which counts frames")
+        raise DataError(f"--fps {fps:g}: {rates}: {way}, or count frames (--ds)")
     return videos.at_rate(fps, rates)
 
 

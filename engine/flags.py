@@ -54,15 +54,7 @@ def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help:
                    split_type: Callable[[str], Any] = int, *, ds: int = Protocol.ds,
                    weights: bool = True, folders: bool = False) -> argparse._ArgumentGroup:
     """ds, weights: as in `add_clip_flags`; folders: whether --videos may take the place of a data set."""
-    group = parser.add_argument_group("data")
-    of_dataset = {"dataset": "name in dataset/local_dataset.py",
-                  "split": "number of the train/test split" + (", or all" if split_type is not int else ""),
-                  "storage": "read extracted frames, the same packed by process_data/src/pack.py, or the videos"}
-    options: dict[str, dict[str, Any]] = {"split": {"type": split_type}, "storage": {"choices": list(SOURCES)}}
-    for name, text in of_dataset.items():
-        usual = USUAL_DATA[name]
-        group.add_argument(f"--{name}", default=None if folders else usual, **options.get(name, {}),
-                           help=text + (f"; None: {usual}, unless there is --videos" if folders else ""))
+    group = add_list_flags(parser, split_type, folders)
     if folders:
         group.add_argument("--videos", metavar="DIR", help="instead of a data set: a folder of any videos, in any "
                            "depth, without classes, frames or lists")
@@ -72,6 +64,21 @@ def add_data_flags(parser: argparse.ArgumentParser, batch_size: int, batch_help:
     add_clip_flags(group, ds, weights)
     group.add_argument("--batch_size", type=int, default=batch_size, help=batch_help)
     add_loader_flags(group)
+    return group
+
+
+def add_list_flags(parser: argparse.ArgumentParser, split_type: Callable[[str], Any] = int,
+                   folders: bool = False) -> argparse._ArgumentGroup:
+    """Which list of a data set is read, and from what. folders: as in `add_data_flags`."""
+    group = parser.add_argument_group("data")
+    of_dataset = {"dataset": "name in dataset/local_dataset.py",
+                  "split": "number of the train/test split" + (", or all" if split_type is not int else ""),
+                  "storage": "read extracted frames, the same packed by process_data/src/pack.py, or the videos"}
+    options: dict[str, dict[str, Any]] = {"split": {"type": split_type}, "storage": {"choices": list(SOURCES)}}
+    for name, text in of_dataset.items():
+        usual = USUAL_DATA[name]
+        group.add_argument(f"--{name}", default=None if folders else usual, **options.get(name, {}),
+                           help=text + (f"; None: {usual}, unless there is --videos" if folders else ""))
     return group
 
 

@@ -12,7 +12,9 @@ import argparse
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from core.errors import UsageError
 from core.exits import run
@@ -36,27 +38,36 @@ def main(argv: Sequence[str]) -> None:
     args = flags().parse_args(argv)
     if not 0 <= args.port < 2**16:
         raise UsageError(f"--port {args.port} is no port: give 0 to 65535")
-    waitress = optional("waitress", "search", "requirements-search.txt")
-    optional("flask", "search", "requirements-search.txt")
+    for name in ("waitress", "flask"):
+        optional(name, "search", "requirements-search.txt")
+    with ExitStack() as until_the_end:
+        own = None
+        if args.folder.is_dir() and not os.access(args.folder, os.W_OK):
+            own = Path(until_the_end.enter_context(TemporaryDirectory(prefix="search-")))
+            print(f"note: {args.folder} cannot be written: no labels can be given, and pictures are not kept")
+        library = Library(args.folder, own)
+        if own is None:  # two would write labels.csv over each other
+            until_the_end.enter_context(take_lock(library.own, "page of the index"))
+        serve(library, args.port)
+
+
+def serve(library: Library, port: int) -> None:
+    """Answer until the process is ended. Raises UsageError where the port cannot be used."""
+    import waitress
+
     from .app import make_app
     from .upload import MOST_BYTES
-    library = Library(args.folder)
-    lock = None
-    if os.access(args.folder, os.W_OK):
-        lock = take_lock(library.own, "page of the index")  # two would write labels.csv over each other
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        server.bind(("127.0.0.1", args.port))
+        server.bind(("127.0.0.1", port))
     except OSError as error:
-        raise UsageError(f"--port {args.port} cannot be used ({error.strerror}): give another, or 0") from error
+        raise UsageError(f"--port {port} cannot be used ({error.strerror}): give another, or 0") from error
     server.listen()  # who follows the address at once waits
     port = server.getsockname()[1]
     print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
           flush=True)
     waitress.serve(make_app(library), sockets=[server], threads=THREADS, ident=None, max_request_body_size=MOST_BYTES)
-    if lock:
-        lock.close()
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ class Library:
     """An index in a folder, as it was when it was opened.
 
     Attributes: `files`: paths; `file`: (N,) number of each segment's file; `start`, `end`: (N,) seconds; `row`: (N,) of
-    the vectors; `known`: {path: Known}. Positions count the segments from 0. Raises DataError where it is damaged, or
-    holds nothing.
+    the vectors; `known`: {path: Known}. Positions count the segments from 0. own: folder for what is made to look
+    through it; None: one in the index. Raises DataError where it is damaged, or holds nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, own: Path | None = None) -> None:
         self.folder, self.manifest = folder.absolute(), read_manifest(folder)
-        self.own = self.folder / OWN
+        self.own = self.folder / OWN if own is None else own
         self.stamp = (folder / SEGMENTS).stat().st_mtime_ns if (folder / SEGMENTS).exists() else 0
         numbers: dict[str, int] = {}
         rows, files, starts, ends = array("q"), array("l"), array("d"), array("d")

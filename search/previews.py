@@ -11,7 +11,7 @@ from core.errors import DataError
 from core.files import whole_file
 from dataset.windows import VideoFacts, frames_at
 
-from .library import OWN, Library
+from .library import Library
 
 HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
 LARGE, AROUND = 288, 3  # pixels and seconds of those that are played
@@ -20,10 +20,10 @@ MOST_KEPT = 2**30  # bytes of the previews that are kept, about
 
 
 class Previews:
-    """Pictures of the segments of a library, in its folder. Files are read, never written."""
+    """Pictures of the segments of a library, in its own folder. Files are read, never written."""
 
     def __init__(self, library: Library) -> None:
-        self.library, self.folder = library, library.folder / OWN / "previews"
+        self.library, self.folder = library, library.own / "previews"
         self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
         self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
         self.size = MOST_KEPT + 1  # of the folder; not known before it is looked at

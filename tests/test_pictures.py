@@ -24,7 +24,8 @@ from dataset.sampling import PretrainViews
 from engine.monitor import sheet_of_views
 from models.dualvar import TERMS, Term
 
-DATA = [*SMALL[:6], "--dataset", "ucf101", "--workers", "0"]
+DATASET = ["--dataset", "ucf101"]
+DATA = [*SMALL[:6], *DATASET, "--workers", "0"]
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_the_gallery_shows_what_retrieval_finds_and_marks_it(call, tmp_path, mon
     lists, means = features(tmp_path / "a")
     seen = []
     monkeypatch.setattr(figures, "gallery", lambda rows, draw=figures.gallery: seen.extend(rows) or draw(rows))
-    code, _, error = call("gallery", *DATA, "--features", "a", "--queries", 3, "--found", 4, "--out", "g.png")
+    code, _, error = call("gallery", *DATASET, "--features", "a", "--queries", 3, "--found", 4, "--out", "g.png")
     assert code == 0, error
     units = [torch.nn.functional.normalize(means[part] - means[part].mean(dim=0), dim=1) for part in ("test", "train")]
     expected = nearest(units[0], units[1], 4)
@@ -219,9 +220,9 @@ def test_as_many_classes_as_data_sets_have(classes):
     (["tsne", "--features", "a", "a"], "--titles: 1 different ones for 2 panels"),
     (["tsne", "--features", "a", "--videos", "0"], "--videos must be above 0"),
     (["tsne", "--features", "a", "--seed", "-1"], "--seed must be 0 or more"),
-    (["gallery", *DATA, "--features", "a", "--found", "1000"], "--found 1000: more than 50 are no picture"),
-    (["gallery", *DATA, "--features", "lengths"], "lengths: the two lists' features differ in length"),
-    (["gallery", *DATA, "--features", "empty"], "do not belong together"),
+    (["gallery", *DATASET, "--features", "a", "--found", "1000"], "--found 1000: more than 50 are no picture"),
+    (["gallery", *DATASET, "--features", "lengths"], "lengths: the two lists' features differ in length"),
+    (["gallery", *DATASET, "--features", "empty"], "do not belong together"),
     (["views", *DATA, "--epoch", "-1"], "--epoch must be 0 or more"),
     (["views", *DATA, "--time_reverse", "nan"], "--time_reverse nan is no probability"),
     (["timeline", *DATA, "--n_series", "3", "--pretrain", "random", "--net", "r3d"],
@@ -232,7 +233,7 @@ def test_as_many_classes_as_data_sets_have(classes):
     (["curves", "--runs", "broken"], "log.jsonl row 1 is damaged"),
     (["curves", "--runs", "bare"], "in none of the logs"),
     (["curves", "--runs", "binary"], "log.jsonl row 1: not UTF-8"),
-    (["gallery", *DATA, "--features", "short"], "short is of another list than ucf101's test list"),
+    (["gallery", *DATASET, "--features", "short"], "short is of another list than ucf101's test list"),
     (["views", *DATA, "--names", "Run/none"], "--names Run/none: not in the training list"),
     (["views", *DATA, "--n_series", "3"], "--seq_len 4 is not divisible by --n_series 3"),
     (["timeline", *DATA, "--ds", "1", "--pretrain", "none.tar"], "none.tar does not exist"),

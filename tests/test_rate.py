@@ -97,7 +97,7 @@ def test_rates_of_a_list(tmp_path, monkeypatch):
                 lists.open_list("mine", "train", 1, "video", 6).fingerprint()}) == 3
     (folder.parent / "manifest.csv").unlink()
     (folder / "b.avi").write_bytes(b"no film")
-    with pytest.raises(DataError, match=r"^--fps 12: video .*b.avi is no AVI.*: mend the file, or take --ds, which"):
+    with pytest.raises(DataError, match=r"^--fps 12: video .*b.avi is no AVI.*: mend the file, or count frames"):
         lists.open_list("mine", "train", 1, "video", 12)
 
 

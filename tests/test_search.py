@@ -1,5 +1,6 @@
 """Looking through an index: exact search, the map, labels, and what the page's server answers and refuses."""
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -281,6 +282,26 @@ def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeyp
     for place, said in ((0, "one.mp4 cannot be read"), (4, "three.mp4 has changed")):
         answer = ask(client, f"/still/{place}")
         assert answer.status_code == 409 and said in answer.json["error"], answer.json
+
+
+def test_an_index_that_cannot_be_written_is_looked_through_all_the_same(disk, monkeypatch, capsys, tmp_path):
+    import search.__main__ as page
+    answers = {}
+
+    def serve(app, **_):
+        client = app.test_client()
+        paths = ("/still/0", "/api/map", "/api/similar?like=1")
+        answers.update({path: ask(client, path).status_code for path in paths})
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(waitress, "serve", serve)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    before = sorted(Path("index").rglob("*"))
+    page.main(["index", "--port", "0"])
+    assert set(answers.values()) == {200} and len(answers) == 3
+    assert sorted(Path("index").rglob("*")) == before and not list((tmp_path / "temporary").iterdir())
+    assert capsys.readouterr().out.startswith("note: index cannot be written: no labels can be given, and pictures are")
 
 
 def test_the_oldest_previews_make_room(disk, monkeypatch):
