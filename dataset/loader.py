@@ -5,11 +5,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from core.dist import local_processes
+from core.jobs import WorkerDied, run_jobs
 from core.lifeline import die_with_parent
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
@@ -153,67 +152,42 @@ def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None
     """The items of a data set, {"index": ...}, in order, read by `workers` processes of one thread each.
 
     One that ends the process that reads it, as a decoder that crashes does, is {"index", "error", "lasting": True}, and
-    others of the same of `groups` (N,), which have not been read yet, are left out. 0 workers: it ends this process.
+    later ones of the same of `groups` (N,) are left out. 0 workers: it ends this process.
     """
-    left = list(range(len(dataset)))  # type: ignore[arg-type]
+    count = len(dataset)  # type: ignore[arg-type]
     if not workers:
-        yield from (dataset[index] for index in left)
+        yield from (dataset[index] for index in range(count))
         return
-    while left:
-        done = 0
-        try:
-            for item in _pooled(dataset, left, workers):
-                done += 1
-                yield item
-            return
-        except BrokenProcessPool:
-            left = left[done:]
-        for index in left[:workers * PREFETCHED]:  # it is one of these
-            if index not in left:
+    dead: set[Any] = set()
+    of = range(count) if groups is None else groups
+    left = (index for index in range(count) if of[index] not in dead)
+    with closing(run_jobs(partial(_read, dataset), left, workers, True, multiprocessing.get_start_method())) as items:
+        for index, item in items:
+            if of[index] in dead:  # it was under way already
                 continue
-            left.remove(index)
-            try:
-                yield from _pooled(dataset, [index], 1)
-            except BrokenProcessPool:
-                yield {"index": index, "lasting": True,
-                       "error": "ends the program that decodes it: it is damaged, or needs more memory than there is"}
-                left = [other for other in left if groups is None or groups[other] != groups[index]]
-
-
-def _pooled(dataset: Dataset, indices: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
-    """Some items in order. Raises BrokenProcessPool where a process that reads one ends."""
-    ahead, under_way = iter(indices), deque[Future[dict[str, Any]]]()
-    others = {*multiprocessing.active_children()}
-    pool = ProcessPoolExecutor(workers, initializer=_serve, initargs=(dataset,))
-    try:
-        while True:
-            missing = workers * PREFETCHED - len(under_way)
-            under_way.extend(pool.submit(_item, index) for index in islice(ahead, missing))
-            if not under_way:
-                return
-            item = under_way.popleft().result()
+            if isinstance(item, WorkerDied):
+                dead.add(of[index])
+                item = {"index": index, "error": item.reason, "lasting": True}
+            if isinstance(item, Exception):
+                raise item
             yield {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
                    for name, value in item.items()}
-    finally:
-        for child in {*multiprocessing.active_children()} - others if under_way else ():
-            child.kill()  # it is in the middle of an item that nobody waits for
-        pool.shutdown(cancel_futures=True)
 
 
-_served: Dataset
+_prepared = False  # whether this process is a worker of `surviving_items`
 
 
-def _serve(dataset: Dataset) -> None:
-    global _served
-    _served = dataset
-    _prepare_worker(0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which a pool ends its processes
-
-
-def _item(index: int) -> dict[str, Any]:
-    """An item without tensors, whose memory would have to be fetched from this process while it lives."""
-    return {name: value.numpy() if isinstance(value, torch.Tensor) else value
-            for name, value in _served[index].items()}
+def _read(dataset: Dataset, index: int) -> dict[str, Any] | Exception:
+    """An item, in a worker, without tensors, whose memory would have to be fetched from there while it lives."""
+    global _prepared
+    if not _prepared:
+        _prepare_worker(0)
+        _prepared = True
+    try:
+        return {name: value.numpy() if isinstance(value, torch.Tensor) else value
+                for name, value in dataset[index].items()}
+    except Exception as error:
+        return error
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,

@@ -80,7 +80,7 @@ def test_a_fault_amid_training_stands_in_the_run_s_folder(tmp_path, processes):
 
 
 @pytest.mark.parametrize("program, module, name, flags", [
-    ("process_data.src.verify", "process_data.src.common", "run_jobs", ["--dataset", "ucf101"]),
+    ("process_data.src.verify", "core.jobs", "run_jobs", ["--dataset", "ucf101"]),
     ("analysis.report", "analysis.runs", "find_runs", ["log"])])
 def test_a_fault_in_a_tool(tmp_path, program, module, name, flags):
     env = environment(make_dataset(tmp_path / "data"))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from helpers import PATIENCE, exit_code
 
+from core import jobs
 from core.files import take_lock, whole_file, whole_files
 from dataset.lists import read_class_index, video_groups
 from dataset.local_dataset import DEMO_GROUP
@@ -375,7 +376,7 @@ def test_a_full_disk_ends_the_run_with_what_is_finished(videos, tmp_path, extrac
 
 def test_signals_that_come_while_a_worker_is_started_are_not_lost():
     """Where nothing is set up for them, they end the program as ever."""
-    code = ("import signal; from process_data.src.common import interrupts_held\n"
+    code = ("import signal; from core.jobs import interrupts_held\n"
             "with interrupts_held(): signal.raise_signal(signal.SIGTERM); print('held', flush=True)\nprint('lost')")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "held\n")
@@ -567,18 +568,30 @@ def test_extract_refuses_bad_input(flags, code, named, videos, tmp_path):
 
 
 def test_worker_that_dies_costs_only_its_job():
-    jobs = ["1 + 1", "__import__('os')._exit(3)", "2 + 2", "__import__('os').abort()", "3 + 3"]
-    results = dict(common.run_jobs(eval, jobs, 2))
-    assert [results[job] for job in jobs[::2]] == [2, 4, 6]
-    assert "exit code 3" in results[jobs[1]].reason and "signal 6" in results[jobs[3]].reason
+    sums = ["1 + 1", "__import__('os')._exit(3)", "2 + 2", "__import__('os').abort()", "3 + 3"]
+    results = dict(jobs.run_jobs(eval, sums, 2))
+    assert [results[job] for job in sums[::2]] == [2, 4, 6]
+    assert "exit code 3" in results[sums[1]].reason and "signal 6" in results[sums[3]].reason
+
+
+def test_results_in_order_are_no_further_ahead_than_they_may_be():
+    slow, begun = ["__import__('time').sleep(0.5)", *(f"{i} + 0" for i in range(1, 20))], []
+    found = list(jobs.run_jobs(eval, (begun.append(job) or job for job in slow), 2, in_order=True))
+    assert found == [(slow[0], None), *((job, i) for i, job in enumerate(slow[1:], 1))]
+    results = jobs.run_jobs(eval, (begun.append(job) or job for job in slow), 2, in_order=True)
+    begun.clear()
+    next(results)
+    assert len(begun) == jobs.AHEAD * 2  # which were sent while the first slept
+    results.close()
+    assert not multiprocessing.active_children()
 
 
 def test_worker_that_dies_between_two_jobs_costs_no_more_than_the_second(monkeypatch):
     """Sending the second job fails then."""
-    start_worker = common.start_worker
+    start_worker = jobs.start_worker
 
-    def start(function):
-        channel, process = start_worker(function)
+    def start(*arguments):
+        channel, process = start_worker(*arguments)
         receive = channel.recv
 
         def recv():
@@ -591,21 +604,21 @@ def test_worker_that_dies_between_two_jobs_costs_no_more_than_the_second(monkeyp
         monkeypatch.setattr(channel, "recv", recv, raising=False)
         return channel, process
 
-    monkeypatch.setattr(common, "start_worker", start)
-    results = dict(common.run_jobs(eval, ["'last'", "1 + 1", "2 + 2"], 1))
+    monkeypatch.setattr(jobs, "start_worker", start)
+    results = dict(jobs.run_jobs(eval, ["'last'", "1 + 1", "2 + 2"], 1))
     assert results["'last'"] == "last" and "signal 9" in results["1 + 1"].reason and results["2 + 2"] == 4
 
 
 def test_interrupt_while_a_worker_is_started_is_not_lost_and_leaves_none(monkeypatch):
-    start_worker = common.start_worker
+    start_worker = jobs.start_worker
 
-    def start(function):
+    def start(*arguments):
         signal.raise_signal(signal.SIGINT)
-        return start_worker(function)
+        return start_worker(*arguments)
 
-    monkeypatch.setattr(common, "start_worker", start)
+    monkeypatch.setattr(jobs, "start_worker", start)
     with pytest.raises(KeyboardInterrupt):
-        list(common.run_jobs(eval, ["__import__('time').sleep(60)"], 1))
+        list(jobs.run_jobs(eval, ["__import__('time').sleep(60)"], 1))
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -614,12 +627,12 @@ def test_interrupt_while_a_worker_is_started_is_not_lost_and_leaves_none(monkeyp
 def test_worker_is_deaf_to_interrupts_from_its_start():
     """A terminal's Ctrl-C goes to workers too, which would print a traceback each; it is the parent's to handle."""
     mask = "int(__import__('signal').SIGINT) in __import__('signal').pthread_sigmask(0, [])"
-    assert dict(common.run_jobs(eval, [mask], 1)) == {mask: True}
+    assert dict(jobs.run_jobs(eval, [mask], 1)) == {mask: True}
 
 
 def test_workers_end_with_a_killed_parent_in_the_middle_of_a_job(tmp_path):
     job = f"open({str(tmp_path / 'begun')!r}, 'w').close() or __import__('time').sleep(60)"
-    code = f"from process_data.src.common import run_jobs; list(run_jobs(eval, [{job!r}], 1))"
+    code = f"from core.jobs import run_jobs; list(run_jobs(eval, [{job!r}], 1))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE)
     deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:

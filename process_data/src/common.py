@@ -1,14 +1,9 @@
-"""What the tools of process_data share: flags, listing videos, writing files, worker processes."""
-import multiprocessing
+"""What the tools of process_data share: flags, listing videos, writing files."""
 import os
-import signal
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
 
 from core.errors import DataError, UsageError
-from core.exits import STOPS
 from core.files import FULL, whole_files
 from core.inputs import read_table
 from core.names import name_fault, quoted
@@ -205,101 +200,3 @@ def read_manifest(path):
         if not FRAMES.fullmatch(row["frames"]):
             raise DataError(f"{path}: the frames of {quoted(video)} are {quoted(row['frames'])}, not a number: {hint}")
     return rows
-
-
-class WorkerDied:
-    """Stands for the result of a job whose process ended before the job did (decoder crash, out of memory)."""
-
-    def __init__(self, exit_code):
-        died_by = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-        self.reason = f"its process died ({died_by}: a crash of the decoder, or out of memory)"
-
-
-def serve(function, channel):
-    """What a worker process does: receive a job, send its result, until the channel closes."""
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    while True:
-        try:
-            job = channel.recv()
-        except EOFError:
-            return
-        channel.send(function(job))
-
-
-def exit_with_parent():
-    """End this process when its parent ends, lest it write into folders that a new run works on."""
-    connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-@contextmanager
-def interrupts_held():
-    """Put off Ctrl-C, SIGTERM and SIGHUP until the end of the block; processes started in it are deaf to them for good.
-
-    A new process inherits signals that are blocked or ignored. To ignore SIGINT here would lose a Ctrl-C. It is
-    blocked, and as the parent's other threads (tqdm has one) may still receive it, the handler notes it for later.
-    """
-    resource_tracker.ensure_running()  # or multiprocessing starts it with the first process, which unblocks the signal
-    sent = []
-    handlers = {number: signal.signal(number, lambda number, frame: sent.append(number)) for number in STOPS}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if sent:
-            signal.raise_signal(sent[0])
-
-
-def start_worker(function):
-    """Start a process that does function(job) for each job it is sent -> (channel to it, process)."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(function, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    return ours, process
-
-
-def run_jobs(function, jobs, workers):
-    """Run function(job) in `workers` processes; yields (job, result) as jobs end, WorkerDied for a crashed one.
-
-    When a decoder crashes, the pools of the standard library wait for ever (multiprocessing) or give up all jobs
-    (concurrent.futures). Leaving the loop over the results early kills the workers.
-    """
-    jobs = iter(jobs)
-    processes, busy = {}, {}  # channel -> process, channel -> job
-
-    def add_worker():
-        with interrupts_held():  # or Ctrl-C could leave a worker that is not in `processes`
-            channel, processes[channel] = start_worker(function)
-        return channel
-
-    def send(channel, job):
-        busy[channel] = job
-        with suppress(ConnectionError):  # the worker died after its last job: recv below notices
-            channel.send(job)
-
-    try:
-        for _, job in zip(range(workers), jobs, strict=False):  # jobs last, or zip takes one too many
-            send(add_worker(), job)
-        while busy:
-            for channel in connection.wait(list(busy)):
-                done = busy.pop(channel)
-                try:
-                    result = channel.recv()
-                except (EOFError, ConnectionError):
-                    process = processes.pop(channel)
-                    process.join()
-                    result, channel = WorkerDied(process.exitcode), None
-                for job in jobs:
-                    send(channel or add_worker(), job)
-                    break
-                yield done, result
-    finally:
-        for process in processes.values():
-            process.kill()
-        for process in processes.values():
-            process.join()

@@ -40,6 +40,7 @@ from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import FULL, TEMPORARY, csv_lines, take_lock
 from core.inputs import open_file, read_json
+from core.jobs import WorkerDied, run_jobs
 from core.parser import new_parser
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_PIXELS
@@ -48,7 +49,6 @@ from process_data.src.common import (
     COLUMNS,
     GO_ON,
     MANIFEST,
-    WorkerDied,
     available_cores,
     check_range,
     find_flat_videos,
@@ -58,7 +58,6 @@ from process_data.src.common import (
     plural,
     read_manifest,
     readable,
-    run_jobs,
     visible,
     write_files,
 )

@@ -30,6 +30,7 @@ from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import FULL, TEMPORARY, take_lock, whole_file
 from core.inputs import read_bytes
+from core.jobs import WorkerDied, run_jobs
 from core.names import name_fault
 from core.parser import new_parser
 from dataset.lists import local_dataset
@@ -38,14 +39,12 @@ from dataset.storage import MOST_FRAMES, PACKED_SUFFIX, Packed
 from process_data.src.common import (
     GO_ON,
     MANIFEST,
-    WorkerDied,
     available_cores,
     check_range,
     first,
     full_disk,
     plural,
     read_manifest,
-    run_jobs,
     visible,
 )
 from process_data.src.extract_frame import write_manifest

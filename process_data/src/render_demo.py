@@ -31,16 +31,15 @@ from core.errors import UsageError
 from core.exits import run
 from core.files import take_lock
 from core.inputs import read_json
+from core.jobs import WorkerDied, run_jobs
 from core.parser import new_parser
 from dataset.local_dataset import DATA
 from dataset.video import BrokenVideo, open_video
 from process_data.src.common import (
     GO_ON,
-    WorkerDied,
     available_cores,
     check_range,
     plural,
-    run_jobs,
     write_files,
 )
 

@@ -40,18 +40,17 @@ from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import csv_lines, take_lock
 from core.inputs import csv_rows, read_text
+from core.jobs import WorkerDied, run_jobs
 from core.names import cell
 from core.parser import new_parser
 from dataset.lists import MEND, WRITE, local_dataset, read_class_index, read_list, row_error, video_groups
 from dataset.local_dataset import HMDB51_GROUP
 from dataset.reader import FRAME_NAME
 from process_data.src.common import (
-    WorkerDied,
     available_cores,
     check_range,
     first,
     plural,
-    run_jobs,
     write_files,
 )
 from process_data.src.frame_check import (
