@@ -57,7 +57,7 @@ from .floors import FLOORS
 from .temporal_features import extract, first_pictures
 from .temporal_output import HOWS, KINDS, WITHHELD, draw, write_tables
 from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured, units
-from .temporal_tasks import TASKS, Plan, choose_stride, fits_length, make_plan
+from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, choose_stride, fits_length, make_plan
 from .titles import add_titles, panel_titles
 
 RANDOM = "random weights"
@@ -86,6 +86,15 @@ def some(videos: VideoList, count: int, seed: int) -> VideoList:
     """At most `count` videos, drawn, in the order of the list."""
     order = np.random.default_rng(seed).permutation(len(videos))[:count]
     return videos.subset(np.sort(order))
+
+
+def apart(lists: Mapping[str, VideoList], group: str) -> VideoList:
+    """The training list without videos of recordings that the test list has too, counted aloud."""
+    groups = {part: video_groups(videos.names, group) for part, videos in lists.items()}
+    shared = np.isin(groups["train"], groups["test"])
+    if shared.any() and rank() == 0:
+        print(f"note: {shared.sum()} training videos are left out: the test list has others of the same recordings")
+    return lists["train"].subset(np.flatnonzero(~shared))
 
 
 class Source(NamedTuple):
@@ -132,7 +141,6 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
     "classes": {clip: Measured}}
     """
     recordings = video_groups(lists["test"].names, group)
-    count = len(np.unique(units(recordings)))
     sides = [{part: Side(lists[part], plans[part, draw], features[part, draw]) for part in PARTS}
              for draw in range(draws)]
     found: dict[str, Any] = {"tasks": {}, "classes": {}}
@@ -148,11 +156,15 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         few = [answered_by_few(side["train"], side["test"], name, shots, group, draw)
                for draw, side in enumerate(sides)] if shots else [{}]
         own["shots"] = {str(k): measured([one[k] for one in few], recordings) for k in few[0]}
+        count = len(np.unique(units(recordings[plans["test", 0].fit[name]])))
         own["at_chance"] = {how: is_chance(share, TASKS[name], count) for how, share in own["control"].items()}
     whole = [plans[part, 0].fit["arrow"] for part in PARTS]
     if len(np.unique(lists["train"].labels[whole[0]])) > 1 and min(map(np.sum, whole)) >= FEWEST:
         gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
         found["classes"] = {clip: measured([one[clip] for one in gaps], recordings) for clip in gaps[0]}
+        true, *others = CLASS_CLIPS
+        found["classes"] |= {f"{true} - {clip}": measured([one[true] - one[clip] for one in gaps], recordings)
+                             for clip in others}
     return found, shares
 
 
@@ -229,6 +241,7 @@ def main(argv: Sequence[str]) -> None:
     group, root = local_dataset(args.dataset).group, local_dataset(args.dataset).root(args.storage)
     lists = {part: some(open_list(args.dataset, part, args.split, args.storage), args.videos, args.seed)
              for part in PARTS}
+    lists["train"] = apart(lists, group)
     rates = {part: frame_rates(root, args.storage, videos.names) for part, videos in lists.items()}
     unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
     if unknown is not None:
@@ -242,8 +255,9 @@ def main(argv: Sequence[str]) -> None:
             print(f"note: --ds {args.ds}, the nearest to these frames a second in videos of {usual:.4g}")
     args = frozen(args)
     if len(set(video_groups(lists["train"].names, group))) < 2:
-        raise DataError(f"--dataset {args.dataset}: all training videos are of one recording, and a probe needs others "
-                        "to choose its strength: mend the group rule in dataset/local_dataset.py")
+        raise DataError(f"--dataset {args.dataset}: the training list has no two recordings of which the test list has "
+                        "no video: a probe needs both, one to choose its strength: mend the lists, or the group rule "
+                        "in dataset/local_dataset.py")
     networks, floors = sources(titles, known, args)
     frames = np.concatenate([videos.num_frames for videos in lists.values()])
     strides = {task: choose_stride(task, frames, args.seq_len, args.ds) for task in ("clip", *TASKS)}
@@ -283,7 +297,7 @@ def main(argv: Sequence[str]) -> None:
     for title, own in found.items():
         for task, measures in own["tasks"].items():
             measures["above_floors"] = {how: title in titles and above_floors(
-                shares[title], beside, task, how, recordings, len(possible) * len(HOWS) * len(titles)) for how in HOWS}
+                shares[title], beside, task, how, recordings, len(possible) * len(HOWS)) for how in HOWS}
     results = {
         "networks": titles, "weights": weights, "measures": to_plain(found),
         "tasks": {name: {"title": TASKS[name].title, "chance": TASKS[name].chance, "stride": strides[name],

@@ -50,7 +50,8 @@ def protocol_of(results: Mapping[str, Any]) -> str:
 def joined(parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Results by name -> those of one protocol and the same tasks as one, whose networks are called by these names.
 
-    Where a result is of several networks, theirs follow its name. Floors are the first one's: they are the same.
+    Where a result is of several networks, theirs follow its name. Floors are the first one's; where another --seed drew
+    the others' clips, theirs differ by that.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, found in parts.items():
@@ -96,10 +97,12 @@ def answers_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
 
 
 def shares_table(results: Mapping[str, Any], wanted: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
-    """Shares as they are; wanted: (title of the row, network or floor, kind, classifier or number of videos)."""
-    return by_task(results, {title: {task: plus_minus(found[kind][which])
-                                     for task, found in results["measures"][name]["tasks"].items()}
-                             for title, name, kind, which in wanted})
+    """Shares as they are, of shots those of tasks that are not withheld; wanted: (title of the row, network or floor,
+    kind, classifier or number of videos).
+    """
+    return by_task(results, {title: {
+        task: plus_minus(found[kind][which]) if kind != "shots" or found["at_chance"]["linear"] else WITHHELD
+        for task, found in results["measures"][name]["tasks"].items()} for title, name, kind, which in wanted})
 
 
 def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -114,10 +117,12 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
     for how, words in HOWS.items():
         yield how, answers_table(results, how), (
             f"Share of right answers, {words}, ± half of its 95 % interval over {results['recordings']} recordings "
-            f"(drawn anew: {drawn}). *: above chance and every floor by a paired test, 5 % over the whole table.")
+            f"(drawn anew: {drawn}). *: above chance and every floor by a paired test, 5 % over all questions of a "
+            "network.")
     everything = results["measures"]
-    yield "control", shares_table(results, [(name, name, "control", "linear") for name in everything]), (
-        "Linear probe of the controls, which should be at chance.")
+    for how, words in HOWS.items():
+        yield f"control_{how}", shares_table(results, [(name, name, "control", how) for name in everything]), (
+            f"Controls, {words}: they should be at chance.")
     yield "frames", shares_table(results, [(f"{name}, {KINDS[kind]}", name, kind, "linear")
                                            for name in results["networks"] for kind in ("single", "mean")]), (
         "Linear probe of single frames, as the networks see them (first draw).")
@@ -128,7 +133,8 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
     if len(table := classes_table(results)):
         yield "classes", table, (
             "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
-            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such clips. "
+            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such clips; "
+            "true - ...: what is lost, on the same videos. "
             f"The commonest class is {results['class_chance']:.3f} of the test videos.")
 
 
@@ -138,6 +144,12 @@ def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
              "control at chance": found["tasks"][task]["at_chance"][how]}
             for name, found in results["measures"].items() for task, facts in results["tasks"].items()
             for kind in KINDS for how, share in found["tasks"][task][kind].items()]
+    rows += [{"features": name, "task": task, "of": KINDS["clips"], "by": f"linear probe of {k} videos",
+              "chance": facts["chance"], **share, "control at chance": found["tasks"][task]["at_chance"]["linear"]}
+             for name, found in results["measures"].items() for task, facts in results["tasks"].items()
+             for k, share in found["tasks"][task]["shots"].items()]
+    rows += [{"features": name, "task": "classes", "of": clip, "by": HOWS["linear"], **share}
+             for name, found in results["measures"].items() for clip, share in found["classes"].items()]
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, Task
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of scikit-learn's C
 NEIGHBOURS = 10
-RESAMPLES = 4000
+RESAMPLES = 10_000
 SURE = 0.999  # confidence of the interval around a control in which chance must lie
 
 
@@ -114,7 +114,7 @@ def answered_by_few(train: Side, test: Side, name: str, shots: Sequence[int], gr
 def class_gaps(train: Side, test: Side, group: str, seed: int) -> dict[str, np.ndarray]:
     """Linear probe of classes -> {"<clip>": trained on the clips as they are, "<clip> itself": on such clips}, (V,).
 
-    clip: each of CLASS_CLIPS, which the test videos show.
+    clip: each of CLASS_CLIPS, which the test videos show; the first are the clips as they are.
     """
     own, asked = (np.flatnonzero(side.plan.fit["arrow"]) for side in (train, test))
     videos, labels = train.videos.subset(own), train.videos.labels[own]
@@ -125,7 +125,7 @@ def class_gaps(train: Side, test: Side, group: str, seed: int) -> dict[str, np.n
         probe = fit(features, labels, strength)
         if clip == CLASS_CLIPS[0]:
             first = probe
-        for kind, used in ((clip, first), (f"{clip} itself", probe)):
+        for kind, used in {clip: first, **({f"{clip} itself": probe} if probe is not first else {})}.items():
             found[kind] = np.full(len(test.videos), np.nan)
             found[kind][asked] = used.predict(test.of(clip, "clips")[asked]) == test.videos.labels[asked]
     return found

@@ -159,7 +159,7 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
 
     # a slower step than one frame would show frames twice
     stride = strides["speed"] * rate
-    begin = start("speed", rate, margin(length)) if stride > 0.999 else None
+    begin = start("speed", rate, margin(length)) if stride > 0.99 else None
     if begin is not None:
         middle = begin + steps("speed", length) * stride / 2
         clips |= {f"speed{k}": np.floor(middle + (run - (length - 1) / 2) * k * stride + 0.5).astype(np.int64).clip(

@@ -100,6 +100,7 @@ def test_segments_that_leave_a_frame_over_are_not_asked_for():
 
 def test_no_frame_is_shown_twice():
     """Slow clips of a video with few frames a second would repeat some."""
+    assert "speed" in draw(rate=29.97 / 30, speed=1)[2]  # of 30 frames a second, nearly
     assert "speed" not in draw(rate=0.4)[2] and "speed" in draw(rate=0.5)[2] and "arrow" in draw(rate=0.4)[2]
     for seed in range(10):
         clips = draw(rate=0.6, seed=seed)[0]
@@ -193,6 +194,27 @@ def test_a_network_without_order_is_at_chance(task, network):
     assert task == "order4" or found.mean == pytest.approx(TASKS[task].chance, abs=1e-9)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_network_that_averages_frames_is_at_chance_on_all(task):
+    def noise(rng):
+        return rng.random((60, 200))
+
+    found = linear(lambda x: x.mean(axis=2, keepdims=True), noise, task)
+    assert is_chance(found, TASKS[task], 60) and abs(found.mean - TASKS[task].chance) < 0.1
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_a_network_that_compares_frames_knows_the_order_of_segments(n):
+    def compares(x):
+        first, second = np.triu_indices(LENGTH, 1)
+        return np.sign(x[..., first] - x[..., second])
+
+    def rising(rng):
+        return np.sort(rng.random((60, 200)), axis=1)
+
+    assert linear(compares, rising, f"order{n}").mean > 0.95
+
+
 @pytest.mark.parametrize("task", ["precedence", "position"])
 @pytest.mark.parametrize("network", [averages, steps_of])
 def test_in_stationary_videos_there_is_no_place_in_time(task, network):
@@ -232,14 +254,24 @@ def test_few_videos_are_of_different_recordings_and_enough_for_a_network_that_kn
     assert sorted(ordered) == list(range(60)) and len(set(groups[ordered[:6]])) == 6
 
 
-def test_answers_in_another_order_are_chance():
-    """Each time the probe learns what most videos happen to say."""
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_in_another_order_are_chance(task):
     train, test = sides(steps_of, stationary)
-    rng, shares, answers = np.random.default_rng(0), [], train.plan.answers["arrow"].copy()
-    for _ in range(40):
-        train.plan.answers["arrow"] = rng.permuted(answers, axis=1)
-        shares.append(answered(train, test, "arrow", "clips", r"(?P<group>.+)", 0)["linear"].mean())
-    assert abs(np.mean(shares) - 0.5) < 0.25
+    rng = np.random.default_rng(0)
+    for own in (train, test):
+        own.plan.answers[task] = rng.permuted(own.plan.answers[task], axis=1)
+    found = answered(train, test, task, "clips", r"(?P<group>.+)", 0)
+    for how in temporal_output.HOWS:
+        share = measured([found[how]], test.videos.names)
+        assert is_chance(share, TASKS[task], 60) and abs(share.mean - TASKS[task].chance) < 0.1
+
+
+def test_training_videos_of_the_test_lists_recordings_are_left_out(capsys):
+    parts = {"train": ["a/v1_g1", "a/v2_g1", "a/v3_g2", "b/v4_g3"], "test": ["a/v5_g1", "b/v6_g4"]}
+    own = {part: VideoList(np.array(names), np.full(len(names), 9), np.zeros(len(names), int), np.array(["a"]))
+           for part, names in parts.items()}
+    assert temporal.apart(own, r".+_(?P<group>g\d)").names.tolist() == ["a/v3_g2", "b/v4_g3"]
+    assert capsys.readouterr().out.startswith("note: 2 training videos are left out: the test list has others")
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -304,6 +336,10 @@ def test_a_control_off_chance_withholds_the_number():
     results = results_of("a", at_chance=False)
     assert temporal_output.cell(results, "a", "arrow", "linear") == "control not at chance"
     assert "0.900 ± 0.050" in temporal_output.cell(results, "a", "arrow", "neighbours")
+    own = results["measures"]["a"]["tasks"]["arrow"]
+    own["shots"] = {"2": own["clips"]["linear"]}
+    few = temporal_output.shares_table(results, [("a, 2 videos", "a", "shots", "2")])
+    assert few["arrow of time"].tolist()[-1] == "control not at chance"
     assert not is_chance(temporal_probe.Measured(0.6, 0.55, 0.65, 0.02), TASKS["arrow"], 100)
     assert is_chance(temporal_probe.Measured(0.6, 0.55, 0.65, 0.02), TASKS["arrow"], 5)  # few: an unsure error
 
@@ -391,7 +427,9 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     assert "| chance | 0.500 | 0.333 |" in text and "| mean picture | " in text
     assert "\\toprule" in (folder / "tables.tex").read_text()
     rows = (folder / "tables.csv").read_text().splitlines()
-    assert len(rows) == 1 + 5 * 2 * len(temporal_output.KINDS) * len(temporal_output.HOWS)
+    assert len(rows) == 1 + 5 * (2 * len(temporal_output.KINDS) * len(temporal_output.HOWS) + 2 * 2 + 4 + 3 + 3)
+    gaps = results["measures"]["random"]["classes"]
+    assert gaps["true - reversed"]["mean"] == pytest.approx(gaps["true"]["mean"] - gaps["reversed"]["mean"])
     assert cv2.imread(str(folder / "temporal.png")).std() > 5
 
     def never(*_, **__):
