@@ -248,13 +248,15 @@ def timeline(panels: Sequence[tuple[str, np.ndarray]], frames: Sequence[np.ndarr
 
 
 def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float] | str], Mapping[str, float],
-                              Mapping[str, float]]], label: str, hollow: str) -> Figure:
+                              Mapping[str, float]]], label: str, hollow: str, looks: Mapping[str, str]) -> Figure:
     """Shares with their intervals, beside what they must be above.
 
     rows: [(title, chance, {name: (share, low, high), or a text in their place}, {floor: share}, {name: share of its
-    own floor, as a hollow mark})], with the same names in each; label: of the axis; hollow: of the hollow marks.
+    own floor, as a hollow mark})], with the same names in each; label: of the axis; hollow: of the hollow marks; looks:
+    {name: what it is called}, those of one look the same.
     """
-    names, floors = list(rows[0][2]), list(rows[0][3])
+    names, floors, looking = list(rows[0][2]), list(rows[0][3]), list(dict.fromkeys(looks.values()))
+    kinds = [looking.index(looks[name]) for name in names]
     apart = 0.8 / max(len(names), 2)
     figure = new_figure(7.5, 1.4 + len(rows) * (0.26 + 0.1 * len(names)))
     axes = figure.subplots()
@@ -264,15 +266,16 @@ def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float
             axes.plot([ticks[floor]] * 2, [place - 0.33, place + 0.33], color="#777777", linewidth=1.4,
                       linestyle=DASHES[i % len(DASHES)])
         for i, name in enumerate(names):
-            y, colour, share = place + apart * (i - (len(names) - 1) / 2), COLOURS[i % len(COLOURS)], shares[name]
+            y, share = place + apart * (i - (len(names) - 1) / 2), shares[name]
+            colour, marker = COLOURS[kinds[i] % len(COLOURS)], MARKERS[kinds[i] % len(MARKERS)]
             if name in own:
-                axes.plot(own[name], y, marker=MARKERS[i % len(MARKERS)], markersize=4, color=colour,
+                axes.plot(own[name], y, marker=marker, markersize=4, color=colour,
                           markerfacecolor="white", markeredgewidth=0.8)
             if isinstance(share, str):
                 axes.text(chance, y, f" {share}", fontsize=6.5, va="center", color=colour)
             else:
                 axes.plot(share[1:], [y, y], color=colour, linewidth=1.3)
-                axes.plot(share[0], y, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=5)
+                axes.plot(share[0], y, color=colour, marker=marker, markersize=5)
         if place:
             axes.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
     axes.set_yticks(range(len(rows)), [title for title, *_ in rows], fontsize=8)
@@ -280,7 +283,7 @@ def dots(rows: Sequence[tuple[str, float, Mapping[str, tuple[float, float, float
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=5,
-                      label=name) for i, name in enumerate(names)]
+                      label=name) for i, name in enumerate(looking)]
     handles += [Line2D([], [], color="#777777", linestyle=DASHES[i % len(DASHES)], label=floor)
                 for i, floor in enumerate(floors)] + [Line2D([], [], color="black", label="chance")]
     handles.append(Line2D([], [], linestyle="", color="#777777", marker="o", markersize=4, markerfacecolor="white",

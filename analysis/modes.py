@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from models.dualvar import TERMS, parse_mode
 
 UNTRAINED = ("thumbnail", "random")
+SEED = re.compile(r"_seed\d+$")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ def parse_cell(name: str) -> Cell | None:
     match = re.fullmatch(rf"(?P<mode>(?:{term})(?:-(?:{term}))*|[^_]+)_(?P<dataset>.+)"
                          r"_split(?P<split>\d+)(?:_seed(?P<seed>\d+))?", name)
     return Cell(name, **match.groupdict()) if match else None
+
+
+def without_seed(name: str) -> str:
+    """Name of a run without the seed at its end: what runs that differ in the seed alone share."""
+    return SEED.sub("", name)
 
 
 def mode_position(mode: str) -> tuple[int, ...] | None:

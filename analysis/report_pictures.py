@@ -12,6 +12,7 @@ from .page import Page
 from .report_tables import first_seeds
 from .runs import STAGES, Run, Runs
 
+LISTS = ("dataset", "split", "storage")  # flags that say which lists are read
 MOST_PANELS = 4  # of pictures side by side
 
 
@@ -63,7 +64,7 @@ def pictures_of_features(dataset: str, searched: Sequence[Run]) -> Iterator[Pict
         last = some[-1]
         yield Picture(f"gallery_{dataset}", f"{dataset}, {last.name}: test videos and the five nearest training "
                       "videos, with cosines; ✓ same class, ✗ another.",
-                      ["gallery", "--features", str(last.features()), *data_flags(last)])
+                      ["gallery", "--features", str(last.features()), *flags_of(last, LISTS)])
 
 
 def pictures_of_tests(dataset: str, tests: Sequence[Run]) -> Iterator[Picture]:
@@ -94,13 +95,15 @@ def pictures_of_videos(dataset: str, trained: Sequence[Run]) -> Iterator[Picture
                        "--titles", *titles(there)])
 
 
+def flags_of(run: Run, names: Iterable[str]) -> list[str]:
+    return [word for name in names for word in (f"--{name}", str(run.flags[name]))]
+
+
 def data_flags(run: Run) -> list[str]:
     """How a run read its videos, as flags."""
-    found = []
     pace = "ds" if run.flags["fps"] is None else "fps"
-    for name in ("dataset", "split", "storage", "seq_len", pace, "img_dim", "seed"):
-        found += [f"--{name}", str(run.flags[name])]
-    return found + ["--resize", "x".join(map(str, run.flags["resize"]))]
+    return [*flags_of(run, (*LISTS, "seq_len", pace, "img_dim", "seed")), "--resize",
+            "x".join(map(str, run.flags["resize"]))]
 
 
 def draw_pictures(page: Page, wanted: Iterable[Picture]) -> list[str]:

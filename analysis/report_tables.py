@@ -11,7 +11,7 @@ from dataset.lists import open_list
 from models.protocol import spacing
 
 from . import paper
-from .run_pictures import without_seed
+from .modes import without_seed
 from .runs import STAGES, Run, Runs, all_runs, read_probe, training_behind
 
 TESTED = {"last": "linear probe, test", "ft": "fine-tuned, test"}

@@ -13,14 +13,9 @@ from engine.log import log_rows
 from models.dualvar import TERMS
 
 from . import figures
+from .modes import without_seed
 
 NUMBER = re.compile(r"([0-9]{1,15}(\.[0-9]{1,20})?(e-[0-9]{1,2})?)?")  # of videos, a share of them, or nothing
-SEED = re.compile(r"_seed\d+$")
-
-
-def without_seed(name: str) -> str:
-    """Name of a run without the seed at its end: what runs that differ in the seed alone share."""
-    return SEED.sub("", name)
 
 
 def default_measures() -> list[str]:

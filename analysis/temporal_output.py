@@ -11,6 +11,7 @@ from core.files import write_text
 from core.inputs import COUNT, read_json
 
 from . import figures
+from .modes import without_seed
 from .page import csv_text, latex, markdown
 
 HOWS = {"linear": "linear probe", "neighbours": "vote of 10 neighbours"}
@@ -131,11 +132,11 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
     if few:
         yield "shots", shares_table(results, few), "Linear probes trained on the clips of a few videos alone."
     if len(table := classes_table(results)):
+        lost = "; true - ...: what is lost, on the same videos" if "true - still" in table else ""
         yield "classes", table, (
             "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
-            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such clips; "
-            "true - ...: what is lost, on the same videos. "
-            f"The commonest class is {results['class_chance']:.3f} of the test videos.")
+            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such "
+            f"clips{lost}. The commonest class is {results['class_chance']:.3f} of the test videos.")
 
 
 def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -162,7 +163,10 @@ def write_tables(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def draw(results: Mapping[str, Any]) -> Figure:
-    """The linear probe's answers: a dot with its interval for each network, floors as ticks and hollow dots."""
+    """The linear probe's answers: a dot with its interval for each network, floors as ticks and hollow dots.
+
+    Networks called ..._seed<N> look the same.
+    """
     rows = []
     for task, facts in results["tasks"].items():
         own = {name: found["tasks"][task] for name, found in results["measures"].items()}
@@ -172,4 +176,5 @@ def draw(results: Mapping[str, Any]) -> Figure:
         frames = {name: max(own[name][kind]["linear"]["mean"] for kind in ("single", "mean"))
                   for name, dot in dots.items() if dot != WITHHELD}
         rows.append((facts["title"], facts["chance"], dots, ticks, frames))
-    return figures.dots(rows, "share of right answers, linear probe", "its own single frames, or their mean")
+    return figures.dots(rows, "share of right answers, linear probe", "its own single frames, or their mean",
+                        {name: without_seed(name) for name in results["networks"]})
