@@ -123,7 +123,8 @@ class Index:
             content, count = self.done.get(segment.file, (segment.hash, 0))
             self.done[segment.file] = segment.hash, count + 1 if content == segment.hash else 1
             rows = segment.row + 1
-        stated = len(map_npy(self.folder / VECTORS, AGAIN)) if (self.folder / VECTORS).exists() else 0
+        begun = (self.folder / VECTORS).exists() and (self.folder / VECTORS).stat().st_size
+        stated = len(map_npy(self.folder / VECTORS, AGAIN)) if begun else 0
         self.segments = open(self.folder / SEGMENTS, "r+b" if (self.folder / SEGMENTS).exists() else "w+b")
         self.vectors = open(self.folder / VECTORS, "r+b" if (self.folder / VECTORS).exists() else "w+b")
         there = max(self.vectors.seek(0, os.SEEK_END) - HEADER, 0) // (4 * self.dim)

@@ -12,14 +12,19 @@ from typing import Any
 
 from .exits import STOPS
 
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 END = object()  # of the jobs
 AHEAD = 2  # results in order: jobs for each worker that are under way, or done before their turn
 
 
 class WorkerDied:
-    """Stands for the result of a job whose process ended before the job did (decoder crash, out of memory)."""
+    """Stands for the result of a job whose process ended before the job did (decoder crash, out of memory).
+
+    reason: text; crashed: whether the process did that itself, and would again
+    """
 
     def __init__(self, exit_code: int | None) -> None:
+        self.crashed = exit_code is not None and -exit_code in CRASHES
         died_by = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
         self.reason = f"its process died ({died_by}: a crash of the decoder, or out of memory)"
 
@@ -97,7 +102,7 @@ def run_jobs(function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, 
                         processes[worker] = process
                 busy[worker] = sent, job
                 sent += 1
-                with suppress(ConnectionError):  # it died after its last job: recv below notices
+                with suppress(OSError):  # it died after its last job: recv below notices
                     worker.send(job)
             if done and (not in_order or given in done):
                 yield done.pop(given if in_order else next(iter(done)))
@@ -111,7 +116,7 @@ def run_jobs(function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, 
                 try:
                     done[number] = job, channel.recv()
                     idle.append(channel)
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):  # an OSError where it ended in the middle of a result
                     process = processes.pop(channel)
                     process.join()
                     done[number] = job, WorkerDied(process.exitcode)

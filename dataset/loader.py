@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -151,8 +152,9 @@ def return_memory() -> None:
 def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None = None) -> Iterator[dict[str, Any]]:
     """The items of a data set, {"index": ...}, in order, read by `workers` processes of one thread each.
 
-    One that ends the process that reads it, as a decoder that crashes does, is {"index", "error", "lasting": True}, and
-    later ones of the same of `groups` (N,) are left out. 0 workers: it ends this process.
+    One that ends the process that reads it, as a decoder that crashes does, is {"index", "error", "lasting"}, and later
+    ones of the same of `groups` (N,) are left out; lasting: whether it would again, and was not killed, as where memory
+    runs out. 0 workers: it ends this process.
     """
     count = len(dataset)  # type: ignore[arg-type]
     if not workers:
@@ -167,9 +169,10 @@ def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None
                 continue
             if isinstance(item, WorkerDied):
                 dead.add(of[index])
-                item = {"index": index, "error": item.reason, "lasting": True}
-            if isinstance(item, Exception):
-                raise item
+                item = {"index": index, "error": item.reason, "lasting": item.crashed}
+            if isinstance(item, tuple):
+                error, text = item
+                raise error from RuntimeError(f"in a worker:\n{text}")
             yield {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
                    for name, value in item.items()}
 
@@ -177,8 +180,10 @@ def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None
 _prepared = False  # whether this process is a worker of `surviving_items`
 
 
-def _read(dataset: Dataset, index: int) -> dict[str, Any] | Exception:
-    """An item, in a worker, without tensors, whose memory would have to be fetched from there while it lives."""
+def _read(dataset: Dataset, index: int) -> dict[str, Any] | tuple[Exception, str]:
+    """An item, in a worker, without tensors, whose memory would have to be fetched from there while it lives; or an
+    error and its traceback.
+    """
     global _prepared
     if not _prepared:
         _prepare_worker(0)
@@ -187,7 +192,7 @@ def _read(dataset: Dataset, index: int) -> dict[str, Any] | Exception:
         return {name: value.numpy() if isinstance(value, torch.Tensor) else value
                 for name, value in dataset[index].items()}
     except Exception as error:
-        return error
+        return error, traceback.format_exc()
 
 
 def make_loader(dataset: Dataset, batches: Iterable[list[Key]], workers: int, pin_memory: bool = False,

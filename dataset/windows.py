@@ -21,7 +21,7 @@ TOLERANCE = 5e-4  # seconds by which a frame may be early
 TAIL = 0.5  # seconds before the end that is announced, from which on frames are kept: the last ones may not decode
 EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame of a clip, at which decoding begins
 NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
-LONGEST = 1e7  # seconds of a video
+LONGEST, LONGEST_GAP = 1e7, 3600  # seconds of a video, and between two of its frames
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
 CHUNK = 2**25  # bytes of the clips that are read at a time, about
 
@@ -56,11 +56,15 @@ def look_at_video(path: str) -> VideoFacts:
         if not capture.grab():
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
-    first, last = math.inf, -math.inf
+    first, last, gap = math.inf, -math.inf, 0.0
     for time, _ in packets(path):
+        gap = max(gap, time - max(first, last))
         first, last = min(first, time), max(last, time)
     if not 0 < fps < MOST_RATE or not 0 <= last - first < 1000 * LONGEST:
         raise BrokenVideo(path, "does not say when its frames are shown")
+    if gap > 1000 * LONGEST_GAP:
+        raise BrokenVideo(path, f"shows no new frame for {gap / 3.6e6:.3g} hours, {LONGEST_GAP / 3600:g} at most: cut "
+                                "it there")
     return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000)
 
 

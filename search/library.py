@@ -188,9 +188,14 @@ class Library:
                             f"{MOST_ALL_PAIRS} or fewer")
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
+        too_many = DataError(f"more than {MOST_PAIRS:,} pairs are as similar as that, as where a camera stands still: "
+                             "choose a folder")
         units, pairs, found = self.unit(self.of(places)), [], 0
         for first in range(0, len(places), 512):
-            one, other = np.nonzero(units[first:first + 512] @ units[first:].T >= least)
+            alike = units[first:first + 512] @ units[first:].T >= least
+            if np.count_nonzero(alike) > 2 * MOST_PAIRS:  # half of them may be of overlapping windows
+                raise too_many
+            one, other = np.nonzero(alike)
             one, other = places[one + first], places[other + first]
             apart = (self.file[one] != self.file[other]) | (self.end[one] <= self.start[other]) | (
                 self.end[other] <= self.start[one])
@@ -198,8 +203,7 @@ class Library:
             pairs.append(np.stack([one[apart], other[apart]]))
             found += int(apart.sum())
             if found > MOST_PAIRS:
-                raise DataError(f"more than {MOST_PAIRS:,} pairs are as similar as that, as where a camera stands "
-                                "still: choose a folder")
+                raise too_many
         one, other = np.concatenate(pairs, axis=1)
         _, root = connected_components(coo_matrix((np.ones(len(one), bool), (one, other)), (len(self), len(self))))
         groups: dict[int, list[int]] = {}

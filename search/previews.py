@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from core.errors import DataError
-from core.files import whole_file
+from core.files import TEMPORARY, whole_file
 from dataset.windows import VideoFacts, frames_at
 
 from .library import Library
 
 HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
+WIDEST = 4  # times the height: wider ones are squeezed
 LARGE, AROUND = 288, 3  # pixels and seconds of those that are played
 AT_A_TIME = 2  # previews that are made
 MOST_KEPT = 2**30  # bytes of the previews that are kept, about
@@ -76,7 +77,8 @@ class Previews:
             self.size += new.stat().st_size
             if self.size <= MOST_KEPT:
                 return
-            kept = sorted(((path, path.stat()) for path in self.folder.iterdir() if path != new),
+            kept = sorted(((path, path.stat()) for path in self.folder.iterdir()
+                           if path != new and not path.name.startswith(TEMPORARY)),
                           key=lambda one: one[1].st_mtime_ns)
             self.size = new.stat().st_size + sum(one.st_size for _, one in kept)
             for path, one in kept if self.size > MOST_KEPT else ():
@@ -87,6 +89,6 @@ class Previews:
 
     @staticmethod
     def _small(picture: np.ndarray, height: int) -> Image.Image:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        width = max(1, min(round(picture.shape[1] * height / picture.shape[0]), WIDEST * height))
         return Image.fromarray(cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
                                             cv2.COLOR_BGR2RGB))

@@ -90,11 +90,17 @@ class Embedder:
         return network
 
     def vectors(self, video: Path) -> np.ndarray:
-        """Some windows of a video (n, D) float32. Raises DataError where it is none, or takes more than it may."""
-        with self.lock:
+        """Some windows of a video (n, D) float32. Raises DataError where it is none or takes more than it may, or while
+        another is read.
+        """
+        if not self.lock.acquire(blocking=False):  # threads that wait would keep others from being answered
+            raise DataError("another file is being read: drop this one when it is done")
+        try:
             self.network = self.network or self.load()
             clips = self._clips(video)
             return vectors_of(self.network, torch.from_numpy(clips), torch.device("cpu"))
+        finally:
+            self.lock.release()
 
     def _clips(self, video: Path) -> np.ndarray:
         manifest, out = self.library.manifest, video.with_suffix(".npy")

@@ -200,6 +200,24 @@ def focused(page):
                          "document.activeElement.innerText || document.activeElement.tagName).trim()")
 
 
+def test_names_of_keys_a_query_that_begins_with_minus_and_an_empty_export(visit):
+    page = visit()
+    open_parts(page)
+    page.click("#csv")
+    until(page, "document.getElementById('said').textContent.includes('choose windows first, or label some')")
+    assert len(visit.said) == 1 and "400" in visit.said.pop()  # Chromium's own note of it
+    page.locator("#labels input").nth(4).fill("fifth")
+    page.keyboard.press("Tab")
+    page.reload()
+    page.wait_for_selector(".card")
+    assert [box.input_value() for box in page.locator("#labels input").all()] == [*[""] * 4, "fifth", *[""] * 4]
+    page.locator(".card .unlike").nth(0).click()
+    until(page, "document.getElementById('said').textContent.startsWith('Choose a window that they')")
+    page.locator(".card .like").nth(1).click()
+    until(page, "document.querySelectorAll('#query button').length === 2")
+    assert page.locator("#query button").all_inner_texts()[1].startswith("−")
+
+
 def test_by_keyboard_alone(visit, tmp_path):
     page = visit()
     page.keyboard.press("Tab")

@@ -609,6 +609,17 @@ def test_worker_that_dies_between_two_jobs_costs_no_more_than_the_second(monkeyp
     assert results["'last'"] == "last" and "signal 9" in results["1 + 1"].reason and results["2 + 2"] == 4
 
 
+def test_worker_that_dies_in_the_middle_of_a_result_costs_only_its_job():
+    """It sends more than a pipe holds while nobody takes it."""
+    killed = ("(__import__('threading').Timer(0.2, __import__('os').kill, (__import__('os').getpid(), 9)).start(), "
+              "b'x' * 2**22)")
+    results = jobs.run_jobs(eval, ["1 + 1", killed, "2 + 2"], 1)
+    assert next(results) == ("1 + 1", 2)
+    time.sleep(1)
+    (_, died), last = results
+    assert "signal 9" in died.reason and not died.crashed and last == ("2 + 2", 4)
+
+
 def test_interrupt_while_a_worker_is_started_is_not_lost_and_leaves_none(monkeypatch):
     start_worker = jobs.start_worker
 

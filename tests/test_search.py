@@ -407,6 +407,38 @@ def test_a_decoder_that_crashes_or_hangs_ends_alone(body, said, library, monkeyp
     assert list((tmp_path / "uploads").iterdir()) == []  # nothing is kept
 
 
+def test_one_file_is_read_at_a_time_and_others_are_told(library, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def clips(self, video):
+        begun.set()
+        assert go_on.wait(60)
+        raise DataError("it is read now")
+
+    monkeypatch.setattr(upload.Embedder, "load", lambda self: "network")
+    monkeypatch.setattr(upload.Embedder, "_clips", clips)
+    app, answers = make_app(library), []
+
+    def drop():
+        answers.append(ask(app.test_client(), "/api/upload", "post", data={"video": (io.BytesIO(b"x"), "x.mp4")}))
+
+    first = threading.Thread(target=drop)
+    first.start()
+    assert begun.wait(60)
+    drop()
+    go_on.set()
+    first.join()
+    drop()
+    assert [answer.json["error"] for answer in answers] == [
+        "another file is being read: drop this one when it is done", "it is read now", "it is read now"]
+
+
+def test_a_preview_is_no_wider_than_a_panorama():
+    from search.previews import Previews
+    assert Previews._small(np.zeros((16, 16000, 3), np.uint8), 144).size == (4 * 144, 144)
+    assert Previews._small(np.zeros((90, 160, 3), np.uint8), 144).size == (256, 144)
+
+
 def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
     for flags, code, said in ((["nowhere"], 1, "nowhere/index.json cannot be read"),
                               (["x", "--port", "99999"], 2, "no port"), ([], 2, "required: DIR")):

@@ -2,13 +2,13 @@
 const $ = (id) => document.getElementById(id);
 // Okabe and Ito's colours, which the colour-blind tell apart
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
-const KEYS = `labels of ${document.title}`;
+const KEYS = `labels of ${document.querySelector("h1").textContent}`;
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const names = stored();
 const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "" };
 const chosen = new Map();  // id -> segment
 const uploads = new Map();  // id -> name
-let asked = 0, first = 0, map = null;
+let asked = 0, first = 0, map = null, begun = false;  // begun: a query that has no + yet
 
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -22,7 +22,9 @@ function element(tag, properties = {}, ...children) {
 }
 
 function stored() {
-  try { const found = JSON.parse(localStorage.getItem(KEYS)); return Array.isArray(found) ? found.map(String) : []; } catch { return []; }
+  let found = [];
+  try { found = JSON.parse(localStorage.getItem(KEYS)); } catch { /* none are kept */ }
+  return Array.from({ length: 9 }, (_, i) => typeof found?.[i] === "string" ? found[i] : "");
 }
 
 function store() {
@@ -54,6 +56,7 @@ function read() {
   const words = (name) => (own.get(name) || "").split(",").filter(Boolean);
   Object.assign(state, { view: own.get("view") || "spread", like: words("like"), unlike: words("unlike"),
                          folder: own.get("folder") || "", after: own.get("after") || "", before: own.get("before") || "" });
+  begun = false;
   if (![...$("folder").options].some((option) => option.value === state.folder)) state.folder = "";
   $("folder").value = state.folder;
   $("after").value = state.after;
@@ -208,16 +211,23 @@ function go(like, unlike) {
 
 function add(kind, id) {
   const other = kind === "like" ? "unlike" : "like";
-  if (state.view !== "similar") state.like = state.unlike = [];
+  if (state.view !== "similar" && !begun) state.like = state.unlike = [];
   state[other] = state[other].filter((one) => one !== id);
   if (!state[kind].includes(id)) state[kind] = [...state[kind], id];
-  if (!state.like.length) { say("Choose a window that they should be like, too", true); return; }
+  if (!state.like.length) {
+    begun = true;
+    state.view = "spread";
+    $("more").hidden = true;
+    say("Choose a window that they should be like, too", true);
+    return;
+  }
   state.view = "similar";
   write();
 }
 
 function play(segment) {
   $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`);
+  $("large").removeAttribute("src");  // it would show the one before until this one is made
   $("large").src = `/moving/${segment.id}?around=1`;
   $("large").alt = `animation of ${segment.file}`;
   $("player").showModal();
@@ -250,6 +260,7 @@ async function label(number, box) {
     }
     chosen.clear();
     count();
+    drawMap();
     say(`${ids.length} ${name ? `labelled ${name}` : "without label now"}; ${answer.labelled} have labels`);
   } catch (error) { say(error.message, true); }
 }
@@ -287,11 +298,13 @@ $("spread").addEventListener("click", () => { state.view = "spread"; state.like 
 $("twins").addEventListener("click", () => { state.view = "duplicates"; write(); });
 $("none").addEventListener("click", () => { chosen.clear(); document.querySelectorAll(".card").forEach(mark); count(); });
 
-function take(name) {
-  const link = element("a", { href: `/export/${name}?ids=${[...chosen.keys()].join()}`, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
+async function take(name) {
+  try {
+    const text = await ask(`/export/${name}`, { ids: [...chosen.keys()].join() }, { raw: true });
+    const link = element("a", { href: URL.createObjectURL(new Blob([text])), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);  // the browser may still read it
+  } catch (error) { say(error.message, true); }
 }
 $("csv").addEventListener("click", () => take("selection.csv"));
 $("cuts").addEventListener("click", () => take("cut.sh"));
@@ -350,8 +363,7 @@ function drawMap() {
     if (x > -size && y > -size && x < canvas.width + size && y < canvas.height + size) context.fillRect(x - size / 2, y - size / 2, size, size);
   }
   context.globalAlpha = 1;
-  const labelled = new Map([...document.querySelectorAll(".card")].map((box) => [box.segment.id, names.indexOf(box.segment.label)]));
-  const seen = new Set([...document.querySelectorAll(".card")].map((box) => box.segment.id));
+  const seen = new Map([...document.querySelectorAll(".card")].map((box) => [box.segment.id, box.segment.label ? names.indexOf(box.segment.label) : -1]));
   const like = new Set(state.like.map(Number));
   for (let i = 0; i < map.id.length; i++) {
     const queried = like.has(map.id[i]);
@@ -359,7 +371,7 @@ function drawMap() {
     const [x, y] = place(i, scale);
     context.beginPath();
     context.arc(x, y, queried ? 7 : 4, 0, 7);
-    context.fillStyle = queried ? COLOURS[5] : COLOURS[Math.max(labelled.get(map.id[i]) ?? 0, 0)];
+    context.fillStyle = queried ? COLOURS[5] : COLOURS[seen.get(map.id[i])] || style.getPropertyValue("--ink");
     context.fill();
   }
   if (!canvas.matches(":focus-visible")) return;
@@ -443,8 +455,8 @@ drawLabels();
 ask("/api/overview").then((answer) => {
   $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${path} (${count})`)));
   answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
-    const free = Array.from({ length: 9 }, (_, i) => i).find((i) => !names[i]);
-    if (free !== undefined) names[free] = name;
+    const free = names.indexOf("");
+    if (free >= 0) names[free] = name;
   });
   drawLabels();
   return Promise.all([show(), loadMap()]);
