@@ -5,16 +5,19 @@
 
 Every network of models/backbones/ is an entry.
 """
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import models
-
 dependencies = ["torch", "torchvision", "numpy"]
 
-if Path(models.__file__).resolve().parents[1] != Path(__file__).resolve().parent:
-    raise ImportError(f"another package called models is imported already, {models.__file__}: load this one first, or "
-                      "in a process of its own")
+HERE = Path(__file__).resolve().parent
+for _name in ("core", "dataset", "models"):
+    if (_other := sys.modules.get(_name)) and HERE / _name not in map(Path.resolve, map(Path, _other.__path__)):
+        raise ImportError(f"another package called {_name} is imported already, {_other.__file__}: load this one "
+                          "first, or in a process of its own")
+
+import models  # noqa: E402
 
 
 def _entry(net: str) -> Callable[..., models.Backbone]:

@@ -7,7 +7,6 @@ found to DIR/config.json and the card. A file is loaded again from the disk, and
 within 1e-5 of the largest value of a feature; in 8 bits every clip's cosine 0.99 or more, and R@1 within 2 points.
 """
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import torch
 
 from core.errors import CheckpointError, RunError, UsageError
 from core.files import whole_files
-from core.inputs import COUNT, fault, read_bytes, read_text
+from core.inputs import COUNT, fault, read_text, sha256_of
 from core.names import markdown, shown
 from core.versions import machine, versions
 from dataset.loader import default_workers
@@ -164,8 +163,7 @@ def export(args: argparse.Namespace) -> None:
             agreement = trial.of_float(exporter.opened(paths["file"], args.to))
         found = {
             "bytes": paths["file"].stat().st_size,
-            **{name: hashlib.sha256(read_bytes(paths[file], most=2**40)).hexdigest()
-               for name, file in (("sha256", "file"), ("page_sha256", "page"))}, **metadata,
+            "sha256": sha256_of(paths["file"]), "page_sha256": sha256_of(paths["page"]), **metadata,
             "dataset": args.dataset, "split": args.split, "clips": args.clips, "videos": len(trial.tried),
             "batches": list(trial.sizes), **agreement, "agreement": agreement_of(agreement),
             **trial.times(exporter.opened(paths["file"], args.to)),
@@ -203,7 +201,8 @@ def page_text(found: Mapping[str, Any]) -> str:
 
 def tried_on(found: Mapping[str, Any]) -> str:
     """The videos whose clips a file was compared on."""
-    what = (f"{found['gallery']} training and {found['queries']}" if "gallery" in found else f"{found['videos']}")
+    searched = {"gallery", "queries"} <= found.keys()
+    what = f"{found['gallery']} training and {found['queries']}" if searched else f"{found['videos']}"
     return f"{what} test videos of {found['dataset']} split {found['split']}, {found['clips']} clips each"
 
 

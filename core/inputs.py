@@ -5,6 +5,7 @@ checked before memory is taken. Names are checked by core/names.py, checkpoints 
 and videos by dataset/reader.py and dataset/storage.py.
 """
 import csv
+import hashlib
 import io
 import json
 import math
@@ -53,6 +54,15 @@ def open_file(path: str | Path, most: int) -> IO[bytes]:
         raise IsADirectoryError(21, "Is a directory", str(path))
     raise OSError(None, f"{found.st_size} bytes, more than {most} are not expected" if stat.S_ISREG(found.st_mode)
                   else "not a regular file", str(path))
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a regular file of any size, of which a part is in memory at a time. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_file(path, most=2**62) as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_bytes(path: str | Path, most: int = MOST) -> bytes:

@@ -10,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Hub:
     """Used as `with Hub() as hub`. `files` is {"owner/name": {file: bytes}}; `requests` what was asked, in order.
 
-    sizes: what is said of a file's size, by its name, where that is not its own; refuse: an HTTP status for everything.
+    sizes: what is said of a file's size, by its name, where that is not its own; refuse: an HTTP status for everything;
+    private: what is said of every repository.
     """
 
     def __init__(self):
         self.files, self.objects, self.requests, self.tokens = {}, {}, [], set()
-        self.sizes, self.refuse = {}, None
+        self.sizes, self.refuse, self.private = {}, None, False
 
     def __enter__(self):
         hub = self
@@ -105,6 +106,6 @@ class Hub:
                     files[value["path"]] = self.objects[value["oid"]]
             commit = self.commit(name)
             return {"success": True, "commitOid": commit, "commitUrl": f"{self.url}/{name}/commit/{commit}"}
-        return {"id": name, "sha": self.commit(name), "private": False, "tags": [], "downloads": 0, "likes": 0,
+        return {"id": name, "sha": self.commit(name), "private": self.private, "tags": [], "downloads": 0, "likes": 0,
                 "siblings": [{"rfilename": file, "size": self.sizes.get(file, len(data))}
                              for file, data in files.items()]}

@@ -71,7 +71,7 @@ def test_a_program_gives_the_network_s_features_bit_for_bit(program):
     """Also where its weights expect clips that are normalised in another way: the conversion is in the file."""
     backbone = network(protocol=Protocol(8, 1, 16, None, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
     folder = saved(program, backbone)
-    code, out, error = program("models.weights", "export", folder, "--to", "torch-export", *FLAGS)
+    code, out, error = program("models.weights", "export", folder, "--to", "torch-export", *FLAGS, "--clips", "3")
     assert code == 0, error
     assert "its features bit for bit" in out and "of preprocess.py: those of our loader bit for bit" in out
     metadata = {"metadata.json": ""}
@@ -103,8 +103,10 @@ def test_another_file_in_the_place_of_one_is_said(program):
     flags = ("models.weights", "export", folder, "--to", "torch-export", *FLAGS)
     code, out, error = program(*flags)
     assert code == 0 and "is replaced" not in out and "many minutes for a large one\n" in out, error
-    code, out, error = program(*flags, "--frames", "4")
+    code, out, error = program(*flags, "--frames", "4", "--clips", "1")
     assert code == 0 and "note: torch-export/model.pt2 of 8 x 16 x 16, batch dynamic is replaced, if" in out, error
+    entry = json.loads((folder / "config.json").read_text())["exports"]["torch-export"]
+    assert (entry["videos"], entry["batches"]) == (4, [1, 3])  # 10 would need as many clips
 
 
 @pytest.mark.slow

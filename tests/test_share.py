@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import foreign
 import pytest
 import torch
 from fuzz import SENTENCES, broken, cases, damaged, in_sentence
@@ -236,11 +237,13 @@ def test_torch_hub_loads_it(folder, monkeypatch):
         torch.hub.load(str(REPOSITORY), "r21d", source="local", weights=str(folder))
     with pytest.raises(ValueError, match="weights have their own"):
         torch.hub.load(str(REPOSITORY), NET, source="local", weights=str(folder), width=1)
-    other = ModuleType("models")
-    other.__file__ = "/elsewhere/models/__init__.py"
-    monkeypatch.setitem(sys.modules, "models", other)
-    with pytest.raises(ImportError, match="another package called models is imported already, /elsewhere/models/"):
-        torch.hub.load(str(REPOSITORY), NET, source="local")
+    for name in ("models", "dataset"):
+        other = ModuleType(name)
+        other.__file__, other.__path__ = f"/elsewhere/{name}/__init__.py", [f"/elsewhere/{name}"]
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, other)
+            with pytest.raises(ImportError, match=f"called {name} is imported already, /elsewhere/{name}/"):
+                torch.hub.load(str(REPOSITORY), NET, source="local")
 
 
 def test_hub_entries_are_the_networks():
@@ -326,6 +329,17 @@ def test_names_in_a_card_are_no_markup(program):
     text, card = Path("out/README.md").read_text(), huggingface_hub.ModelCard.load("out/README.md")
     assert "<script>" not in text.split("\n---\n", 1)[1] and "\x1b" not in text
     assert len(card.data.datasets) == 1 and card.data.library_name == "dualvar" and text.count("\n---\n") == 1
+
+
+def test_whose_weights_they_are_is_in_config_and_card(program):
+    torch.manual_seed(0)
+    torch.save({"model_state": foreign.SlowR50(foreign.slowfast_name, 1 / 16).state_dict()}, "in.pyth")
+    code, _, error = program("models.weights", "save", "in.pyth", "out")
+    assert code == 0, error
+    text = Path("out/README.md").read_text()
+    assert json.loads(Path("out/config.json").read_text())["origin"] == "a backbone of SlowFast"
+    assert "x 0.0625, a backbone of SlowFast\n" in text and "whoever made them says under which licence" in text
+    assert "its backbone alone." in text
 
 
 def test_a_card_of_unknown_origin_says_so(folder):
@@ -583,7 +597,7 @@ def test_fuzz_results_of_a_card(tmp_path_factory, data):
                 one.write_text("{}" if unbounded(content) else json.dumps(content))
         config = {"network": NET, "width": WIDTH, "heads": None, "protocol": Protocol().values(), "untrained": [],
                   "sha256": "0" * 64, "versions": {"commit": "x", "torch": "9", "python": "3"}}
-        text = in_sentence(lambda: card(config, 7, run_of(path, {}, NET, WIDTH), {}, {own}))
+        text = in_sentence(lambda: card(config, 7, run_of(path, {}, NET, WIDTH), {}, False, {own}))
     if isinstance(text, str):
         assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
         assert "<b>" not in text and huggingface_hub.ModelCard(text).data.library_name == "dualvar"
@@ -642,6 +656,10 @@ def test_a_folder_goes_to_the_hub_and_comes_back(hub, copy, program, monkeypatch
     assert code == 0 and f"uploaded: {hub.url}/me/small/commit/" in out and "hf_secret" not in out + error, error
     assert hub.files == {"me/small": {name: (copy / name).read_bytes() for name in FILES}}
     assert "Bearer hf_secret" in hub.tokens
+    code, _, error = program("models.weights", "push", copy, "me/small", "--private")
+    assert code == 1 and "hf:me/small is there already, and everybody can read it" in error
+    hub.private = True
+    assert program("models.weights", "push", copy, "me/small", "--private")[0] == 0
     hub.requests.clear()
     network = from_pretrained("me/small")
     assert torch.equal(network(CLIPS), networks()["backbone"][0](CLIPS))

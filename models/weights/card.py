@@ -145,8 +145,8 @@ def _tests(content: dict[str, Any], path: Path, own: set[str]) -> list[Measured]
 
 # --- the card ------------------------------------------------------------------------------------------------
 
-def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, Any], own: Iterable[str],
-         license: str | None = None) -> str:
+def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, Any], foreign: bool,
+         own: Iterable[str], license: str | None = None) -> str:
     """The text of README.md.
 
     config: what config.json says; numbers: that the network has; run: as `run_of`; state: the checkpoint, of which
@@ -156,7 +156,7 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
     classes = (config["heads"] or {}).get("kind") == "classes"
     dataset = shown(run.flags["dataset"]) if isinstance(run.flags.get("dataset"), str) else None
     mode, framework = run.flags.get("mode"), run.flags.get("framework")
-    how = "whose training is not known here"
+    how = config["origin"] if foreign else "whose training is not known here"
     if classes or "train_what" in run.flags:
         number = f" {config['heads']['num_classes']}" if classes else ""
         what = "its last layer" if run.flags.get("train_what") == "last" else "fine-tuned and"
@@ -167,9 +167,10 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
     named = dataset if run.flags.get("videos") is None else None  # a folder is no data set of the hub
     text = [_front(config, named, results, title, classes, license), f"# {markdown(title)}", "",
             f"A video network with {numbers:,} numbers, "
-            + ("its backbone alone" if config["heads"] is None else f"backbone and heads ({config['heads']['kind']})")
-            + f". [The method]({PAPER}) is described in the paper; these weights are not its authors'."
-            if mode else f"A video network with {numbers:,} numbers.", ""]
+            + ("its backbone alone." if config["heads"] is None else f"backbone and heads ({config['heads']['kind']}).")
+            + (f" [The method]({PAPER}) is described in the paper; these weights are not its authors'." if mode else "")
+            + (f" By the names in the file that they come from, these weights are {markdown(config['origin'])}: "
+               "whoever made them says under which licence they may be used." if foreign else ""), ""]
     if config["untrained"]:
         text += [f"**{len(config['untrained'])} of its tensors were never trained**: the file that they were to come "
                  "from lacked them.", ""]

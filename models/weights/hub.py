@@ -87,6 +87,9 @@ def push(name: str, folder: Path, files: Sequence[str], private: bool) -> str:
     api = hub.HfApi()
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise CheckpointError(f"--private: {PREFIX}{repository} is there already, and everybody can read it: name "
+                                  "another, or make it private on the hub")
         done = api.create_commit(
             repository, [hub.CommitOperationAdd(file, str(folder / file)) for file in files], revision=revision,
             commit_message=f"Weights of DualVar: {folder.name}")

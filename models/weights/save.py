@@ -12,7 +12,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.files import check_new_folder, whole_folder, write_json, write_text
 from core.imports import optional
-from core.inputs import fault, read_bytes
+from core.inputs import fault, sha256_of
 from core.names import shown
 from core.versions import versions
 
@@ -22,7 +22,9 @@ from . import export, hub
 from .card import card
 from .checkpoint import fingerprint
 from .convert import check_width, chosen_network
+from .identify import kind
 from .match import check_fit, load_strict
+from .origins import project_of
 from .runs import clips_of, run_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
 from .sources import read_weights
@@ -44,7 +46,7 @@ def add_flags(commands: Any) -> None:
     pusher = commands.add_parser("push", help="upload a folder that `save` wrote, with its exported files")
     pusher.add_argument("folder", metavar="DIR", type=Path, help="folder that `save` wrote")
     pusher.add_argument("name", metavar="OWNER/NAME", help="repository on the hub, made if need be")
-    pusher.add_argument("--private", action="store_true", help="if the repository is made, make it a private one")
+    pusher.add_argument("--private", action="store_true", help="into a private repository alone")
     pusher.add_argument("--dry_run", action="store_true", help="check the folder, say what would be uploaded, stop")
     pusher.set_defaults(does=push)
 
@@ -71,13 +73,14 @@ def save(args: argparse.Namespace) -> None:
     config = {
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
         "protocol": protocol.values(),
-        "untrained": untrained_of(checkpoint, args.file),
+        "origin": kind(checkpoint, result), "untrained": untrained_of(checkpoint, args.file),
         "sha256": hashlib.sha256(data).hexdigest(), "tensors": len(state),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
                      "safetensors": metadata.version("safetensors")}}
     backbone = state if heads is None else {
         name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    text = card(config, sum(value.numel() for value in state.values()), run, checkpoint,
+    foreign = project_of(checkpoint, result) not in ("ours", None)
+    text = card(config, sum(value.numel() for value in state.values()), run, checkpoint, foreign,
                 {fingerprint(tensors, protocol) for tensors in (backbone, state)}, args.license)
     with whole_folder(args.folder) as folder:
         (folder / WEIGHTS).write_bytes(data)
@@ -166,10 +169,10 @@ def exported(folder: Path, config: Mapping[str, Any]) -> list[str]:
         for name, digest in ((export.FILES[form], said["sha256"]), (export.PAGE.name, said["page_sha256"])):
             path = file_of(folder, f"{form}/{name}")
             try:
-                content = read_bytes(path, most=2**40)
+                found_digest = sha256_of(path)
             except OSError as error:
                 raise CheckpointError(f"{path} cannot be read ({error.strerror}): export again") from error
-            if hashlib.sha256(content).hexdigest() != digest:
+            if found_digest != digest:
                 raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {CONFIG}: export again")
             files.append(f"{form}/{name}")
     return files
