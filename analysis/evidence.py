@@ -1,10 +1,12 @@
 """Tables of paper_scripts/run/evidence.sh: what each mode reached, and how far it is from plain contrast.
 
     python -m analysis.evidence log/evidence [--out FILE]      Markdown; --out also writes FILE and FILE's .csv
+    python -m analysis.evidence log/changes --variants --base published
 
 The first has means and deviations over seeds. The second has differences from mode --base, paired by seed, with the
 95 % interval of Student's t: it holds the chance in seeds, not that in the choice of test videos. A row is
-made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py.
+made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py; with --variants, of those called
+<name>[_seed<S>], whatever that is.
 """
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +25,7 @@ from core.parser import new_parser
 from engine.log import log_rows
 from models.dualvar import TERMS
 
-from .modes import Cell, mode_position, parse_cell, unknown_modes
+from .modes import SEED, Cell, mode_position, parse_cell, unknown_modes, without_seed
 from .page import csv_text, markdown
 from .runs import Run, read_probe
 from .temporal_output import protocol_of, read_results
@@ -67,16 +69,25 @@ def result_names(log: Path) -> list[str]:
     return sorted(path.name for path in (log / "retrieval").glob("*") if path.is_dir())
 
 
-def collect(log: Path, names: Iterable[str] | None = None) -> pd.DataFrame:
+def variant(log: Path, name: str) -> Cell:
+    """Any result as a cell, whose name without its seed takes the place of a mode."""
+    flags = read_json(log / "retrieval" / name / "results.json", {"flags": {"dataset": str, "split": int}})["flags"]
+    seed = SEED.search(name)
+    return Cell(name, without_seed(name), flags["dataset"], str(flags["split"]), seed[1] if seed else None)
+
+
+def collect(log: Path, names: Iterable[str] | None = None, variants: bool = False) -> pd.DataFrame:
     """A row for each result whose name is that of a cell of known mode: CELL_COLUMNS and its measures.
 
-    names: of results, None: of all there are
+    names: of results, None: of all there are; variants: of any name, whatever clips they were asked about time with
     """
     names = result_names(log) if names is None else sorted(names)
-    cells = [cell for name in names if (cell := parse_cell(name)) and cell.known]
+    cells = [cell for name in names
+             if (cell := variant(log, name) if variants else parse_cell(name)) and (variants or cell.known)]
     asked = {cell.name: read_results(path) for cell in cells
              if (path := log / "temporal" / cell.name / "results.json").exists()}
-    check_protocols(cells, asked)
+    if not variants:
+        check_protocols(cells, asked)
     measured = ((cell, cell_measures(log, cell.name, asked.get(cell.name))) for cell in cells)
     return pd.DataFrame([{**asdict(cell), **measures} for cell, measures in measured if measures])
 
@@ -159,10 +170,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("log", type=Path, help="<log_dir>/evidence")
     parser.add_argument("--base", default="clip", help="mode that the others are compared with; default: clip")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, and all cells to its .csv")
+    parser.add_argument("--variants", action="store_true", help="rows are results of any name, less _seed<S>")
     args = parser.parse_args(argv)
-    if mode_position(args.base) is None:
+    if not args.variants and mode_position(args.base) is None:
         raise UsageError(f"--base {shown(args.base)} is no mode: give clip, or another that was run")
-    cells, unknown = collect(args.log), unknown_modes(result_names(args.log))
+    cells = collect(args.log, variants=args.variants)
+    unknown = [] if args.variants else unknown_modes(result_names(args.log))
+    if args.variants and args.base not in set(cells.get("mode", ())):
+        raise UsageError(f"--base {shown(args.base)} is no result in {args.log}: name one, without its seed")
     if cells.empty:
         raise UsageError(f"{args.log} holds no results of paper_scripts/run/evidence.sh yet"
                          + "".join(f"; {sentence}" for sentence in unknown))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from models.dualvar import TERMS, parse_mode
 
 UNTRAINED = ("thumbnail", "random")
-SEED = re.compile(r"_seed\d+$")
+SEED = re.compile(r"_seed(\d+)$")
 
 
 @dataclass(frozen=True)

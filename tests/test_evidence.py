@@ -155,6 +155,19 @@ def test_what_was_asked_otherwise_is_not_averaged(tmp_path):
         evidence.main([str(tmp_path)])
 
 
+def test_variants_are_results_of_any_name(tmp_path, capsys):
+    for name, r1 in (("published_seed0", 0.2), ("published_seed1", 0.4), ("n4_seed0", 0.3), ("n4_seed1", 0.7)):
+        write(tmp_path, name, r1, [0.4])
+        path = tmp_path / "retrieval" / name / "results.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "flags": {"dataset": "demo", "split": 1}}))
+    evidence.main([str(tmp_path), "--variants", "--base", "published"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| n4 | 2 | 0.500 ± 0.283 | 0.400 ± 0.000 |" in lines
+    assert any(line.startswith("| n4 | 2 | \\+0.200 \\(-1.071 to 1.471\\) |") for line in lines)
+    with pytest.raises(UsageError, match="--base clip is no result in "):
+        evidence.main([str(tmp_path), "--variants"])
+
+
 def test_a_result_without_a_number_is_no_row(tmp_path):
     (tmp_path / "retrieval/clip_demo_split1").mkdir(parents=True)
     (tmp_path / "retrieval/tc_demo_split1").touch()
