@@ -53,9 +53,8 @@ def main(argv: Sequence[str]) -> None:
 
 def serve(library: Library, port: int) -> None:
     """Answer until the process is ended. Raises UsageError where the port cannot be used."""
-    import waitress
-
     from .app import make_app
+    from .guard import make_server
     from .upload import MOST_BYTES
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +66,8 @@ def serve(library: Library, port: int) -> None:
     port = server.getsockname()[1]
     print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
           flush=True)
-    waitress.serve(make_app(library), sockets=[server], threads=THREADS, ident=None, max_request_body_size=MOST_BYTES)
+    make_server(make_app(library), sockets=[server], threads=THREADS, ident=None,
+                max_request_body_size=MOST_BYTES).run()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """Who may ask the page's server, what browsers may do with its answers, and how it refuses."""
 import re
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request
+from waitress import create_server
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 
 from core.errors import CheckpointError, DataError, RunError, UsageError
 
@@ -13,21 +17,48 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'sel
           "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
 
 
+def refusal(method: str, path: str, header: Callable[[str], str | None]) -> str | None:
+    """Why a request is refused, None: it is not. Another web page could have its browser ask this server: by a name of
+    its own, or across sites. header: its headers by name.
+    """
+    host, origin = header("Host") or "", header("Origin")
+    if not HOST.fullmatch(host):
+        return "this server is asked under another name than 127.0.0.1 or localhost"
+    if origin is not None and origin != f"http://{host}":
+        return "another page asks"
+    opened = path == "/" and header("Sec-Fetch-Mode") == "navigate"  # by a link elsewhere
+    if (header("Sec-Fetch-Site") or "none") not in ("same-origin", "none") and not opened:
+        return "another page asks"
+    return "a change is asked for by no page of this server" if method != "GET" and origin is None else None
+
+
+class Parser(HTTPRequestParser):
+    """Refuses a request by its headers, before its body is stored: other pages could fill the disk with these."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        headers = {name.replace("_", "-").lower(): value for name, value in self.headers.items()}
+        if self.command != "GET" and (why := refusal(self.command, self.path, lambda name: headers.get(name.lower()))):
+            raise ParsingError(why)
+
+
+class Channel(HTTPChannel):
+    parser_class = Parser
+
+
+def make_server(app: Flask, **options: Any) -> Any:
+    """A server of waitress for a guarded app, with waitress's options."""
+    server = create_server(app, **options)
+    server.channel_class = Channel
+    return server
+
+
 def guard(app: Flask) -> None:
     """Have an app answer pages of its own alone, and say in one sentence what it refuses."""
     @app.before_request
     def refuse_others() -> None:
-        """Another web page could have its browser ask this server: by a name of its own, or across sites."""
-        if not HOST.fullmatch(request.host):
-            abort(403, "this server is asked under another name than 127.0.0.1 or localhost")
-        origin = request.headers.get("Origin")
-        if origin is not None and origin != f"http://{request.host}":
-            abort(403, "another page asks")
-        opened = request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"  # by a link elsewhere
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not opened:
-            abort(403, "another page asks")
-        if request.method != "GET" and origin is None:
-            abort(403, "a change is asked for by no page of this server")
+        if why := refusal(request.method, request.path, request.headers.get):
+            abort(403, why)
 
     @app.after_request
     def with_policy(response: Response) -> Response:

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from core.errors import DataError  # noqa: E402
 from dataset.windows import VideoFacts, look_at_video  # noqa: E402
 from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
+from search.guard import make_server  # noqa: E402
 from search.labels import Labels  # noqa: E402
 from search.library import Library, Query  # noqa: E402
 
@@ -66,7 +68,7 @@ def ask(client, path, method="get", **options):
 @contextmanager
 def served(app, **options):
     """-> the port of 127.0.0.1 where an app answers"""
-    server = waitress.create_server(app, host="127.0.0.1", port=0, **options)
+    server = make_server(app, host="127.0.0.1", port=0, **options)
 
     ended = threading.Event()
 
@@ -288,14 +290,14 @@ def test_an_index_that_cannot_be_written_is_looked_through_all_the_same(disk, mo
     import search.__main__ as page
     answers = {}
 
-    def serve(app, **_):
+    def serve(app):
         client = app.test_client()
         paths = ("/still/0", "/api/map", "/api/similar?like=1")
         answers.update({path: ask(client, path).status_code for path in paths})
 
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(waitress, "serve", serve)
+    monkeypatch.setattr("search.guard.create_server", lambda app, **_: SimpleNamespace(run=lambda: serve(app)))
     monkeypatch.setattr(os, "access", lambda *_: False)
     before = sorted(Path("index").rglob("*"))
     page.main(["index", "--port", "0"])
@@ -371,6 +373,20 @@ def test_an_upload_over_the_bound_is_refused_before_it_is_stored(header, library
             if "chunked" in header:
                 own.sendall((b"%x\r\n" % 2**16 + b"x" * 2**16 + b"\r\n") * 32)
             assert own.recv(1000).startswith(b"HTTP/1.1 413 ")
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_body_that_another_page_sends_is_refused_before_it_is_stored(library, monkeypatch, tmp_path):
+    (tmp_path / "uploads").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
+    with served(make_app(library)) as port:
+        for host, origin, said in ((f"127.0.0.1:{port}", "https://evil.example", b"another page asks"),
+                                   ("evil.example", "http://evil.example", b"under another name than 127.0.0.1")):
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as own:
+                own.sendall(f"POST /api/upload HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n"
+                            "Content-Length: 400000000\r\n\r\n".encode())
+                answer = b"".join(iter(lambda: own.recv(1000), b""))  # until the server closes it
+                assert answer.startswith(b"HTTP/1.1 400 ") and said in answer
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
