@@ -423,6 +423,12 @@ def test_a_decoder_that_crashes_or_hangs_ends_alone(body, said, library, monkeyp
     assert list((tmp_path / "uploads").iterdir()) == []  # nothing is kept
 
 
+def test_a_dropped_file_is_not_compared_with_an_index_of_other_weights(library):
+    library.manifest["weights"] = "0" * 16
+    answer = ask(make_app(library).test_client(), "/api/upload", "post", data={"video": (io.BytesIO(b"x"), "x.mp4")})
+    assert answer.status_code == 409 and "thumbnail are other weights than those of the index" in answer.json["error"]
+
+
 def test_one_file_is_read_at_a_time_and_others_are_told(library, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
