@@ -57,6 +57,8 @@ def files():
     for folder, folders, names in os.walk(REPOSITORY):
         inside = Path(folder).relative_to(REPOSITORY)
         folders[:] = {name for name in folders if name[0] != "."} - LEFT_OUT | {".ci", ".github"} & set(folders)
+        if folder == str(REPOSITORY):
+            folders[:] = set(folders) - {"weights"}  # where the pages save them; models/weights is another
         found += [(inside / name).as_posix() for name in names]
     return found
 
