@@ -5,16 +5,17 @@
 
 Every network of models/backbones/ is an entry.
 """
-import sys
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 dependencies = ["torch", "torchvision", "numpy"]
 
 HERE = Path(__file__).resolve().parent
-for _name in ("core", "dataset", "models"):
-    if (_other := sys.modules.get(_name)) and HERE / _name not in map(Path.resolve, map(Path, _other.__path__)):
-        raise ImportError(f"another package called {_name} is imported already, {_other.__file__}: load this one "
+for _name in ("core", "dataset", "models"):  # in the order in which they import each other
+    _found = importlib.import_module(_name)
+    if Path(_found.__file__ or "").resolve().parent != HERE / _name:
+        raise ImportError(f"another package called {_name} is imported already, {_found.__file__}: load this one "
                           "first, or in a process of its own")
 
 import models  # noqa: E402

@@ -82,8 +82,8 @@ def collect(log: Path, names: Iterable[str] | None = None, variants: bool = Fals
     names: of results, None: of all there are; variants: of any name, whatever clips they were asked about time with
     """
     names = result_names(log) if names is None else sorted(names)
-    cells = [cell for name in names
-             if (cell := variant(log, name) if variants else parse_cell(name)) and (variants or cell.known)]
+    cells = [variant(log, name) for name in names] if variants else [
+        cell for name in names if (cell := parse_cell(name)) and cell.known]
     asked = {cell.name: read_results(path) for cell in cells
              if (path := log / "temporal" / cell.name / "results.json").exists()}
     if not variants:

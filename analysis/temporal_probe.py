@@ -125,7 +125,10 @@ def class_gaps(train: Side, test: Side, group: str, seed: int) -> dict[str, np.n
         probe = fit(features, labels, strength)
         if clip == CLASS_CLIPS[0]:
             first = probe
-        for kind, used in {clip: first, **({f"{clip} itself": probe} if probe is not first else {})}.items():
+            asked_of = {clip: first}
+        else:
+            asked_of = {clip: first, f"{clip} itself": probe}
+        for kind, used in asked_of.items():
             found[kind] = np.full(len(test.videos), np.nan)
             found[kind][asked] = used.predict(test.of(clip, "clips")[asked]) == test.videos.labels[asked]
     return found

@@ -5,7 +5,6 @@ checked before memory is taken. Names are checked by core/names.py, checkpoints 
 and videos by dataset/reader.py and dataset/storage.py.
 """
 import csv
-import hashlib
 import io
 import json
 import math
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MIB = 2**20
+PIECE = 4 * MIB  # of a file that is hashed
 MOST = 256 * MIB  # of a file of text
 CHUNK = 2**16
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no file
@@ -56,11 +56,10 @@ def open_file(path: str | Path, most: int) -> IO[bytes]:
                   else "not a regular file", str(path))
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a regular file of any size, of which a part is in memory at a time. Raises OSError."""
-    digest = hashlib.sha256()
-    with open_file(path, most=2**62) as file:
-        while piece := file.read(2**20):
+def hash_of(path: str | Path, digest: Any, most: int) -> str:
+    """What a new digest of hashlib says of a file, of which a piece is in memory at a time. OSError as open_file."""
+    with open_file(path, most) as file:
+        while piece := file.read(PIECE):
             digest.update(piece)
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +177,16 @@ def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None
                    for name, value in item.items()}
 
 
-_prepared = False  # whether this process is a worker of `surviving_items`
+@cache
+def _prepare_once() -> None:
+    _prepare_worker(0)
 
 
 def _read(dataset: Dataset, index: int) -> dict[str, Any] | tuple[Exception, str]:
     """An item, in a worker, without tensors, whose memory would have to be fetched from there while it lives; or an
     error and its traceback.
     """
-    global _prepared
-    if not _prepared:
-        _prepare_worker(0)
-        _prepared = True
+    _prepare_once()
     try:
         return {name: value.numpy() if isinstance(value, torch.Tensor) else value
                 for name, value in dataset[index].items()}

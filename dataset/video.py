@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from core.errors import DataError
-from core.inputs import open_file
+from core.inputs import hash_of, open_file
 
 from .reader import MOST_PIXELS
 
@@ -30,7 +30,6 @@ LEAD = 16  # frames before the one that is asked for, at which OpenCV at least b
 NEAR = 8  # frames that are sooner decoded than jumped over
 WORTH = 32  # frames from which on it is worth to read the packets first
 SAME = 1e-3  # milliseconds
-PIECE = 2**22  # bytes that are read at a time
 MOST_RATE = 1e4  # frames a second; a header that says more is wrong
 MOST_KNOWN = 2**22  # frames whose times are kept, of all videos
 
@@ -181,14 +180,10 @@ def decoded(path: str | Path, numbers: Sequence[int], found: FrameTimes | None) 
 
 def content_hash(path: str | Path) -> str:
     """Of all bytes of a file. Raises BrokenVideo where it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
-        with open_file(path, most=2**62) as file:
-            while piece := file.read(PIECE):
-                digest.update(piece)
+        return hash_of(path, hashlib.blake2b(digest_size=16), most=2**62)
     except OSError as error:
         raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
 
 
 class VideoFiles:

@@ -37,8 +37,8 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        headers = {name.replace("_", "-").lower(): value for name, value in self.headers.items()}
-        if self.command != "GET" and (why := refusal(self.command, self.path, lambda name: headers.get(name.lower()))):
+        if self.command != "GET" and (why := refusal(
+                self.command, self.path, lambda name: self.headers.get(name.upper().replace("-", "_")))):
             raise ParsingError(why)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.errors import CheckpointError
 from core.files import check_new_folder, whole_folder, write_json, write_text
 from core.imports import optional
-from core.inputs import fault, sha256_of
+from core.inputs import fault, hash_of
 from core.names import shown
 from core.versions import versions
 
@@ -169,7 +169,7 @@ def exported(folder: Path, config: Mapping[str, Any]) -> list[str]:
         for name, digest in ((export.FILES[form], said["sha256"]), (export.PAGE.name, said["page_sha256"])):
             path = file_of(folder, f"{form}/{name}")
             try:
-                found_digest = sha256_of(path)
+                found_digest = hash_of(path, hashlib.sha256(), most=2**40)
             except OSError as error:
                 raise CheckpointError(f"{path} cannot be read ({error.strerror}): export again") from error
             if found_digest != digest:

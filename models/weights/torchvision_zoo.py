@@ -9,7 +9,7 @@ import torch
 
 from core.dist import rank
 from core.errors import CheckpointError, UsageError
-from core.inputs import read_bytes
+from core.inputs import hash_of
 from core.names import printable, quoted
 
 from ..backbones import BACKBONES
@@ -66,7 +66,7 @@ def cached(source: str, url: str) -> Path:
         except RuntimeError as error:  # the hash
             raise CheckpointError(f"{source}: what came from {url} is not what torchvision published: try again"
                                   ) from error
-    digest = hashlib.sha256(read_bytes(path, LARGEST)).hexdigest()
+    digest = hash_of(path, hashlib.sha256(), LARGEST)
     if not digest.startswith(found[1]):
         raise CheckpointError(f"{source}: {path} is damaged, or not what torchvision published (SHA-256 "
                               f"{digest[:8]}...): remove it")
