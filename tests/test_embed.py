@@ -338,7 +338,7 @@ def test_an_index_whose_vectors_were_only_begun_goes_on(tmp_path):
 def test_a_jump_of_the_clock_is_no_video_of_days(tmp_path):
     path = tmp_path / "jump.mp4"
     write_video(path, frames=20)
-    data = path.read_bytes()
+    data = path.read_bytes().replace(b"edts", b"free")  # which says how long it was before
     tick = int.from_bytes(data.split(b"stts")[1][12:16], "big")  # of 1/25 s
     path.write_bytes(with_times(data, [(9, tick), (1, 4000 * 25 * tick), (10, tick)]))
     with pytest.raises(BrokenVideo, match="shows no new frame for 1.11 hours, 1 at most: cut it there"):
