@@ -156,6 +156,7 @@ def export(args: argparse.Namespace) -> None:
     program = exporter.traced(network, protocol.seq_len, protocol.img_dim, args.batch)
     with kept_where_whole(args.folder, args.to) as paths:
         paths["page"].write_text(exporter.page(protocol), encoding="utf-8")
+        of_page = page_error(paths["page"], trial)
         if args.to == "int8":
             agreement = fitted(trial, program, paths["file"], metadata)
         else:
@@ -169,7 +170,7 @@ def export(args: argparse.Namespace) -> None:
             "dataset": args.dataset, "split": args.split, "clips": args.clips, "videos": len(trial.tried),
             "batches": list(trial.sizes), **agreement, "agreement": agreement_of(agreement),
             **trial.times(exporter.opened(paths["file"], args.to)),
-            "preprocessing": page_error(paths["page"], trial), "machine": machine(),
+            "preprocessing": of_page, "machine": machine(),
             "threads": torch.get_num_threads(),
             "versions": {name: versions()[name] for name in ("commit", "python", "torch")}}
         exports = {**before, args.to: found}

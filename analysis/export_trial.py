@@ -17,7 +17,7 @@ from dataset.augment import prepare
 from dataset.clips import VideoClips, open_reader
 from dataset.crops import FixedCrops
 from dataset.lists import VideoList, open_list
-from dataset.reader import FRAME_NAME, FrameFolders
+from dataset.reader import FRAME_NAME, FrameFolders, decode_jpeg, read_bytes
 from dataset.sampling import CentreClip, EvenClips
 from dataset.video import VideoFiles
 from engine import evaluation
@@ -172,22 +172,32 @@ class Trial:
 
 
 def page_error(path: Path, trial: Trial) -> float | None:
-    """Largest difference between the clips that preprocess.py makes and our loader's, of normalised values.
+    """Largest difference between the clips that preprocess.py makes of JPEG frames and our loader's, of normalised
+    values; 0 where the frames are those of videos' files. None where it reads nothing of what is tried: packed videos.
 
-    None where they are not compared: the page does not read packed videos.
+    Given the frames as our decoder has them, its clips must be the loader's bit for bit: RunError otherwise.
     """
     made: dict[str, Any] = {"__name__": path.stem}
     exec(compile(read_text(path), path, "exec"), made)
-    data, worst = trial.real.data(trial.tried), 0.0
-    source, fps = data.reader.source, trial.real.protocol.fps or 0
+    data, protocol, worst = trial.real.data(trial.tried), trial.real.protocol, 0.0
+    source = data.reader.source
     for i, (name, frames) in enumerate(zip(trial.tried.names, trial.tried.num_frames, strict=True)):
+        wanted, flags = as_input(data[0, i]["clips"]), (trial.real.clips, trial.tried.pace_of(i) * (protocol.fps or 0))
         if isinstance(source, FrameFolders):
-            given = [Path(source.root, name, FRAME_NAME.format(number + 1)) for number in range(frames)]
+            files = [Path(source.root, name, FRAME_NAME.format(number + 1)) for number in range(frames)]
+            pictures = [decode_jpeg(read_bytes(file), file, *protocol.frame_size) for file in files]
+            exact = largest_difference(made["clips_of"](pictures, *flags), wanted)
+            worst = max(worst, largest_difference(made["clips_of"](files, *flags), wanted))
         elif isinstance(source, VideoFiles):
-            given = source.path(name)
+            exact = largest_difference(made["clips_of"](source.path(name), *flags), wanted)
         else:
             return None
-        made_clips = made["clips_of"](given, trial.real.clips, trial.tried.pace_of(i) * fps)
-        wanted = as_input(data[0, i]["clips"])
-        worst = max(worst, float((torch.from_numpy(made_clips) - wanted).abs().max()))
+        if exact:
+            raise RunError(f"of {name} {path.name} makes clips that differ from our loader's by {exact:.2g}, and "
+                           "nothing is kept: try another --dataset, and tell us, as it should not")
     return worst
+
+
+def largest_difference(clips: np.ndarray, wanted: Tensor) -> float:
+    """Of one value; infinity where the shapes differ."""
+    return float((torch.from_numpy(clips) - wanted).abs().max()) if clips.shape == wanted.shape else float("inf")

@@ -177,6 +177,20 @@ def test_a_file_that_disagrees_is_nowhere(program, monkeypatch):
     assert content(folder) == before and not (folder / "torch-export").exists()
 
 
+def test_a_page_that_makes_other_clips_is_refused_and_a_decoder_s_scale_is_said(program, monkeypatch):
+    folder = saved(program, network())
+    flags = ("models.weights", "export", folder, "--to", "torch-export", *FLAGS, "--size", "10")
+    code, out, error = program(*flags)
+    found = re.search("preprocess.py: within (.*) of those of our loader, as its JPEG decoder has a scale more", out)
+    assert code == 0 and 0 < float(found[1]) < 2, error  # of frames of 30 pixels for 12
+    before, made = content(folder), export.page
+    for old, new in (("- MEAN", ""), ("* STRIDE", "* 2"), ("len(source) if", "5 if")):
+        monkeypatch.setattr(export, "page", lambda protocol, old=old, new=new: made(protocol).replace(old, new))
+        code, _, error = program(*flags)
+        assert code == 1 and "preprocess.py makes clips that differ from our loader's by" in error, old
+        assert content(folder) == before
+
+
 def test_8_bits_are_refused_with_the_number(monkeypatch):
     """Every recipe is tried; R@1 counts too."""
     rng = torch.Generator().manual_seed(0)

@@ -126,7 +126,7 @@ TINY = ["--ds", "1", "--workers", "0", "--device", "cpu"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", ["r3d_18", "s3d_tv", "mvit_v2_s", "swin3d_t", "slow_r50"])  # one of each kind
+@pytest.mark.parametrize("net", [*TORCHVISION, "slow_r50", "s3dg_rspnet"])
 def test_fine_tuning_probe_retrieval_and_test_take_seeded_weights(net, program):
     seq_len, img_dim = (8, 32) if net.startswith("s3d") else (4, 16)
     clips = ["--seq_len", seq_len, "--img_dim", img_dim, *TINY]

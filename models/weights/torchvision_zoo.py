@@ -1,5 +1,7 @@
 """The weights that torchvision publishes for its video networks, by its own table, in the cache of torch.hub."""
+import fcntl
 import hashlib
+import http.client
 import re
 import urllib.error
 from pathlib import Path
@@ -7,7 +9,6 @@ from typing import Any
 
 import torch
 
-from core.dist import rank
 from core.errors import CheckpointError, UsageError
 from core.inputs import hash_of
 from core.names import printable, quoted
@@ -47,7 +48,8 @@ def published(source: str) -> dict[str, Any]:
 def cached(source: str, url: str) -> Path:
     """The file of an address in torch.hub's folder, TORCH_HOME, downloaded if need be; its hash is checked each time.
 
-    torchvision itself checks it after a download alone.
+    torchvision itself checks it after a download alone. Of processes that share the folder one downloads, and the rest
+    wait for it.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
@@ -56,18 +58,25 @@ def cached(source: str, url: str) -> Path:
         raise CheckpointError(f"{source}: {url} does not say its hash, and is not taken")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        if rank() == 0:
-            print(f"downloading {url} to {path}")
-        try:
-            torch.hub.download_url_to_file(url, str(path), found[1], progress=rank() == 0)
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            raise CheckpointError(f"{source}: {url} cannot be reached ({printable(str(error))}): connect to the "
-                                  f"network, or copy the file from another machine to {path}") from error
-        except RuntimeError as error:  # the hash
-            raise CheckpointError(f"{source}: what came from {url} is not what torchvision published: try again"
-                                  ) from error
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                download(source, url, path, found[1])
     digest = hash_of(path, hashlib.sha256(), LARGEST)
     if not digest.startswith(found[1]):
         raise CheckpointError(f"{source}: {path} is damaged, or not what torchvision published (SHA-256 "
                               f"{digest[:8]}...): remove it")
     return path
+
+
+def download(source: str, url: str, path: Path, digest: str) -> None:
+    """Put the file of an address at `path` whole, or raise CheckpointError; digest: the first digits of its SHA-256."""
+    print(f"downloading {url} to {path}", flush=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), digest)
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise CheckpointError(f"{source}: {url} cannot be reached ({printable(str(error))}): connect to the network, "
+                              f"or copy the file from another machine to {path}") from error
+    except RuntimeError as error:  # the hash
+        raise CheckpointError(f"{source}: what came from {url} is not what torchvision published: try again"
+                              ) from error
