@@ -26,7 +26,8 @@ from search.app import make_app  # noqa: E402
 from search.library import Library  # noqa: E402
 
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
-NAMES = ("one.mp4", "two.mp4", "<b>three & 'four'.mp4")
+TURNED = "\u202e"  # what follows is written from right to left, until something ends it
+NAMES = ("one.mp4", f"two{TURNED} \".mp4", "<b>three & 'four'.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +136,26 @@ def test_search_back_label_and_train(viewport, visit, tmp_path):
     label(page, {0: "1", 5: "2", 10: "2"})
     page.click("#train")
     page.wait_for_selector("text=Least sure: label these")
-    guesses = page.locator(".card .text").all_inner_texts()
+    guesses = [text.replace("\u2068", "").replace("\u2069", "") for text in page.locator(".card .text").all_inner_texts()]
     assert all("label 1?" in text or "jump?" in text for text in guesses) and len(guesses) >= 9
     assert all(int(text.split("? ")[1].split(" %")[0]) >= 50 for text in guesses)
-    assert page.locator("text=Surest of jump; ").count() == 1 and "Accuracy on files" in page.inner_text("#probe")
+    assert page.locator("text=Surest of \u2068jump\u2069; ").count() == 1 and "Accuracy on files" in page.inner_text("#probe")
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     with open(tmp_path / "index/labels.csv", encoding="utf-8") as file:
         assert sorted(row["label"] for row in csv.DictReader(file)) == ["jump", "jump", "label 1"]
     keep(page, f"guesses_{viewport['width']}")
 
 
+WHERE = """([selector, text]) => {
+  const range = document.createRange(), texts = document.createTreeWalker(document.querySelector(selector), 4);
+  while (texts.nextNode()) {
+    const at = texts.currentNode.data.lastIndexOf(text);
+    if (at < 0) continue;
+    range.setStart(texts.currentNode, at);
+    range.setEnd(texts.currentNode, at + text.length);
+    return range.getBoundingClientRect().left;
+  }
+}"""
 DROP = """([text, name]) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), files = new DataTransfer();
   files.items.add(new File([bytes], name));
@@ -159,18 +170,46 @@ DROP = """([text, name]) => {
 
 
 def test_a_file_is_dropped_or_chosen(visit, embedded):
-    page, video = visit(), embedded / "disk/two.mp4"
-    assert page.evaluate(DROP, [base64.b64encode(video.read_bytes()).decode(), "<i>my & own.mp4"]) == [True, False]
+    page, video = visit(), embedded / "disk" / NAMES[1]
+    name = f"<i>my & {TURNED}own.mp4"
+    assert page.evaluate(DROP, [base64.b64encode(video.read_bytes()).decode(), name]) == [True, False]
     page.wait_for_selector("text=the most similar first")
-    assert page.locator("#query button").inner_text() == "+ <i>my & own.mp4 ×"
-    assert "two.mp4" in page.locator(".card .name").first.inner_text()
+    assert page.locator("#query button").inner_text() == f"+ \u2068{name}\u2069 ×"
+    keep(page, "turned")
+    # the sign and the cross stand on their own sides of a name that turns what follows it
+    left, right = (page.evaluate(WHERE, ["#query button", sign]) for sign in "+×")
+    assert left < right
+    assert page.locator(".card .name").first.inner_text().startswith(f"two{TURNED}")
     page.locator("#query button").click()  # out of the query again
     page.wait_for_selector("text=evenly spread")
     assert visit.said == []
     page.set_input_files("#file", {"name": "x.mp4", "mimeType": "video/mp4", "buffer": b"no film" * 99})
     page.wait_for_selector(".error")
-    assert page.inner_text("#said").startswith("x.mp4: it is no AVI, MP4, MOV, MKV or WebM")
+    assert page.inner_text("#said").startswith("\u2068x.mp4\u2069: it is no AVI, MP4, MOV, MKV or WebM")
     assert len(visit.said) == 1 and "409" in visit.said.pop()  # the browser's own line
+
+
+def test_two_browsers_at_once(visit, tmp_path):
+    """Each keeps its own query and choice; labels are the index's, and neither takes away what the other gave."""
+    one, two = visit(), visit()
+    one.locator(".card .show").nth(4).click()
+    one.wait_for_selector("text=the most similar first")
+    two.locator(".card").nth(2).get_by_role("button", name="choose").click()
+    assert (one.inner_text("#count"), two.inner_text("#count")) == ("none chosen", "1 chosen")
+    assert two.locator("text=evenly spread").count() == 1
+    two.click("#none")
+    segment = "(n) => (({ file, start }) => [file, start])(document.querySelectorAll('.card')[n].segment)"
+    wanted = {}
+    for number in range(3):  # in turn
+        for page, place, key in ((two, 3 * number, "1"), (one, number + 1, "2")):
+            label(page, {place: key})
+            file, start = page.evaluate(segment, place)
+            wanted[file, f"{start:.3f}"] = f"label {key}"
+    with open(tmp_path / "index/labels.csv", encoding="utf-8", newline="") as file:
+        assert {(row["file"], row["start"]): row["label"] for row in csv.DictReader(file)} == wanted
+    two.reload()
+    two.wait_for_selector(".card")
+    assert two.locator(".card .label:not([hidden])").count() == len(wanted) > 3
 
 
 def test_exports_are_what_was_chosen(visit, embedded, tmp_path):

@@ -38,6 +38,8 @@ async function ask(path, parameters = {}, options = {}) {
   return options.raw ? answer.arrayBuffer() : answer.json();
 }
 
+const apart = (name) => `\u2068${name}\u2069`;  // whatever direction its letters have, the rest keeps its own
+
 function say(text, error = false) {
   $("said").textContent = text;
   $("said").className = error ? "error" : "";
@@ -90,7 +92,7 @@ async function show() {
       const accuracy = answer.accuracy === null ? "not known: label windows of more files" : answer.accuracy.toFixed(2);
       $("probe").textContent = `Accuracy on files that were left out: ${accuracy}`;
       list([["Least sure: label these", answer.unsure],
-            ...answer.labels.map((name, i) => [`Surest of ${name}; ${answer.counts[i]} in all`, answer.surest[name]])],
+            ...answer.labels.map((name, i) => [`Surest of ${apart(name)}; ${answer.counts[i]} in all`, answer.surest[name]])],
            "Guesses of a linear probe for windows without labels, with their probability");
     } else if (state.view === "labelled") {
       const answer = await ask("/api/segments", { labelled: 1, ...filters() });
@@ -129,10 +131,11 @@ $("more").addEventListener("click", async () => {
 });
 
 function drawQuery() {
+  const named = (id) => (uploads.has(id) ? apart(uploads.get(id)) : `window ${id}`);
   const examples = (kind, sign) => state[kind].map((id) => element("li", {}, element("button", {
-    type: "button", className: kind, ariaLabel: `take ${uploads.get(id) || `window ${id}`} out of the query`,
+    type: "button", className: kind, ariaLabel: `take ${named(id)} out of the query`,
     onclick: () => { state[kind] = state[kind].filter((one) => one !== id); if (!state.like.length) state.view = "spread"; write(); },
-  }, `${sign} ${uploads.get(id) || `window ${id}`} ×`)));
+  }, `${sign} ${named(id)} ×`)));
   const items = state.view === "similar" ? [...examples("like", "+"), ...examples("unlike", "−")] : [];
   $("query").replaceChildren(...(items.length ? [element("h2", {}, "Like, and not like"), element("ul", {}, ...items)] : []));
 }
@@ -165,7 +168,7 @@ function card(segment) {
   const text = [element("div", { className: "name", title: segment.file }, element("bdi", {}, base)),
                 element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
   if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
-  if (segment.guess) text.push(element("div", {}, `${segment.guess}? ${(100 * segment.probability).toFixed(0)} %`));
+  if (segment.guess) text.push(element("div", {}, `${apart(segment.guess)}? ${(100 * segment.probability).toFixed(0)} %`));
   const label = element("span", { className: "label", hidden: !segment.label }, segment.label);
   const box = element("li", { className: "card" },
     element("button", { type: "button", className: "show", ariaLabel: `${base}, ${clock(segment.start)}: show what is like it`,
@@ -261,7 +264,7 @@ async function label(number, box) {
     chosen.clear();
     count();
     drawMap();
-    say(`${ids.length} ${name ? `labelled ${name}` : "without label now"}; ${answer.labelled} have labels`);
+    say(`${ids.length} ${name ? `labelled ${apart(name)}` : "without label now"}; ${answer.labelled} have labels`);
   } catch (error) { say(error.message, true); }
 }
 
@@ -272,15 +275,16 @@ $("labelled").addEventListener("click", () => { state.view = "labelled"; write()
 
 async function upload(file) {
   if (!file) return;
-  if (file.size > 2 ** 29) { say(`${file.name}: a dropped file may have 512 MiB at most`, true); return; }
-  say(`reading ${file.name} ...`);
+  const name = apart(file.name);
+  if (file.size > 2 ** 29) { say(`${name}: a dropped file may have 512 MiB at most`, true); return; }
+  say(`reading ${name} ...`);
   const form = new FormData();
   form.append("video", file);
   try {
     const answer = await ask("/api/upload", {}, { method: "POST", body: form });
     uploads.set(answer.id, answer.name);
     go([answer.id], []);
-  } catch (error) { say(`${file.name}: ${error.message}`, true); }
+  } catch (error) { say(`${name}: ${error.message}`, true); }
 }
 
 $("file").addEventListener("change", (event) => { upload(event.target.files[0]); event.target.value = ""; });
