@@ -136,10 +136,11 @@ def test_search_back_label_and_train(viewport, visit, tmp_path):
     label(page, {0: "1", 5: "2", 10: "2"})
     page.click("#train")
     page.wait_for_selector("text=Least sure: label these")
-    guesses = [text.replace("\u2068", "").replace("\u2069", "") for text in page.locator(".card .text").all_inner_texts()]
-    assert all("label 1?" in text or "jump?" in text for text in guesses) and len(guesses) >= 9
-    assert all(int(text.split("? ")[1].split(" %")[0]) >= 50 for text in guesses)
-    assert page.locator("text=Surest of \u2068jump\u2069; ").count() == 1 and "Accuracy on files" in page.inner_text("#probe")
+    guesses = page.locator(".card .text").all_inner_texts()
+    assert all("label 1\u2069?" in text or "jump\u2069?" in text for text in guesses) and len(guesses) >= 9
+    assert all(int(text.split("\u2069? ")[1].split(" %")[0]) >= 50 for text in guesses)
+    assert page.locator("text=Surest of \u2068jump\u2069; ").count() == 1
+    assert "Accuracy on files" in page.inner_text("#probe")
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     with open(tmp_path / "index/labels.csv", encoding="utf-8") as file:
         assert sorted(row["label"] for row in csv.DictReader(file)) == ["jump", "jump", "label 1"]
