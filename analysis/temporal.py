@@ -55,7 +55,7 @@ from . import figures
 from .features import PARTS
 from .floors import FLOORS
 from .temporal_features import extract, first_pictures
-from .temporal_output import HOWS, KINDS, WITHHELD, draw, write_tables
+from .temporal_output import BY_VOTE, HOWS, KINDS, WITHHELD, draw, write_tables
 from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured, units
 from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, choose_stride, fits_length, make_plan
 from .titles import add_titles, panel_titles
@@ -163,8 +163,8 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
         found["classes"] = {clip: measured([one[clip] for one in gaps], recordings) for clip in gaps[0]}
         true, *others = CLASS_CLIPS
-        found["classes"] |= {f"{true} - {clip}": measured([one[true] - one[clip] for one in gaps], recordings)
-                             for clip in others}
+        found["classes"] |= {f"{true} - {clip}{way}": measured([one[true + way] - one[clip + way] for one in gaps],
+                                                               recordings) for way in ("", BY_VOTE) for clip in others}
     return found, shares
 
 

@@ -15,6 +15,7 @@ from .modes import without_seed
 from .page import csv_text, latex, markdown
 
 HOWS = {"linear": "linear probe", "neighbours": "vote of 10 neighbours"}
+BY_VOTE = ", vote"  # ends the name of a share of classes that the neighbours told, not the linear probe
 FEWEST_RECORDINGS = 10  # for an interval over recordings
 KINDS = {"clips": "clips", "control": "control", "single": "one frame", "mean": "mean of single frames"}
 WITHHELD = "control not at chance"
@@ -106,10 +107,16 @@ def shares_table(results: Mapping[str, Any], wanted: Iterable[tuple[str, str, st
         for task, found in results["measures"][name]["tasks"].items()} for title, name, kind, which in wanted})
 
 
-def classes_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each network and floor: top-1 of a linear probe of the classes, by what the test clips are."""
-    return pd.DataFrame([{"features": name, **{clip: plus_minus(share) for clip, share in found["classes"].items()}}
-                         for name, found in results["measures"].items() if found["classes"]])
+def classes_table(results: Mapping[str, Any], how: str) -> pd.DataFrame:
+    """A row for each network and floor: top-1 of the classes by one classifier, by what the test clips are."""
+    return pd.DataFrame([{"features": name, **shares} for name, found in results["measures"].items() if (shares := {
+        clip.removesuffix(BY_VOTE): plus_minus(share) for clip, share in found["classes"].items()
+        if by(clip) == how})])
+
+
+def by(clip: str) -> str:
+    """Which of HOWS told the classes of a clip, by its name among the classes."""
+    return "neighbours" if clip.endswith(BY_VOTE) else "linear"
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]]:
@@ -131,12 +138,13 @@ def tables(results: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame, str]
            for k in next(iter(found["tasks"].values()))["shots"]]
     if few:
         yield "shots", shares_table(results, few), "Linear probes trained on the clips of a few videos alone."
-    if len(table := classes_table(results)):
-        lost = "; true - ...: what is lost, on the same videos" if "true - still" in table else ""
-        yield "classes", table, (
-            "Top-1 of a linear probe of the classes, trained on clips as they are and shown such clips (true), the "
-            "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such "
-            f"clips{lost}. The commonest class is {results['class_chance']:.3f} of the test videos.")
+    for how, words in HOWS.items():
+        if len(table := classes_table(results, how)):  # earlier results have no vote
+            lost = "; true - ...: what is lost, on the same videos" if "true - still" in table else ""
+            yield f"classes_{how}", table, (
+                f"Top-1 of a {words} of the classes, trained on clips as they are and shown such clips (true), the "
+                "same reversed, with shuffled frames, or one frame repeated (still); \"itself\": trained on such "
+                f"clips{lost}. The commonest class is {results['class_chance']:.3f} of the test videos.")
 
 
 def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -149,7 +157,7 @@ def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
               "chance": facts["chance"], **share, "control at chance": found["tasks"][task]["at_chance"]["linear"]}
              for name, found in results["measures"].items() for task, facts in results["tasks"].items()
              for k, share in found["tasks"][task]["shots"].items()]
-    rows += [{"features": name, "task": "classes", "of": clip, "by": HOWS["linear"], **share}
+    rows += [{"features": name, "task": "classes", "of": clip.removesuffix(BY_VOTE), "by": HOWS[by(clip)], **share}
              for name, found in results["measures"].items() for clip, share in found["classes"].items()]
     return pd.DataFrame(rows)
 

@@ -1,5 +1,5 @@
 """Answers to the tasks of temporal_tasks.py from frozen features: a linear probe, a vote of neighbours, intervals."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 from dataset.lists import VideoList, hold_out, video_groups
 
 from .probe import different_first, fit, predicted_by_vote, said_by_few
-from .temporal_output import FEWEST_RECORDINGS
+from .temporal_output import BY_VOTE, FEWEST_RECORDINGS
 from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, Task
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of scikit-learn's C
@@ -82,13 +82,18 @@ def answered(train: Side, test: Side, name: str, kind: str, group: str, seed: in
     flat, labels = features.reshape(-1, features.shape[2]), answers.ravel()
     flat_queries = queries.reshape(-1, queries.shape[2])
     said = {"linear": fit(flat, labels, strength).predict(flat_queries),
-            "neighbours": predicted_by_vote(torch.from_numpy(flat_queries), torch.from_numpy(flat),
-                                            torch.from_numpy(labels), min(NEIGHBOURS, len(flat))).numpy()}
+            "neighbours": voted(flat_queries, flat, labels)}
     found = {}
     for how, values in said.items():
         found[how] = np.full(len(test.videos), np.nan)
         found[how][asked] = (values.reshape(truth.shape) == truth).mean(axis=1)
     return found
+
+
+def voted(queries: np.ndarray, gallery: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """What the nearest of the gallery (N, D), whose answers are (N,), say of queries (Q, D) -> (Q,)."""
+    return np.asarray(predicted_by_vote(*map(torch.from_numpy, (queries, gallery, answers)),
+                                        min(NEIGHBOURS, len(gallery))))
 
 
 def answered_by_few(train: Side, test: Side, name: str, shots: Sequence[int], group: str,
@@ -112,25 +117,27 @@ def answered_by_few(train: Side, test: Side, name: str, shots: Sequence[int], gr
 
 
 def class_gaps(train: Side, test: Side, group: str, seed: int) -> dict[str, np.ndarray]:
-    """Linear probe of classes -> {"<clip>": trained on the clips as they are, "<clip> itself": on such clips}, (V,).
+    """Right classes, (V,) -> {"<clip>": told by clips as they are, "<clip> itself": by such clips}, linear probes; and
+    the same by a vote of neighbours, with BY_VOTE behind.
 
     clip: each of CLASS_CLIPS, which the test videos show; the first are the clips as they are.
     """
     own, asked = (np.flatnonzero(side.plan.fit["arrow"]) for side in (train, test))
     videos, labels = train.videos.subset(own), train.videos.labels[own]
-    found = {}
-    for clip in CLASS_CLIPS:
+
+    def tellers(clip: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         features = train.of(clip, "clips")[own]
         strength = choose_strength(features[:, None], labels[:, None], videos, group, seed)
-        probe = fit(features, labels, strength)
-        if clip == CLASS_CLIPS[0]:
-            first = probe
-            asked_of = {clip: first}
-        else:
-            asked_of = {clip: first, f"{clip} itself": probe}
-        for kind, used in asked_of.items():
-            found[kind] = np.full(len(test.videos), np.nan)
-            found[kind][asked] = used.predict(test.of(clip, "clips")[asked]) == test.videos.labels[asked]
+        return {"": fit(features, labels, strength).predict,
+                BY_VOTE: lambda queries: voted(queries, features, labels)}
+
+    true, found = tellers(CLASS_CLIPS[0]), {}
+    for clip in CLASS_CLIPS:
+        own_tellers = {} if clip == CLASS_CLIPS[0] else {f"{clip} itself": tellers(clip)}
+        for kind, by in {clip: true, **own_tellers}.items():
+            for way, tell in by.items():
+                found[kind + way] = np.full(len(test.videos), np.nan)
+                found[kind + way][asked] = tell(test.of(clip, "clips")[asked]) == test.videos.labels[asked]
     return found
 
 

@@ -3,6 +3,7 @@ answers are known.
 """
 import itertools
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -412,6 +413,28 @@ def test_the_same_tensors_with_another_normalisation_have_features_of_their_own(
     assert len(list((tmp_path / "log/dualvar/temporal/features").iterdir())) == 2 + 1 + len(floors.FLOORS)
 
 
+def test_classes_of_altered_clips_by_both_classifiers():
+    """Reversed clips look like the other class, shuffled ones are as they were, and still ones have no class."""
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
+
+    def side(part):
+        videos = VideoList(np.array([f"c/v_c_g{part}{i:02}_c01" for i in range(40)]), np.full(40, 9), labels,
+                           np.array(["a", "b"]))
+        own = {"true": labels, "reversed": 1 - labels, "shuffled": labels, "still": np.zeros(40, int)}
+        features = {clip: (np.eye(2)[which] + 0.05 * rng.standard_normal((40, 2))).astype(np.float32)
+                    for clip, which in own.items()}
+        plan = SimpleNamespace(fit={"arrow": np.arange(40) > 3})
+        return SimpleNamespace(videos=videos, plan=plan, of=lambda clip, kind: features[clip])
+
+    found = temporal_probe.class_gaps(side(1), side(2), r"_(?P<group>g\d+)_", 0)
+    for way in ("", ", vote"):
+        assert all(np.isnan(shares[:4]).all() and not np.isnan(shares[4:]).any() for shares in found.values())
+        means = {clip: np.nanmean(found[clip + way]) for clip in ("true", "reversed", "shuffled", "still",
+                                                                  "reversed itself", "still itself")}
+        assert (means["true"], means["reversed"], means["shuffled"], means["reversed itself"]) == (1, 0, 1, 1)
+        assert abs(means["still"] - 0.5) < 0.1 + 0.2 * bool(way) and means["still itself"] < 0.8
+
+
 @pytest.mark.kept
 @pytest.mark.slow
 def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tmp_path, monkeypatch):
@@ -427,8 +450,10 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     assert "| chance | 0.500 | 0.333 |" in text and "| mean picture | " in text
     assert "\\toprule" in (folder / "tables.tex").read_text()
     rows = (folder / "tables.csv").read_text().splitlines()
-    assert len(rows) == 1 + 5 * (2 * len(temporal_output.KINDS) * len(temporal_output.HOWS) + 2 * 2 + 4 + 3 + 3)
+    assert len(rows) == 1 + 5 * (2 * len(temporal_output.KINDS) * len(temporal_output.HOWS) + 2 * 2 + 2 * (4 + 3 + 3))
     gaps = results["measures"]["random"]["classes"]
+    assert "true - still, vote" in gaps and "| true itself |" not in text
+    assert text.count("Top-1 of a linear probe of the classes") == text.count("Top-1 of a vote of 10 neigh") == 1
     assert gaps["true - reversed"]["mean"] == pytest.approx(gaps["true"]["mean"] - gaps["reversed"]["mean"])
     assert cv2.imread(str(folder / "temporal.png")).std() > 5
 
