@@ -26,7 +26,7 @@ from core.dist import world_size
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
 from core.inputs import read_lines
-from core.names import quoted
+from core.names import counted, quoted
 from core.parser import new_parser
 from core.versions import versions
 from dataset.loader import default_workers, surviving_items
@@ -97,25 +97,54 @@ def check(args):
 
 # --- which videos --------------------------------------------------------------------------------------------
 
+def places_of(word):
+    """Files and folders that a word names -> sorted paths; none, where there is no such."""
+    if not is_gone(word):
+        return [word]
+    if "**" not in word:
+        return sorted(glob(word))
+    # glob's own ** follows links to folders, in circles too
+    parts = Path(word).parts
+    fixed = next(i for i, part in enumerate(parts) if set("*?[") & set(part))
+    base, rest = Path(*parts[:fixed]), Path(*parts[fixed:])
+    found = [path.relative_to(base) for path in base.glob(str(rest))] if base.is_dir() else []
+    return sorted(str(base / path) for path in found if not any(part.startswith(".") for part in path.parts))
+
+
 def find(paths, listed):
     """Paths as they were given -> ({real path: why it cannot be taken, or None}, files of folders passed over)
 
     Links are followed, and each file is taken once.
     """
     found, others = {}, 0
-    words = [*paths, *(read_lines(listed, "name a text file with a path in each line") if listed else ())]
-    for word in filter(None, words):
-        places = [word] if os.path.lexists(word) else sorted(glob(word, recursive=True))
+    rows = read_lines(listed, "name a text file with a path in each line") if listed else ()
+    for word, named in [*((word, True) for word in paths), *((word, False) for word in rows)]:
+        if not word:
+            continue
+        places = [] if (wrong := fault_of(word)) else places_of(word)
+        if not places and named:
+            raise DataError(f"{quoted(word)}: {wrong or 'there is no such file or folder'}")
         if not places:
-            raise DataError(f"{quoted(word)}: there is no such file or folder")
+            found[os.path.abspath(word)] = wrong or "there is no such file or folder"
         for place in places:
             if not os.path.isdir(place):
-                found[os.path.realpath(place)] = None
+                found[real(place)] = None
                 continue
             inside = videos_below(place)
             others += inside.others
-            found.update({**inside.faults, **dict.fromkeys(map(os.path.realpath, inside.paths))})
-    return {path: fault or fault_of(path) for path, fault in found.items()}, others
+            found.update({**inside.faults, **dict.fromkeys(map(real, inside.paths))})
+    return {printed(path): fault or fault_of(path) for path, fault in found.items()}, others
+
+
+def real(path):
+    """Where a path leads, or the path itself where that is nowhere."""
+    found = os.path.realpath(path)
+    return found if os.path.exists(found) else os.path.abspath(path)
+
+
+def printed(path):
+    """A path as it stands in tables, which hold no bytes that are not UTF-8."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def look(paths, known, args):
@@ -173,7 +202,8 @@ def main(argv):
         "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of {windows.window:.3g} s",
         "windows": f"{windows.frames} frames, one in {windows.window / windows.frames:.3g} s, {args.img_dim} px of "
                    f"{args.resize[0]} x {args.resize[1]}",
-        "videos": f"{len(paths)}" + (f"; {others} files of the folders are of other kinds" if others else ""),
+        "videos": f"{len(paths)}" + (f"; {counted(others, 'other file')} in the folders, no videos by their names or "
+                                     "hidden" if others else ""),
         "folder": args.out})
     if not paths:
         raise DataError("there is no video in what was named: folders are searched for files that end in "
@@ -205,41 +235,51 @@ def embed(args, index, paths, windows, size, network, device):
         index.write_files(known, others | unreadable)
         index.drop([path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
             path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
-        done, broken = embed_batch(args, index, found, windows, size, network, device,
+        done, broken = embed_batch(args, index, found, before, windows, size, network, device,
                                    f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
         new, unreadable = new + done, unreadable | broken
+        if first + BATCH < len(good):  # for who reads a log, where there is no bar
+            print(f"{first + BATCH} of {len(good)} videos: {counted(new, 'new window')}", flush=True)
     index.write_files(known, others | unreadable)
-    print(f"written to {args.out}: {sum(count for _, count in index.done.values())} windows in all, {new} of them new; "
-          f"{opened} videos could be opened")
+    count = sum(count for _, count in index.done.values())
+    print(f"written to {args.out}: {counted(count, 'window')} in all, {new} of them new; {counted(opened, 'video')} "
+          "could be opened")
     if unreadable:
         path, one = next(iter(unreadable.items()))
         again = sum(tried.get(path) == one for path, one in unreadable.items())
         print(f"{len(unreadable)} could not be read, or not to the end: {args.out / 'unreadable.csv'}, such as "
               f"{quoted(path)}: {one.facts.reason}" + (
-                  f"; {again} of them have not changed and were not tried again (--retry does)" if again else ""),
+                  f"; {again} of them, unchanged, {'was' if again == 1 else 'were'} not tried again (--retry does)"
+                  if again else ""),
               file=sys.stderr)
     return 1 if len(unreadable) == len(paths) else 0
 
 
-def prune(index, *tables):
+def prune(index, known, unreadable):
     """Forget files that are gone, in the index and in tables by their paths."""
-    gone = {path for path in index.done.keys() | set().union(*tables) if is_gone(path)}
+    gone = {path for path in index.done.keys() | known.keys() | unreadable.keys() if is_gone(path)}
+    count = len(gone & (index.done.keys() | known.keys()))
     windows = sum(index.done[path][1] for path in gone & index.done.keys())
     index.drop(gone)
-    for table in tables:
+    for table in (known, unreadable):
         for path in gone & table.keys():
             del table[path]
-    print(f"{len(gone)} files are gone: they are forgotten, and {windows} windows of them")
+    print(f"{counted(count, 'file')} of the index {'is' if count == 1 else 'are'} gone: forgotten, with "
+          f"{counted(windows, 'window')}")
 
 
-def embed_batch(args, index, found, windows, size, network, device, description):
+def embed_batch(args, index, found, before, windows, size, network, device, description):
     """Embed what is not in the index yet of some files -> (windows that are new, {path: Known with a Fault, of those
-    that cannot be read to their end})"""
+    that cannot be read to their end})
+
+    before: such of earlier runs; of a file that has nothing new they still hold
+    """
     videos = [(path, one.facts) for path, one in found.items()]
     done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
     chunks = Chunks(videos, windows, size, done)
     items = surviving_items(chunks, min(args.workers, len(chunks)), chunks.video)
-    new, broken = 0, {}
+    new, untouched = 0, found.keys() - {videos[number][0] for number in chunks.video.tolist()}
+    broken = {path: before[path] for path in untouched if path in before and before[path][:2] == found[path][:2]}
     with tqdm(desc=description, total=int(chunks.count.sum()), unit="window", leave=False, disable=None) as bar:
         for item in items:
             path, facts = videos[chunks.video[item["index"]]]
@@ -252,6 +292,8 @@ def embed_batch(args, index, found, windows, size, network, device, description)
             index.append(path, facts, spans_of(windows, facts, first, count),
                          vectors_of(network, item["clips"], device))
             new += count
+            if item["short"]:
+                broken[path] = with_fault(item["short"], *found[path][:2])
     return new, broken
 
 

@@ -69,6 +69,11 @@ def shown(value: object, most: int = 120) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """"1 file", "2 files"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def cell(text: str) -> str:
     """Text for a cell of a CSV file that spreadsheets open: a name such as =1+1 must not be computed."""
     return f"'{text}" if FORMULA.match(text) else text

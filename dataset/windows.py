@@ -83,6 +83,15 @@ def last_shown(path: str, begin: float, announced: float) -> float:
     return max(last, 0.0)
 
 
+def cut_short(path: str, facts: VideoFacts) -> str | None:
+    """That a file's header announces far more than can be decoded, as where a copy was stopped -> text or None"""
+    with open_video(path) as capture:
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT) / facts.fps
+    if not facts.seconds + max(1.0, 0.1 * announced) < announced < LONGEST:
+        return None
+    return f"ends at {facts.seconds:.1f} s, and its header announces {announced:.1f} s: it may have been cut off"
+
+
 class Windows(NamedTuple):
     """How windows lie in a video: one every `hop` seconds, of `frames` frames over `window` seconds."""
 
@@ -187,7 +196,8 @@ def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize,
 
 
 class Chunks(Dataset[dict[str, Any]]):
-    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error", "lasting"}.
+    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error", "lasting"}, and
+    "short": what `cut_short` says of a video, with its last windows; else None.
 
     videos: [(path, facts)]; done: how many first windows of each are left out.
     Attributes: `video`, `first`, `count`: (N,) int, whose windows an item holds, and which.
@@ -216,7 +226,9 @@ class Chunks(Dataset[dict[str, Any]]):
                                              int(self.first[index]), int(self.count[index])))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        number, last = self.video[index], index + 1 == len(self) or self.video[index] != self.video[index + 1]
         try:
-            return {"index": index, "clips": self.clips(index), "error": ""}
+            return {"index": index, "clips": self.clips(index), "error": "",
+                    "short": cut_short(str(self.paths[number]), self.facts[number]) if last else None}
         except FAULTS as error:
             return {"index": index, "clips": torch.empty(0), **fault_in(error)}

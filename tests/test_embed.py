@@ -161,7 +161,7 @@ def test_a_disk_is_embedded_once_and_only_what_changed_again(disk, program):
     flags = [*NETWORK, *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
     code, out, error = program("embed.py", *flags)
     assert code == 0 and "9 windows in all, 9 of them new; 3 videos" in out, error
-    assert "1 files of the folders are of other kinds" in out
+    assert "3; 1 other file in the folders, no videos by their names or hidden" in out
     rows, vectors = segments(), np.load("index/vectors.npy", mmap_mode="r")
     assert [int(row["row"]) for row in rows] == list(range(9)) and vectors.shape == (9, 32)
     assert len({row["file"] for row in rows}) == 3 and len({row["hash"] for row in rows}) == 3
@@ -240,6 +240,10 @@ def test_files_patterns_and_lists(disk, program):
     assert code == 0 and "videos       3" in out and not Path("x").exists(), error
     code, out, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", f"{disk}/**/*.m*", "--dry_run")
     assert code == 0 and "videos       2" in out, error
+    (disk / "b/again").symlink_to(disk)  # a circle
+    (disk / "b/deep/again").symlink_to(disk / "b")
+    code, out, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", f"{disk}/**/*.m*", f"{disk}/b", "--dry_run")
+    assert code == 0 and "videos       3" in out, error
     for flags, code_there, said in (
             ([], 2, "name videos, folders of videos, or a list"), (["nowhere"], 1, "no such file or folder"),
             (["--window", "0", disk], 2, "--window must be above 0"), ([disk / "notes.txt"], 1, ""),
@@ -249,6 +253,36 @@ def test_files_patterns_and_lists(disk, program):
     (disk / "empty").mkdir()
     code, _, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", disk / "empty")
     assert code == 1 and "there is no video in what was named" in error
+
+
+def test_rows_of_a_list_that_lead_nowhere_are_said_and_the_rest_is_embedded(disk, program):
+    """Each in one row of the table, also after another run: what is gone, has no name in UTF-8, or leads nowhere."""
+    os.link(disk / "one.mp4", os.fsencode(disk) + b"/b/\xe9.mp4")
+    (disk / "b/dangling.mp4").symlink_to(disk / "nowhere.mp4")
+    Path("list.txt").write_text(f"{disk}/gone.mp4\n{disk}/b\n", encoding="utf-8")
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", "--list", "list.txt"]
+    for new in (6, 0):
+        code, out, error = program("embed.py", *flags)
+        assert code == 0 and f"6 windows in all, {new} of them new; 2 videos could be opened" in out, error
+        assert "3 could not be read" in error
+        reasons = {Path(path).name: one.facts.reason for path, one in index.read_unreadable(Path("index")).items()}
+        assert reasons == {"gone.mp4": "there is no such file or folder",
+                           "\\udce9.mp4": "its name is not UTF-8: rename it",
+                           "dangling.mp4": "cannot be read (No such file or directory)"}
+    out = program("embed.py", *flags, "--prune")[1]
+    assert "0 files of the index are gone: forgotten, with 0 windows" in out
+
+
+def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(disk, program):
+    write_video(disk / "long.avi", "MJPG", frames=200)
+    data = (disk / "long.avi").read_bytes()
+    (disk / "long.avi").write_bytes(data[:len(data) // 2])
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "1", disk]
+    for more in ((), (), ("--retry",), ("--retry",)):
+        code, out, error = program("embed.py", *flags, *more)
+        assert code == 0 and "4 videos could be opened" in out, error
+        assert "1 could not be read, or not to the end" in error and "its header announces 8.0 s" in error
+    assert 2 <= len([row for row in segments() if row["file"].endswith("long.avi")]) <= 4
 
 
 MANIFEST = {"weights": "x", "dim": 2, "windows": {"window": 1.0, "hop": 1.0, "frames": 4},
@@ -298,7 +332,7 @@ def test_a_decoder_that_crashes_costs_its_file_alone(module, function, disk, pro
         str(disk / name) for name in ("b/deep/er/two.mkv", "six.mp4", "b/ümlaut, \"quoted\".avi"))
     assert not multiprocessing.active_children()
     code, out, error = program("embed.py", *flags)  # it is not tried again
-    assert code == 0 and "1 of them have not changed and were not tried again (--retry does)" in error
+    assert code == 0 and "1 of them, unchanged, was not tried again (--retry does)" in error
     monkeypatch.undo()
     os.chdir(disk.parent)
     assert "3 of them new" in program("embed.py", *flags, "--retry")[1] and len(segments()) == 12
@@ -362,7 +396,7 @@ def test_broken_files_are_tried_again_when_they_change(disk, program, monkeypatc
     flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
     for more, expected, said in (
             ([], ["broken.mp4", "locked.mp4", "one.mp4", "two.mkv", "ümlaut, \"quoted\".avi"], "unreadable.csv"),
-            ([], ["locked.mp4"], "1 of them have not changed"),
+            ([], ["locked.mp4"], "1 of them, unchanged, was not tried again"),
             (["--retry"], ["broken.mp4", "locked.mp4"], "unreadable.csv")):
         looked.clear()
         code, out, error = program("embed.py", *flags, *more)
@@ -402,7 +436,7 @@ def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
         (disk / name).unlink()
     assert "9 windows in all" in program("embed.py", *flags)[1] and segments() == rows  # not by itself
     code, out, error = program("embed.py", *flags, "--prune")
-    assert code == 0 and "2 files are gone: they are forgotten, and 3 windows of them" in out and not error
+    assert code == 0 and "1 file of the index is gone: forgotten, with 3 windows" in out and not error
     assert segments() == [row for row in rows if not row["file"].endswith("one.mp4")]
     assert np.array_equal(np.load("index/vectors.npy"), before)
     assert index.read_files(Path("index")).keys() == {row["file"] for row in segments()}
