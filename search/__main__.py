@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from core.errors import UsageError
+from analysis.index import MANIFEST
+from core.errors import DataError, FolderTaken, UsageError
 from core.exits import run
 from core.files import take_lock
 from core.imports import optional
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError(f"--port {args.port} is no port: give 0 to 65535")
     for name in ("waitress", "flask"):
         optional(name, "search", "requirements-search.txt")
+    if not (args.folder / MANIFEST).exists():
+        raise DataError(f"{args.folder} holds no index: name a folder that was embed.py's --out")
     with ExitStack() as until_the_end:
         own = None
         if args.folder.is_dir() and not os.access(args.folder, os.W_OK):
@@ -47,7 +50,11 @@ def main(argv: Sequence[str]) -> None:
             print(f"note: {args.folder} cannot be written: no labels can be given, and pictures are not kept")
         library = Library(args.folder, own)
         if own is None:  # two would write labels.csv over each other
-            until_the_end.enter_context(take_lock(library.own, "page of the index"))
+            try:
+                until_the_end.enter_context(take_lock(library.own, ""))
+            except FolderTaken as error:
+                raise FolderTaken(f"{args.folder} is served already, in another program: use that page, or end it"
+                                  ) from error
         serve(library, args.port)
 
 

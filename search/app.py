@@ -27,6 +27,7 @@ TWINS = 0.98  # cosine of near-duplicates
 MOST_EXAMPLES = 200  # of a query
 MOST_UPLOADS = 20  # that are kept
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
+SHOWN = {"after": "'From second'", "before": "'to second'"}  # what the page calls them
 # H.264 that plays everywhere, which has even sides
 ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
 
@@ -45,9 +46,9 @@ def make_app(library: Library) -> Flask:
         try:
             value = float(request.args.get(name, default) or default)
         except ValueError:
-            abort(400, f"{name} is no number")
+            abort(400, f"{SHOWN.get(name, name)} is no number")
         if not least <= value <= most:
-            abort(400, f"{name} is not between {least} and {most}")
+            abort(400, f"{SHOWN.get(name, name)} is not between {least:g} and {most:g}")
         return value
 
     def places(text: str, most: int = MOST_EXAMPLES) -> list[int]:
@@ -70,8 +71,10 @@ def make_app(library: Library) -> Flask:
         return np.concatenate(parts) if parts else np.empty((0, library.vectors.shape[1]), np.float32)
 
     def chosen() -> np.ndarray | None:
-        return library.allowed(request.args.get("folder", ""), number("after", 0),
-                               number("before", np.inf, most=np.inf))
+        after, before = number("after", 0), number("before", np.inf, most=np.inf)
+        if before <= after:
+            abort(400, "there is nothing between these seconds: the second number must be the larger one")
+        return library.allowed(request.args.get("folder", ""), after, before)
 
     def told(found: Iterable[int], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
         """Segments as the page takes them."""
@@ -116,9 +119,14 @@ def make_app(library: Library) -> Flask:
         like, unlike = vectors(request.args.get("like", "")), vectors(request.args.get("unlike", ""))
         if not len(like):
             abort(400, "choose a window first")
-        scores = library.cosines(Query(like, unlike))
-        found = library.best(scores, int(number("count", PAGE, 1, MOST_FOUND)), chosen())
-        return jsonify(segments=told(found, scores[found]), most=MOST_FOUND)
+        scores, allowed = library.cosines(Query(like, unlike)), chosen()
+        if request.args.get("each"):
+            allowed = library.best_of_files(scores, allowed)
+        found = library.best(scores, int(number("count", PAGE, 1, MOST_FOUND)), allowed)
+        words = f"{request.args.get('like', '')},{request.args.get('unlike', '')}".split(",")
+        return jsonify(segments=told(found, scores[found]), most=MOST_FOUND,
+                       uploads={word: uploads[word][0] for word in words if word in uploads},
+                       examples=told(places(",".join(word for word in words if word not in uploads))))
 
     @app.get("/api/duplicates")
     def duplicates() -> Response:

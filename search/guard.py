@@ -13,6 +13,7 @@ from core.errors import CheckpointError, DataError, RunError, UsageError
 from .upload import MOST_BYTES
 
 HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")  # of any port: it may be forwarded
+READING = ("GET", "HEAD")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
 
@@ -29,7 +30,7 @@ def refusal(method: str, path: str, header: Callable[[str], str | None]) -> str 
     opened = path == "/" and header("Sec-Fetch-Mode") == "navigate"  # by a link elsewhere
     if (header("Sec-Fetch-Site") or "none") not in ("same-origin", "none") and not opened:
         return "another page asks"
-    return "a change is asked for by no page of this server" if method != "GET" and origin is None else None
+    return "a change is asked for by no page of this server" if method not in READING and origin is None else None
 
 
 class Parser(HTTPRequestParser):
@@ -37,7 +38,7 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        if self.command != "GET" and (why := refusal(
+        if self.command not in READING and (why := refusal(
                 self.command, self.path, lambda name: self.headers.get(name.upper().replace("-", "_")))):
             raise ParsingError(why)
 

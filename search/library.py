@@ -38,7 +38,7 @@ class Library:
     """
 
     def __init__(self, folder: Path, own: Path | None = None) -> None:
-        self.folder, self.manifest = folder.absolute(), read_manifest(folder)
+        self.folder, self.manifest = Path(os.path.abspath(folder)), read_manifest(folder)
         self.own = self.folder / OWN if own is None else own
         self.stamp = (folder / SEGMENTS).stat().st_mtime_ns if (folder / SEGMENTS).exists() else 0
         numbers: dict[str, int] = {}
@@ -121,6 +121,15 @@ class Library:
         scores -= float(self.mean @ wanted)
         scores /= self.norm
         return scores[self.row] if len(self.row) < len(scores) else scores
+
+    def best_of_files(self, scores: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+        """(N,) bool: the segment with the highest score of each file, among those allowed."""
+        values = scores if allowed is None else np.where(allowed, scores, -np.inf)
+        order = np.lexsort((-values, self.file))  # stable: of equal ones the first
+        first = np.flatnonzero(np.diff(self.file[order], prepend=-1))
+        chosen = np.zeros(len(self), bool)
+        chosen[order[first]] = True
+        return chosen if allowed is None else chosen & allowed
 
     def best(self, scores: np.ndarray, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
         """Positions of the highest scores among those allowed, best first, of equal ones the lower."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from core.errors import DataError
 from core.files import TEMPORARY, whole_file
+from dataset.video import content_hash
 from dataset.windows import VideoFacts, frames_at
 
 from .library import Library
@@ -27,6 +28,7 @@ class Previews:
         self.library, self.folder = library, library.own / "previews"
         self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
         self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
+        self.same: dict[str, tuple[int, int]] = {}  # size and time of files that have the same content at another time
         self.size = MOST_KEPT + 1  # of the folder; not known before it is looked at
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
@@ -37,7 +39,11 @@ class Previews:
             now = Path(path).stat()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
-        if known is None or (now.st_size, now.st_mtime_ns) != known[:2]:
+        stamp = (now.st_size, now.st_mtime_ns)
+        if known is not None and stamp[0] == known.bytes and stamp not in (known[:2], self.same.get(path)):
+            if content_hash(path) == known.facts.hash:  # a copy, or touched
+                self.same[path] = stamp
+        if known is None or stamp not in (known[:2], self.same.get(path)):
             raise DataError(f"{path} has changed since it was embedded: run embed.py again, and start this page again")
         return path, known.facts
 

@@ -21,6 +21,7 @@ waitress = pytest.importorskip("waitress", reason="of requirements-search.txt")
 
 from analysis.index import Index, Known  # noqa: E402
 from core.errors import DataError  # noqa: E402
+from core.files import take_lock  # noqa: E402
 from dataset.windows import VideoFacts, look_at_video  # noqa: E402
 from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
@@ -114,6 +115,19 @@ def test_filters(library):
     assert library.folders() == [("/disk", 90), ("/disk/a", 60), ("/disk/b", 30)]
 
 
+def test_the_most_similar_window_of_each_file(library, client):
+    found = library.cosines(Query(library.of([3]), library.of([])))
+    for allowed in (None, library.allowed("/disk/a"), library.allowed("", after=25)):
+        best = np.flatnonzero(library.best_of_files(found, allowed))
+        there = np.arange(90) if allowed is None else np.flatnonzero(allowed)
+        assert best.tolist() == [max(there[library.file[there] == file], key=lambda place: (found[place], -place))
+                                 for file in np.unique(library.file[there])]
+    assert np.flatnonzero(library.best_of_files(np.ones(90, np.float32))).tolist() == [0, 30, 60]
+    answer = ask(client, "/api/similar?like=3&each=1&unlike=40").json
+    assert len(answer["segments"]) == 3 and len({one["file"] for one in answer["segments"]}) == 3
+    assert [one["id"] for one in answer["examples"]] == [3, 40] and answer["uploads"] == {}
+
+
 def test_segments_whose_vectors_are_not_in_order_of_rows(tmp_path):
     vectors = np.eye(6, dtype=np.float32)
     write_index(tmp_path / "i", vectors, ["/a", "/b", "/c"])
@@ -199,7 +213,7 @@ def test_a_change_needs_a_page_of_this_server(client, library):
     ("/api/similar?like=u1", 400), ("/api/similar?like=1&count=0", 400), ("/api/similar?like=1&count=nan", 400),
     ("/api/similar?like=" + ",".join("1" * 300), 400),
     ("/api/similar?like=" + "9" * 5000, 400), ("/export/other", 404), ("/api/segments?first=-1", 400),
-    ("/api/duplicates?least=2", 400), ("/api/guesses", 409)])
+    ("/api/duplicates?least=2", 400), ("/api/segments?after=3&before=3", 400), ("/api/guesses", 409)])
 def test_nonsense_is_one_sentence(path, code, client):
     answer = ask(client, path)
     assert answer.status_code == code
@@ -218,6 +232,10 @@ def test_bad_labels_are_refused(body, client, library):
 def test_bodies_that_are_no_labels_are_refused(body, client, library):
     answer = ask(client, "/api/label", "post", data=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and not (library.folder / "labels.csv").exists()
+
+
+def test_headers_alone_may_be_asked_for(client):
+    assert ask(client, "/", "head").status_code == 200 and ask(client, "/api/label", "head").status_code == 405
 
 
 def test_names_are_data_and_nothing_comes_from_elsewhere(client):
@@ -277,8 +295,10 @@ def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeyp
     assert animation.format == "WEBP" and animation.n_frames == 4
     assert Image.open(io.BytesIO(ask(client, "/moving/2?around=1").data)).n_frames > 8
     assert moving.headers["Cache-Control"] == "no-cache"
+    os.utime(disk / "two.mp4", (1, 1))  # the same content at another time
+    assert ask(client, "/still/8").status_code == 200
     monkeypatch.setattr(previews, "frames_at", None)
-    assert ask(client, "/moving/2").data == moving.data
+    assert ask(client, "/moving/2").data == moving.data and ask(client, "/still/8").status_code == 200
     (disk / "one.mp4").unlink()
     shutil.copy(disk / "two.mp4", disk / "three.mp4")
     for place, said in ((0, "one.mp4 cannot be read"), (4, "three.mp4 has changed")):
@@ -347,6 +367,8 @@ def test_a_dropped_file_is_compared(disk):
     with open(disk / "two.mp4", "rb") as file:
         answer = ask(client, "/api/upload", "post", data={"video": (file, "<b>.mp4")})
     assert answer.status_code == 200 and answer.json["windows"] == 4 and answer.json["name"] == "<b>.mp4"
+    found = ask(client, f"/api/similar?like={answer.json['id']},3&count=4").json
+    assert found["uploads"] == {answer.json["id"]: "<b>.mp4"} and [one["id"] for one in found["examples"]] == [3]
     found = ask(client, f"/api/similar?like={answer.json['id']}&count=4").json["segments"]
     assert sum(segment["file"].endswith("two.mp4") for segment in found) >= 1 and found[0]["score"] > 0.5
     answer = ask(client, "/api/upload", "post", data={"video": (io.BytesIO(b"no film" * 99), "x.mp4")})
@@ -462,11 +484,14 @@ def test_a_preview_is_no_wider_than_a_panorama():
 
 
 def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
-    for flags, code, said in ((["nowhere"], 1, "nowhere/index.json cannot be read"),
+    for flags, code, said in ((["nowhere"], 1, "nowhere holds no index: name a folder that was embed.py's --out"),
                               (["x", "--port", "99999"], 2, "no port"), ([], 2, "required: DIR")):
         found, _, error = program("search/__main__.py", *flags)
         assert found == code and said in error and error.count("\n") == 1, error
     write_index(tmp_path / "index", np.ones((3, 4), np.float32))
+    with take_lock(tmp_path / "index/.search", "page"):
+        found, _, error = program("search/__main__.py", "index")
+    assert found == 1 and "index is served already, in another program: use that page, or end it" in error
     (tmp_path / "index/vectors.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"x" * 200)
     found, _, error = program("search/__main__.py", "index")
     assert found == 1 and "vectors.npy is damaged" in error

@@ -3,11 +3,12 @@ const $ = (id) => document.getElementById(id);
 // Okabe and Ito's colours, which the colour-blind tell apart
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
 const KEYS = `labels of ${document.querySelector("h1").textContent}`;
+const LOST = "This video is gone or has changed: run embed.py again, and start this page again";
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const names = stored();
-const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "" };
+const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "", each: "" };
+const titles = new Map();  // id -> what a window is called
 const chosen = new Map();  // id -> segment
-const uploads = new Map();  // id -> name
 let asked = 0, first = 0, map = null, begun = false;  // begun: a query that has no + yet
 
 function element(tag, properties = {}, ...children) {
@@ -57,12 +58,14 @@ function read() {
   const own = new URLSearchParams(location.hash.slice(1));
   const words = (name) => (own.get(name) || "").split(",").filter(Boolean);
   Object.assign(state, { view: own.get("view") || "spread", like: words("like"), unlike: words("unlike"),
-                         folder: own.get("folder") || "", after: own.get("after") || "", before: own.get("before") || "" });
+                         folder: own.get("folder") || "", after: own.get("after") || "", before: own.get("before") || "",
+                         each: own.get("each") || "" });
   begun = false;
   if (![...$("folder").options].some((option) => option.value === state.folder)) state.folder = "";
   $("folder").value = state.folder;
   $("after").value = state.after;
   $("before").value = state.before;
+  $("each").checked = Boolean(state.each);
 }
 
 const filters = () => ({ folder: state.folder, after: state.after, before: state.before });
@@ -76,10 +79,14 @@ async function show() {
   say("looking ...");
   try {
     if (state.view === "similar" && state.like.length) {
-      const answer = await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), ...filters() });
+      const answer = await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), each: state.each, ...filters() });
       if (turn !== asked) return;
       first = answer.segments.length;
+      answer.examples.forEach((segment) => titles.set(String(segment.id), title(segment)));
+      for (const [id, name] of Object.entries(answer.uploads)) titles.set(id, name);
+      drawQuery();
       list([["", answer.segments]], `${first} windows, the most similar first`);
+      if (document.activeElement === $("found")) $("found").querySelector(".show")?.focus({ preventScroll: true });
       $("more").hidden = first < 60;
     } else if (state.view === "duplicates") {
       const answer = await ask("/api/duplicates", filters());
@@ -117,7 +124,7 @@ $("more").addEventListener("click", async () => {
   $("more").disabled = true;
   try {
     const answer = similar
-      ? await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), ...filters(), count: first + 60 })
+      ? await ask("/api/similar", { like: state.like.join(), unlike: state.unlike.join(), each: state.each, ...filters(), count: first + 60 })
       : await ask("/api/segments", { first, ...filters(), labelled: state.view === "labelled" ? 1 : "" });
     if (turn !== asked) return;
     const found = similar ? answer.segments.slice(first) : answer.segments;
@@ -131,7 +138,7 @@ $("more").addEventListener("click", async () => {
 });
 
 function drawQuery() {
-  const named = (id) => (uploads.has(id) ? apart(uploads.get(id)) : `window ${id}`);
+  const named = (id) => (titles.has(id) ? apart(titles.get(id)) : `window ${id}`);
   const examples = (kind, sign) => state[kind].map((id) => element("li", {}, element("button", {
     type: "button", className: kind, ariaLabel: `take ${named(id)} out of the query`,
     onclick: () => { state[kind] = state[kind].filter((one) => one !== id); if (!state.like.length) state.view = "spread"; write(); },
@@ -143,6 +150,8 @@ function drawQuery() {
 // --- windows ------------------------------------------------------------------------------------------------
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+
+const title = (segment) => `${segment.file.split("/").pop()}, ${clock(segment.start)}`;
 
 function list(groups, text) {
   $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found]) =>
@@ -157,21 +166,22 @@ function grid(found) {
 function card(segment) {
   const id = String(segment.id), base = segment.file.split("/").pop();
   const image = element("img", { loading: "lazy", src: `/still/${id}`, alt: "" });
-  image.addEventListener("error", () => { image.alt = "This video cannot be read any more, or has changed"; });
+  image.addEventListener("error", () => { image.alt = LOST; });
   let waiting = 0;  // no animation is made for a pointer that only passes
   const moving = (on) => () => {
     clearTimeout(waiting);
     if (!on) image.src = `/still/${id}`;
     else if (!CALM.matches) waiting = setTimeout(() => { image.src = `/moving/${id}`; }, 250);
   };
-  const when = `${base}, ${clock(segment.start)}`;
+  const when = title(segment);
+  titles.set(id, when);
   const text = [element("div", { className: "name", title: segment.file }, element("bdi", {}, base)),
                 element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
   if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
   if (segment.guess) text.push(element("div", {}, `${apart(segment.guess)}? ${(100 * segment.probability).toFixed(0)} %`));
   const label = element("span", { className: "label", hidden: !segment.label }, segment.label);
   const box = element("li", { className: "card" },
-    element("button", { type: "button", className: "show", ariaLabel: `${base}, ${clock(segment.start)}: show what is like it`,
+    element("button", { type: "button", className: "show", ariaLabel: `${when}: show what is like it`,
       onclick: () => go([id], []), onmouseenter: moving(true), onmouseleave: moving(false), onfocus: moving(true),
       onblur: moving(false) }, image),
     element("div", { className: "text" }, ...text, label),
@@ -202,7 +212,7 @@ function choose(segment, box) {
 }
 
 function count() {
-  $("count").textContent = chosen.size ? `${chosen.size} chosen` : "none chosen";
+  $("count").textContent = chosen.size ? `${chosen.size} chosen: number keys and Export are for these` : "";
 }
 
 function go(like, unlike) {
@@ -236,7 +246,7 @@ function play(segment) {
   $("player").showModal();
 }
 
-$("large").addEventListener("error", () => { $("large").alt = "This video cannot be read any more, or has changed"; });
+$("large").addEventListener("error", () => { $("large").alt = LOST; });
 $("close").addEventListener("click", () => $("player").close());
 
 // --- labels -------------------------------------------------------------------------------------------------
@@ -282,7 +292,7 @@ async function upload(file) {
   form.append("video", file);
   try {
     const answer = await ask("/api/upload", {}, { method: "POST", body: form });
-    uploads.set(answer.id, answer.name);
+    titles.set(answer.id, answer.name);
     go([answer.id], []);
   } catch (error) { say(`${name}: ${error.message}`, true); }
 }
@@ -293,8 +303,10 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.bo
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  upload(event.dataTransfer.files[0]);
+  const files = event.dataTransfer.files;
+  if (files.length > 1) say("Drop one file at a time", true); else upload(files[0]);
 });
+$("each").addEventListener("change", () => { state.each = $("each").checked ? "1" : ""; write(); });
 for (const name of ["folder", "after", "before"]) {
   $(name).addEventListener("change", () => { state[name] = $(name).value; write(); });
 }
