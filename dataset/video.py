@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import re
-import warnings
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,8 +242,8 @@ class VideoFiles:
                 return
             except AstrayError:
                 self.known[path] = None
-                warnings.warn(f"video {path} is decoded from its start each time: its frames are not shown when its "
-                              "packets say", stacklevel=1)
+                print(f"note: video {path} is decoded from its start each time: its frames are not shown when its "
+                      "packets say", file=sys.stderr)
 
     def _times(self, path: str, count: int) -> FrameTimes | None:
         """None where the packets are not as many as the frames, so that they cannot be told from each other."""
