@@ -1,4 +1,4 @@
-"""Vectors for every second or two of any videos: files, folders of files, or a list of them.
+"""Vectors for about every second of any videos: files, folders of files, or a list of them.
 
     python embed.py --pretrain weights/mine --out index recordings/ more/*.mp4
     python embed.py --pretrain torchvision:r3d_18 --out index --window 2 --hop 1 recordings/

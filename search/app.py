@@ -2,7 +2,6 @@
 import csv
 import io
 import logging
-import secrets
 import shlex
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from flask import Flask, Response, abort, jsonify, render_template, request, sen
 from core.inputs import fault
 from core.names import cell
 
+from .asked import Asked, number
 from .guard import guard
 from .labels import Labels
 from .library import Library, Query
@@ -24,10 +24,7 @@ from .upload import MOST_BYTES, Embedder
 PAGE = 60  # segments of a page
 MOST_FOUND = 960  # similar segments
 TWINS = 0.98  # cosine of near-duplicates
-MOST_EXAMPLES = 200  # of a query
-MOST_UPLOADS = 20  # that are kept
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
-SHOWN = {"after": "'From second'", "before": "'to second'"}  # what the page calls them
 # H.264 that plays everywhere, which has even sides
 ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
 
@@ -37,44 +34,7 @@ def make_app(library: Library) -> Flask:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # pictures that wait for others are no fault
     guard(app)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
-    labels, previews, embedder = Labels(library), Previews(library), Embedder(library)
-    uploads: dict[str, tuple[str, np.ndarray]] = {}
-
-    # --- what the page sends ---------------------------------------------------------------------------------
-
-    def number(name: str, default: float, least: float = 0, most: float = 1e12) -> float:
-        try:
-            value = float(request.args.get(name, default) or default)
-        except ValueError:
-            abort(400, f"{SHOWN.get(name, name)} is no number")
-        if not least <= value <= most:
-            abort(400, f"{SHOWN.get(name, name)} is not between {least:g} and {most:g}")
-        return value
-
-    def places(text: str, most: int = MOST_EXAMPLES) -> list[int]:
-        words = [word for word in text.split(",") if word]
-        if len(words) > most:
-            abort(400, f"more than {most} windows")
-        if not all(word.isascii() and word.isdigit() and len(word) < 19 and int(word) < len(library) for word in words):
-            abort(400, "that is no window of the index")
-        return [int(word) for word in words]
-
-    def vectors(text: str) -> np.ndarray:
-        """Of a list of windows and uploads, such as 3,17,u1."""
-        words = [word for word in text.split(",") if word]
-        own = places(",".join(word for word in words if not word.startswith("u")))
-        parts = [library.of(own)] if own else []
-        for word in (word for word in words if word.startswith("u")):
-            if word not in uploads:
-                abort(400, "that file is not here any more: drop it again")
-            parts.append(uploads[word][1])
-        return np.concatenate(parts) if parts else np.empty((0, library.vectors.shape[1]), np.float32)
-
-    def chosen() -> np.ndarray | None:
-        after, before = number("after", 0), number("before", np.inf, most=np.inf)
-        if before <= after:
-            abort(400, "there is nothing between these seconds: the second number must be the larger one")
-        return library.allowed(request.args.get("folder", ""), after, before)
+    labels, previews, embedder, asked = Labels(library), Previews(library), Embedder(library), Asked(library)
 
     def told(found: Iterable[int], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
         """Segments as the page takes them."""
@@ -104,7 +64,7 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/api/segments")
     def segments() -> Response:
-        allowed, first = chosen(), int(number("first", 0))
+        allowed, first = asked.allowed(), int(number("first", 0))
         all_of_them = np.arange(len(library)) if allowed is None else np.flatnonzero(allowed)
         if request.args.get("labelled"):
             all_of_them = all_of_them[np.isin(all_of_them, list(labels.of))]
@@ -116,21 +76,20 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/api/similar")
     def similar() -> Response:
-        like, unlike = vectors(request.args.get("like", "")), vectors(request.args.get("unlike", ""))
-        if not len(like):
+        (like, dropped, wanted), (unlike, other, unwanted) = (
+            asked.examples(request.args.get(name, "")) for name in ("like", "unlike"))
+        if not len(wanted):
             abort(400, "choose a window first")
-        scores, allowed = library.cosines(Query(like, unlike)), chosen()
+        scores, allowed = library.cosines(Query(wanted, unwanted)), asked.allowed()
         if request.args.get("each"):
             allowed = library.best_of_files(scores, allowed)
         found = library.best(scores, int(number("count", PAGE, 1, MOST_FOUND)), allowed)
-        words = f"{request.args.get('like', '')},{request.args.get('unlike', '')}".split(",")
-        return jsonify(segments=told(found, scores[found]), most=MOST_FOUND,
-                       uploads={word: uploads[word][0] for word in words if word in uploads},
-                       examples=told(places(",".join(word for word in words if word not in uploads))))
+        return jsonify(segments=told(found, scores[found]), most=MOST_FOUND, examples=told(like + unlike),
+                       uploads=dropped | other)
 
     @app.get("/api/duplicates")
     def duplicates() -> Response:
-        groups = library.duplicates(number("least", TWINS, 0.5, 1), chosen())
+        groups = library.duplicates(number("least", TWINS, 0.5, 1), asked.allowed())
         return jsonify(groups=[told(group[:24]) for group in groups], sizes=[len(group) for group in groups],
                        least=TWINS)
 
@@ -143,11 +102,8 @@ def make_app(library: Library) -> Flask:
             path = Path(folder) / "video"
             file.save(path)
             found = embedder.vectors(path)
-        key = f"u{secrets.token_hex(8)}"
-        uploads[key] = (file.filename or "file")[:200], found
-        for old in list(uploads)[:-MOST_UPLOADS]:
-            uploads.pop(old, None)
-        return jsonify(id=key, name=uploads[key][0], windows=len(found))
+        name = (file.filename or "file")[:200]
+        return jsonify(id=asked.keep(name, found), name=name, windows=len(found))
 
     # --- pictures --------------------------------------------------------------------------------------------
 
@@ -156,11 +112,11 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/still/<int:place>")
     def still(place: int) -> Response:
-        return picture(previews.still(places(str(place))[0]), "image/jpeg")
+        return picture(previews.still(asked.places(str(place))[0]), "image/jpeg")
 
     @app.get("/moving/<int:place>")
     def moving(place: int) -> Response:
-        return picture(previews.moving(places(str(place))[0], bool(number("around", 0, 0, 1))), "image/webp")
+        return picture(previews.moving(asked.places(str(place))[0], bool(number("around", 0, 0, 1))), "image/webp")
 
     # --- labels ----------------------------------------------------------------------------------------------
 
@@ -174,13 +130,13 @@ def make_app(library: Library) -> Flask:
             said = None
         if fault(said, {"label": str, "ids": [int]}):
             abort(400, "a label needs windows")
-        labels.set(places(",".join(map(str, said["ids"])), 10_000), said["label"])
+        labels.set(asked.places(",".join(map(str, said["ids"])), 10_000), said["label"])
         return jsonify(labels=sorted(set(labels.of.values())), labelled=len(labels.of))
 
     @app.get("/api/guesses")
     def guesses() -> Response:
         names, found, accuracy = labels.guesses()
-        best, allowed = found.argmax(axis=1), chosen()
+        best, allowed = found.argmax(axis=1), asked.allowed()
         sure = found.max(axis=1)
         new = np.ones(len(library), bool) if allowed is None else allowed.copy()
         new[list(labels.of)] = False
@@ -200,7 +156,7 @@ def make_app(library: Library) -> Flask:
     def export(kind: str) -> Response:
         if kind not in ("selection.csv", "cut.sh"):
             abort(404)
-        wanted = places(request.args.get("ids", ""), 10_000) or sorted(labels.of)
+        wanted = asked.places(request.args.get("ids", ""), 10_000) or sorted(labels.of)
         if not wanted:
             abort(400, "choose windows first, or label some")
         rows = told(wanted)
