@@ -230,9 +230,13 @@ def embed(args, index, paths, windows, size, network, device):
     good, opened, new = [path for path, reason in paths.items() if not reason], 0, 0
     for first in range(0, len(good), BATCH):
         found, wrong = look(good[first:first + BATCH], known | tried, args)
-        known, unreadable = known | found, unreadable | wrong
+        changed = any(known.get(path) != one for path, one in found.items()) or any(
+            before.get(path) != one for path, one in wrong.items())
+        known.update(found)
+        unreadable.update(wrong)
         opened += len(found) + sum(tried.get(path) == one and path in known for path, one in wrong.items())
-        index.write_files(known, others | unreadable)
+        if changed:  # the table of many files is long
+            index.write_files(known, others | unreadable)
         index.drop([path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
             path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
         done, broken = embed_batch(args, index, found, before, windows, size, network, device,
