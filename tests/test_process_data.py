@@ -259,8 +259,8 @@ def test_train_and_val_folders_odd_names_and_suffixes(videos, tmp_path):
 @pytest.mark.slow
 def test_stopped_run_is_completed_by_the_next(kill, videos, tmp_path):
     source, frames = videos / THREE[2], tmp_path / "frames"
-    for i in range(60):
-        shutil.copy(f"{source}.avi", videos / "StepLeft" / f"copy{i:02d}.avi")
+    for i in range(240):  # more than are done before this process is awake again
+        shutil.copy(f"{source}.avi", videos / "StepLeft" / f"copy{i:03d}.avi")
     names = {f"{path.parent.name}/{path.stem}" for path in videos.rglob("*.avi")}
     flags = ["--dataset", "folder", "--videos", videos, "--frames", frames, "--short_side", 400, "--workers", 2]
     script = REPOSITORY / "process_data" / "src" / "extract_frame.py"
