@@ -227,9 +227,10 @@ def embed(args, index, paths, windows, size, network, device):
     unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
     others = {path: one for path, one in before.items() if path not in paths}
     tried = {path: one for path, one in before.items() if one.bytes >= 0 and path in paths and not args.retry}
+    looked_at = known | tried  # a file is in one batch
     good, opened, new = [path for path, reason in paths.items() if not reason], 0, 0
     for first in range(0, len(good), BATCH):
-        found, wrong = look(good[first:first + BATCH], known | tried, args)
+        found, wrong = look(good[first:first + BATCH], looked_at, args)
         changed = any(known.get(path) != one for path, one in found.items()) or any(
             before.get(path) != one for path, one in wrong.items())
         known.update(found)

@@ -134,6 +134,14 @@ def take_lock(folder: str | Path, name: str) -> IO[str]:
     return lock
 
 
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Within it no other process is within it for the same folder, which must exist: one waits for the other."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 

@@ -7,7 +7,6 @@ heads and the losses are float32.
 """
 import copy
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from core.environment import text_variable
 from core.errors import DataError, RunError, UsageError
-from core.files import whole_file
+from core.files import one_at_a_time, whole_file
 from core.inputs import read_json
 from core.names import shown
 from models.backbones.base import Backbone
@@ -428,8 +427,7 @@ class Cache:
                 raise FileNotFoundError(errno.ENOENT, "no home is known, or XDG_CACHE_HOME is relative",
                                         str(self.path))
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path.with_name(".lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # other processes and runs write there too
+            with one_at_a_time(self.path.parent):  # other processes and runs write there too
                 note, content = self.note, self._read()
                 self.note = note or self.note
                 content.setdefault(self.machine, {}).update(self.new)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from core.errors import DataError
 from core.files import TEMPORARY, whole_file
+from dataset.unlisted import Known
 from dataset.video import content_hash
 from dataset.windows import VideoFacts, frames_at
 
@@ -28,7 +29,8 @@ class Previews:
         self.library, self.folder = library, library.own / "previews"
         self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
         self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
-        self.same: dict[str, tuple[int, int]] = {}  # size and time of files that have the same content at another time
+        # of files with another time than when they were embedded: size and time, whether the content is the same
+        self.compared: dict[str, tuple[tuple[int, int], bool]] = {}
         self.size = MOST_KEPT + 1  # of the folder; not known before it is looked at
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
@@ -39,13 +41,17 @@ class Previews:
             now = Path(path).stat()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
-        stamp = (now.st_size, now.st_mtime_ns)
-        if known is not None and stamp[0] == known.bytes and stamp not in (known[:2], self.same.get(path)):
-            if content_hash(path) == known.facts.hash:  # a copy, or touched
-                self.same[path] = stamp
-        if known is None or stamp not in (known[:2], self.same.get(path)):
+        if known is None or not self._unchanged(path, known, (now.st_size, now.st_mtime_ns)):
             raise DataError(f"{path} has changed since it was embedded: run embed.py again, and start this page again")
         return path, known.facts
+
+    def _unchanged(self, path: str, known: Known, stamp: tuple[int, int]) -> bool:
+        """Whether a file has the content that was embedded, also at another time: a copy, or touched."""
+        if stamp == known[:2] or stamp[0] != known.bytes:
+            return stamp == known[:2]
+        if self.compared.get(path, (None, False))[0] != stamp:
+            self.compared[path] = stamp, content_hash(path) == known.facts.hash
+        return self.compared[path][1]
 
     def still(self, place: int) -> Path:
         """A JPEG of the middle of a segment. Raises DataError where the video cannot be read."""

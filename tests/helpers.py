@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -26,6 +29,25 @@ FAST = ["--workers", "0", "--device", "cpu"]
 SMALL = ["--img_dim", "24", "--seq_len", "4", "--ds", "2", *FAST]
 NARROW = ["--net", "r3d", "--width", "0.0625"]
 OWN = ("r3d", "r21d", "s3d", "s3dg", "c3d")  # networks that are written here after the release
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers without a log."""
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def answering(handler):
+    """A server of HTTP on this machine, by a Handler -> its address"""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def make_dataset(root, name="ucf101", classes=("Run", "air drumming"), groups=4, clips=2, frames=9, test_groups=1):

@@ -3,8 +3,8 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from helpers import Handler, answering
 
 
 class Hub:
@@ -21,10 +21,7 @@ class Hub:
     def __enter__(self):
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
+        class Answers(Handler):
             def answer(self, status, body=b"", **headers):
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -46,14 +43,12 @@ class Hub:
 
             do_GET = do_HEAD = do_POST = do_PUT = serve
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.server = answering(Answers)
+        self.url = self.server.__enter__()
         return self
 
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    def __exit__(self, *error):
+        self.server.__exit__(*error)
 
     def commit(self, name):
         """The name of a repository's last commit, by its content."""

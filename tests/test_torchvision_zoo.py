@@ -1,16 +1,15 @@
 """Weights that torchvision publishes: --pretrain torchvision:NAME, without a network."""
 import hashlib
 import json
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
-from helpers import SMALL
+from helpers import SMALL, Handler, answering
 
 from core.errors import CheckpointError, UsageError
 from models import build_backbone
@@ -87,45 +86,31 @@ def test_without_the_file_and_without_a_network_there_is_one_sentence(laid):
     assert {path.name for path in laid.parent.iterdir()} == {"elsewhere", ".lock"}  # no half of a file
 
 
-class Site:
-    """Files by HTTP on this machine, slowly; used as `with Site({path: bytes}) as site`; `asked`: paths, in order."""
+@contextmanager
+def site(body, length):
+    """A server that says a length and sends a body, slowly -> (its address, paths that were asked for)"""
+    asked = []
 
-    def __init__(self, files):
-        self.files, self.asked = files, []
+    class Slow(Handler):
+        def do_GET(self):
+            asked.append(self.path)
+            time.sleep(0.3)  # while the others come
+            self.send_response(200)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
 
-    def __enter__(self):
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                site.asked.append(self.path)
-                time.sleep(0.3)  # while the others come
-                body, length = site.files[self.path]
-                self.send_response(200)
-                self.send_header("Content-Length", str(length))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    with answering(Slow) as address:
+        yield address, asked
 
 
 def test_of_several_processes_one_downloads(laid):
     content = laid.read_bytes()
     laid.unlink()
-    with Site({f"/{laid.name}": (content, len(content))}) as site, ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(torchvision_zoo.cached, ["torchvision:s3d"] * 4, [f"{site.url}/{laid.name}"] * 4))
+    with site(content, len(content)) as (address, asked), ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(torchvision_zoo.cached, ["torchvision:s3d"] * 4, [f"{address}/{laid.name}"] * 4))
     assert paths == [laid] * 4 and laid.read_bytes() == content
-    assert site.asked == [f"/{laid.name}"]
+    assert asked == [f"/{laid.name}"]
 
 
 @pytest.mark.parametrize("case", ["other", "short"])
@@ -133,9 +118,9 @@ def test_a_download_that_is_not_the_published_file_leaves_nothing(case, laid):
     content = laid.read_bytes()
     laid.unlink()
     sent = {"other": content[:-1] + bytes([content[-1] ^ 1]), "short": content[:1000]}[case]
-    with Site({f"/{laid.name}": (sent, len(content))}) as site:
+    with site(sent, len(content)) as (address, _):
         with pytest.raises(CheckpointError, match="s3d: what came from .* is not what torchvision published: try"):
-            torchvision_zoo.cached("torchvision:s3d", f"{site.url}/{laid.name}")
+            torchvision_zoo.cached("torchvision:s3d", f"{address}/{laid.name}")
     assert [path.name for path in laid.parent.iterdir()] == [".lock"]
 
 

@@ -1,5 +1,4 @@
 """The weights that torchvision publishes for its video networks, by its own table, in the cache of torch.hub."""
-import fcntl
 import hashlib
 import http.client
 import re
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from core.errors import CheckpointError, UsageError
+from core.files import one_at_a_time
 from core.inputs import hash_of
 from core.names import printable, quoted
 
@@ -58,8 +58,7 @@ def cached(source: str, url: str) -> Path:
         raise CheckpointError(f"{source}: {url} does not say its hash, and is not taken")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(folder):
             if not path.exists():
                 download(source, url, path, found[1])
     digest = hash_of(path, hashlib.sha256(), LARGEST)
