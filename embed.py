@@ -29,9 +29,10 @@ from core.inputs import read_lines
 from core.names import counted, quoted
 from core.parser import new_parser
 from core.versions import versions
+from dataset.by_time import look_at_video
 from dataset.loader import default_workers, surviving_items
 from dataset.unlisted import SUFFIXES, Fault, fault_of, look_at_files, videos_below, with_fault
-from dataset.windows import Chunks, ClipSize, look_at_video
+from dataset.windows import Chunks, ClipSize
 from engine import evaluation
 from engine.embedding import spans_of, vectors_of, windows_of
 from engine.flags import (

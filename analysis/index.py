@@ -22,8 +22,8 @@ import numpy as np
 from core.errors import DataError
 from core.files import check_regular, csv_lines, take_lock, whole_file, write_json
 from core.inputs import long_table, map_npy, read_json
+from dataset.by_time import VideoFacts
 from dataset.unlisted import Fault, Known, read_known, write_known
-from dataset.windows import VideoFacts
 
 VECTORS, SEGMENTS, MANIFEST, FILES, UNREADABLE = ("vectors.npy", "segments.csv", "index.json", "files.csv",
                                                   "unreadable.csv")

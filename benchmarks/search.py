@@ -17,7 +17,7 @@ from analysis.index import Index
 from benchmarks.common import alternate, heading, new_parser, resident, table, write
 from core.errors import UsageError
 from core.exits import run
-from dataset.windows import VideoFacts
+from dataset.by_time import VideoFacts
 from engine.flags import positive
 from search.library import Library, Query
 

@@ -23,10 +23,10 @@ class WorkerDied:
     reason: text; crashed: whether the process did that itself, and would again
     """
 
-    def __init__(self, exit_code: int | None) -> None:
+    def __init__(self, exit_code: int | None, reason: str = "") -> None:
         self.crashed = exit_code is not None and -exit_code in CRASHES
         died_by = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
-        self.reason = f"its process died ({died_by}: a crash of the decoder, or out of memory)"
+        self.reason = reason or f"its process died ({died_by}: a crash of the decoder, or out of memory)"
 
 
 def serve(function: Callable[[Any], Any], channel: Connection) -> None:
@@ -76,6 +76,39 @@ def start_worker(function: Callable[[Any], Any], method: str) -> tuple[Connectio
     process.start()
     theirs.close()
     return ours, process
+
+
+class Worker:
+    """A process for one job after another, from any thread but by one at a time. It starts with its first job, and anew
+    after one that it did not survive.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+        self.running: tuple[Connection, BaseProcess] | None = None
+
+    def do(self, job: Any, seconds: float) -> Any:
+        """function(job); WorkerDied where the process ended before it, and where it took more than `seconds`."""
+        channel, process = self.running = self.running or self._start()
+        late = False
+        with suppress(EOFError, OSError):  # it died
+            channel.send(job)
+            if channel.poll(seconds):
+                return channel.recv()
+            late = True
+            process.kill()
+        process.join()
+        channel.close()
+        self.running = None
+        return WorkerDied(process.exitcode, f"it took more than {seconds:g} s" if late else "")
+
+    def _start(self) -> tuple[Connection, BaseProcess]:
+        resource_tracker.ensure_running()  # as in `interrupts_held`, whose handlers only the main thread can set
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            return start_worker(self.function, "spawn")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def run_jobs(function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, in_order: bool = False,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import RunError, UsageError
-from dataset.windows import Chunks, ClipSize, VideoFacts, Windows, look_at_video
+from dataset.by_time import VideoFacts, look_at_video
+from dataset.windows import Chunks, ClipSize, Windows
 from models.backbones.base import Backbone
 from models.classifier import pooled
 from models.protocol import Protocol

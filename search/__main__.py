@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from analysis.index import MANIFEST
 from core.errors import DataError, FolderTaken, UsageError
 from core.exits import run
 from core.files import take_lock
 from core.imports import optional
 from core.parser import new_parser
 
-from .library import Library
+if TYPE_CHECKING:
+    from .library import Library
 
 THREADS = 8
 
@@ -36,6 +37,10 @@ def flags() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
+    # not above: processes that make pictures import this module, and torch comes with these
+    from analysis.index import MANIFEST
+
+    from .library import Library
     args = flags().parse_args(argv)
     if not 0 <= args.port < 2**16:
         raise UsageError(f"--port {args.port} is no port: give 0 to 65535")
@@ -58,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         serve(library, args.port)
 
 
-def serve(library: Library, port: int) -> None:
+def serve(library: "Library", port: int) -> None:
     """Answer until the process is ended. Raises UsageError where the port cannot be used."""
     from .app import make_app
     from .guard import make_server

@@ -1,24 +1,24 @@
-"""Pictures of windows: a still, and an animation that any browser plays. Made when they are asked for, and kept."""
+"""Pictures of windows: made when they are asked for, by processes of their own, and kept."""
 import hashlib
+import queue
 import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from core.errors import DataError
 from core.files import TEMPORARY, whole_file
+from core.jobs import Worker, WorkerDied
+from dataset.by_time import VideoFacts
 from dataset.unlisted import Known
 from dataset.video import content_hash
-from dataset.windows import VideoFacts, frames_at
 
 from .library import Library
+from .pictures import Wanted, make
 
 HEIGHT, RATE, MOST_FRAMES = 144, 8, 96  # pixels; pictures a second of an animation, and at most
-WIDEST = 4  # times the height: wider ones are squeezed
 LARGE, AROUND = 288, 3  # pixels and seconds of those that are played
-AT_A_TIME = 2  # previews that are made
+AT_A_TIME, PATIENCE = 2, 60  # previews that are made; seconds for each
 MOST_KEPT = 2**30  # bytes of the previews that are kept, about
 
 
@@ -27,7 +27,9 @@ class Previews:
 
     def __init__(self, library: Library) -> None:
         self.library, self.folder = library, library.own / "previews"
-        self.slots, self.lock = threading.Semaphore(AT_A_TIME), threading.Lock()
+        self.lock, self.workers = threading.Lock(), queue.SimpleQueue[Worker]()
+        for _ in range(AT_A_TIME):
+            self.workers.put(Worker(make))
         self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
         # of files with another time than when they were embedded: size and time, whether the content is the same
         self.compared: dict[str, tuple[tuple[int, int], bool]] = {}
@@ -56,32 +58,37 @@ class Previews:
     def still(self, place: int) -> Path:
         """A JPEG of the middle of a segment. Raises DataError where the video cannot be read."""
         middle = (self.library.start[place] + self.library.end[place]) / 2
-        return self._made(place, f"{middle:.3f}", ".jpg", np.array([middle]), HEIGHT)
+        return self._made(place, f"{middle:.3f}", np.array([middle]), HEIGHT, moving=False)
 
     def moving(self, place: int, around: bool = False) -> Path:
         """A WebP animation of a segment, and of the seconds around it if `around`. Raises DataError as `still`."""
         start, end = max(self.library.start[place] - AROUND * around, 0), self.library.end[place] + AROUND * around
         times = np.arange(start, end, max(1 / RATE, (end - start) / MOST_FRAMES))
-        return self._made(place, f"{start:.3f}_{end:.3f}", ".webp", times, LARGE if around else HEIGHT)
+        return self._made(place, f"{start:.3f}_{end:.3f}", times, LARGE if around else HEIGHT, moving=True)
 
-    def _made(self, place: int, name: str, suffix: str, times: np.ndarray, height: int) -> Path:
+    def _made(self, place: int, name: str, times: np.ndarray, height: int, moving: bool) -> Path:
         path, facts = self.facts(place)
         target = self.folder / hashlib.blake2b(f"{facts.hash} {name} {height}".encode(), digest_size=12).hexdigest()
-        target = target.with_suffix(suffix)
+        target = target.with_suffix(".webp" if moving else ".jpg")
         with self.lock:
             own = self.making.setdefault(target.name, threading.Lock())
-        with own, self.slots:
+        with own:
             if not target.exists():
-                pictures = [self._small(picture, height) for picture in frames_at(path, facts, times)]
-                with whole_file(target) as temporary, open(temporary, "wb") as file:
-                    if suffix == ".jpg":
-                        pictures[0].save(file, "JPEG", quality=80)
-                    else:
-                        step = float(np.mean(np.diff(times))) if len(times) > 1 else 0.2
-                        pictures[0].save(file, "WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=60,
-                                         duration=round(1000 * step))
+                with whole_file(target) as temporary:
+                    self._make(Wanted(path, facts, times, height, moving, temporary))
                 self._make_room(target)
         return target
+
+    def _make(self, wanted: Wanted) -> None:
+        worker = self.workers.get()
+        try:
+            said = worker.do(wanted, PATIENCE)
+        finally:
+            self.workers.put(worker)
+        if isinstance(said, WorkerDied):
+            raise DataError(f"video {wanted.video} cannot be shown: {said.reason}")
+        if said is not None:
+            raise said
 
     def _make_room(self, new: Path) -> None:
         """Delete the oldest previews where they are too large together, until a tenth of the room is free."""
@@ -98,9 +105,3 @@ class Previews:
                 self.size -= one.st_size
                 if self.size <= 0.9 * MOST_KEPT:
                     return
-
-    @staticmethod
-    def _small(picture: np.ndarray, height: int) -> Image.Image:
-        width = max(1, min(round(picture.shape[1] * height / picture.shape[0]), WIDEST * height))
-        return Image.fromarray(cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA),
-                                            cv2.COLOR_BGR2RGB))

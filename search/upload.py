@@ -29,7 +29,8 @@ from core.exits import run
 from core.files import write_npy
 from core.inputs import parsed, read_npy
 from core.lifeline import die_with_parent
-from dataset.windows import ClipSize, Windows, look_at_video, window_clips
+from dataset.by_time import look_at_video
+from dataset.windows import ClipSize, Windows, window_clips
 from engine.embedding import vectors_of
 from engine.setup import open_weights
 

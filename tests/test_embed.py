@@ -26,11 +26,12 @@ from analysis import index
 from core.errors import DataError
 from dataset import windows
 from dataset.augment import prepare
+from dataset.by_time import VideoFacts, frames_at, look_at_video
 from dataset.crops import FixedCrops
 from dataset.loader import surviving_items
 from dataset.reader import FrameReader
 from dataset.video import BrokenVideo, VideoFiles, open_video
-from dataset.windows import VideoFacts, Windows, frames_at, look_at_video
+from dataset.windows import Windows
 from engine.embedding import embed_video, vectors_of
 from engine.setup import seed_everything
 from models import build_backbone

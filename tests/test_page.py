@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="ther
 
 from test_search import served, write_index  # noqa: E402
 
-from dataset.windows import look_at_video  # noqa: E402
+from dataset.by_time import look_at_video  # noqa: E402
 from search.app import make_app  # noqa: E402
 from search.library import Library  # noqa: E402
 

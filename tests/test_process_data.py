@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -572,6 +573,18 @@ def test_worker_that_dies_costs_only_its_job():
     results = dict(jobs.run_jobs(eval, sums, 2))
     assert [results[job] for job in sums[::2]] == [2, 4, 6]
     assert "exit code 3" in results[sums[1]].reason and "signal 6" in results[sums[3]].reason
+
+
+def test_one_worker_outlives_its_processes_in_any_thread():
+    worker, found = jobs.Worker(eval), []
+    ask = ["1 + 1", "__import__('os')._exit(3)", "2 + 2", "__import__('time').sleep(60)", "3 + 3",
+           "int(__import__('signal').SIGINT) in __import__('signal').pthread_sigmask(0, [])"]
+    thread = threading.Thread(target=lambda: found.extend(
+        worker.do(job, 0.5 if "sleep" in job else PATIENCE) for job in ask))
+    thread.start()
+    thread.join()
+    assert [found[i] for i in (0, 2, 4)] == [2, 4, 6] and found[5] is True  # deaf to Ctrl-C
+    assert "exit code 3" in found[1].reason and found[3].reason == "it took more than 0.5 s"
 
 
 def test_results_in_order_are_no_further_ahead_than_they_may_be():

@@ -1,6 +1,7 @@
 """Looking through an index: exact search, the map, labels, and what the page's server answers and refuses."""
 import io
 import os
+import queue
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,7 @@ waitress = pytest.importorskip("waitress", reason="of requirements-search.txt")
 from analysis.index import Index, Known  # noqa: E402
 from core.errors import DataError  # noqa: E402
 from core.files import take_lock  # noqa: E402
-from dataset.windows import VideoFacts, look_at_video  # noqa: E402
+from dataset.by_time import VideoFacts, look_at_video  # noqa: E402
 from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
 from search.guard import make_server  # noqa: E402
@@ -287,7 +288,6 @@ def disk(program, tmp_path):
 def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeypatch):
     from PIL import Image
 
-    import search.previews as previews
     client = make_app(Library(Path("index"))).test_client()
     still, moving = (ask(client, f"/{kind}/2") for kind in ("still", "moving"))
     assert Image.open(io.BytesIO(still.data)).format == "JPEG"
@@ -297,13 +297,29 @@ def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeyp
     assert moving.headers["Cache-Control"] == "no-cache"
     os.utime(disk / "two.mp4", (1, 1))  # the same content at another time
     assert ask(client, "/still/8").status_code == 200
-    monkeypatch.setattr(previews, "frames_at", None)
+    monkeypatch.setattr("search.previews.Worker.do", None)
     assert ask(client, "/moving/2").data == moving.data and ask(client, "/still/8").status_code == 200
     (disk / "one.mp4").unlink()
     shutil.copy(disk / "two.mp4", disk / "three.mp4")
     for place, said in ((0, "one.mp4 cannot be read"), (4, "three.mp4 has changed")):
         answer = ask(client, f"/still/{place}")
         assert answer.status_code == 409 and said in answer.json["error"], answer.json
+
+
+def test_a_video_at_which_the_decoder_crashes_costs_its_picture_alone(disk, monkeypatch):
+    """Such as one that is damaged where no window was read from."""
+    import search.previews as previews
+    made = previews.Previews(Library(Path("index")))
+    made.workers = queue.SimpleQueue()
+    made.workers.put(worker := previews.Worker(os._exit))
+    with pytest.raises(DataError, match=r"one.mp4 cannot be shown: its process died \(exit code 1"):
+        made.still(0)
+    assert not list(made.folder.iterdir())
+    worker.function = previews.make
+    assert made.still(0).exists()
+    monkeypatch.setattr(previews, "PATIENCE", 0)
+    with pytest.raises(DataError, match="one.mp4 cannot be shown: it took more than 0 s"):
+        made.still(1)
 
 
 def test_an_index_that_cannot_be_written_is_looked_through_all_the_same(disk, monkeypatch, capsys, tmp_path):
@@ -345,14 +361,14 @@ def test_the_oldest_previews_make_room(disk, monkeypatch):
 
 def test_two_browsers_may_ask_for_one_picture(disk, monkeypatch):
     import search.previews as previews
-    library, made, own = Library(Path("index")), [], previews.frames_at
+    library, made, own = Library(Path("index")), [], previews.Worker.do
 
     def slow(*arguments):
         made.append(arguments)
         time.sleep(0.2)
         return own(*arguments)
 
-    monkeypatch.setattr(previews, "frames_at", slow)
+    monkeypatch.setattr(previews.Worker, "do", slow)
     pictures, found = previews.Previews(library), []
     threads = [threading.Thread(target=lambda: found.append(pictures.still(1).read_bytes())) for _ in range(4)]
     for thread in threads:
@@ -478,9 +494,9 @@ def test_one_file_is_read_at_a_time_and_others_are_told(library, monkeypatch):
 
 
 def test_a_preview_is_no_wider_than_a_panorama():
-    from search.previews import Previews
-    assert Previews._small(np.zeros((16, 16000, 3), np.uint8), 144).size == (4 * 144, 144)
-    assert Previews._small(np.zeros((90, 160, 3), np.uint8), 144).size == (256, 144)
+    from search.pictures import small
+    assert small(np.zeros((16, 16000, 3), np.uint8), 144).size == (4 * 144, 144)
+    assert small(np.zeros((90, 160, 3), np.uint8), 144).size == (256, 144)
 
 
 def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
