@@ -26,7 +26,7 @@ from analysis import index
 from core.errors import DataError
 from dataset import windows
 from dataset.augment import prepare
-from dataset.by_time import VideoFacts, frames_at, look_at_video
+from dataset.by_time import TOLERANCE, VideoFacts, frames_at, look_at_video
 from dataset.crops import FixedCrops
 from dataset.loader import surviving_items
 from dataset.reader import FrameReader
@@ -71,7 +71,7 @@ def agrees(path, starts):
         found = list(frames_at(str(path), facts, wanted))
         assert len(found) == 6
         for when, picture in zip(np.minimum(wanted, facts.last), found, strict=True):
-            right = [frame for shown, frame in truth if shown <= when + windows.TOLERANCE][-1]
+            right = [frame for shown, frame in truth if shown <= when + TOLERANCE][-1]
             if not np.array_equal(right, picture):
                 return False
     return True
