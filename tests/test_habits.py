@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Part of the project -> its test files, tests/test_<name>.py. A file that tests several parts stands at the main ones.
 ROOMS = {
-    "core": "census environment exits rooms process_data recovery fuzz_inputs inputs starts",
+    "core": "census environment exits jobs process_data rooms recovery fuzz_inputs inputs starts",
     "dataset": "fuzz_data augment augment_cuda dataset properties rate storage video",
     "models": "backbones batchnorm doors fuzz_checkpoints golden losses malicious models names networks pretrained "
               "protocol share torchvision_zoo",
