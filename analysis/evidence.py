@@ -32,15 +32,33 @@ from .temporal_output import protocol_of, read_results
 
 TIME = "time: "  # what columns of analysis.temporal begin with, which have a table of their own
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
+LOOKS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
+         "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank"}
+LAST = 5  # epochs of a training whose mean is taken of what is measured in every step
 SURE = 0.95  # confidence of the intervals of differences
 
 
-def monitor_columns() -> dict[str, str]:
-    """{measure of log.jsonl: column of the table}; of a term that shuffles segments the top-1 of its first loss."""
-    return {"variance/between_video": "between videos", "variance/within_video": "within a video",
-            "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank",
-            **{f"top1_permuted/{term.names[0]}": f"{name.upper()} top-1, permuted"
-               for name, term in TERMS.items() if term.shuffles}}
+def monitored(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the rows of a log.jsonl -> {column: value}: measures of features in the last epoch that has them, and of terms
+    that shuffle segments the top-1 of those that moved, mean over their losses and the last LAST epochs.
+    """
+    looks = [row for row in rows if LOOKS.keys() & row.keys()]
+    found = {column: looks[-1][name] for name, column in LOOKS.items() if looks and name in looks[-1]}
+    for name, term in TERMS.items():
+        values = [row[key] for row in rows[-LAST:] for loss in term.names if (key := f"top1_permuted/{loss}") in row]
+        if term.shuffles and values:
+            found[f"{name.upper()} top-1, permuted"] = float(np.mean(values))
+    return found
+
+
+def early_look(log: Path, name: str) -> str | None:
+    """That a pretraining's features were last measured before its last epoch -> sentence or None"""
+    rows = log_rows(log / "pretrain" / name)
+    looks = [row["epoch"] for row in rows if LOOKS.keys() & row.keys()]
+    if not looks or looks[-1] == rows[-1]["epoch"]:
+        return None
+    look, end = (f"{number + 1:.0f}" for number in (looks[-1], rows[-1]["epoch"]))
+    return f"{name}: variances and order are of epoch {look} of {end}, the last in which --eval_every had them measured"
 
 
 def cell_measures(log: Path, name: str, asked: Mapping[str, Any] | None) -> dict[str, float]:
@@ -59,9 +77,7 @@ def cell_measures(log: Path, name: str, asked: Mapping[str, Any] | None) -> dict
         own = asked["measures"][asked["networks"][0]]["tasks"]
         found |= {f"{TIME}{facts['title']} ({facts['chance']:.3f})": own[task]["clips"]["linear"]["mean"]
                   for task, facts in asked["tasks"].items() if own[task]["at_chance"]["linear"]}
-    watched = [row for row in log_rows(log / "pretrain" / name) if "variance/within_video" in row]
-    columns = monitor_columns() if watched else {}
-    return found | {column: watched[-1][key] for key, column in columns.items() if key in watched[-1]}
+    return found | monitored(log_rows(log / "pretrain" / name))
 
 
 def result_names(log: Path) -> list[str]:
@@ -185,7 +201,8 @@ def main(argv: Sequence[str]) -> None:
                      for (dataset, split), rows in cells.groupby(["dataset", "split"]) for time in (False, True)
                      for table in (summary(rows, time), differences(rows, args.base, time)) if table.shape[1] > 2)
     print(text)
-    for sentence in unknown:
+    early = [sentence for name in cells["name"] if (sentence := early_look(args.log, name))]
+    for sentence in [*unknown, *early]:
         print(f"note: {sentence}")
     if args.out:
         write_text(args.out, text)

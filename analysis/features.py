@@ -19,6 +19,7 @@ from core.inputs import read_lines, read_npy, read_text
 from dataset.lists import VideoList
 
 PARTS = ("train", "test")
+PROBED = ("probe.json", "probe_apart.json")  # what analysis.probe adds, of the whole training list and with --apart
 AGAIN = "write the features again"
 LARGEST = 1e15  # of a feature: sums of squares stay finite in float32
 

@@ -8,6 +8,9 @@ Logistic regression of scikit-learn on standardised features. Its strength of re
 on training videos that each seed holds out (whole recordings), never on the test list; then all training videos are
 used. Prints a row for each folder and seed-wise mean and deviation, and writes probe.json into each folder.
 
+With --apart without the training videos of recordings that the test list has too. What is found then is written into
+probe_apart.json, and "vote" of 1 neighbour is R@1 among those that are left.
+
 With --shots also on k training videos of each class, of different recordings as far as there are, drawn --folds times.
 Nothing else of the training list is used, so no label is left to choose a strength with. It is the same for every k,
 SHOT_STRENGTH, on features less the mean of the drawn videos and of length 1. The draws of a fold are the same in every
@@ -30,10 +33,10 @@ from core.files import write_json
 from core.names import quoted, shown
 from core.parser import new_parser
 from core.versions import versions
-from dataset.lists import VideoList, hold_out, local_dataset, video_groups
+from dataset.lists import VideoList, hold_out, local_dataset, of_both_lists, video_groups
 from engine.flags import positive
 
-from .features import PARTS, features_fingerprint, read_features
+from .features import PARTS, PROBED, features_fingerprint, read_features
 from .nearest import centre_and_normalise, nearest, vote
 
 Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
@@ -50,6 +53,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--shots", type=int, nargs="+", default=[],
                         help="numbers of training videos of each class: a probe with no more of them than that")
     parser.add_argument("--folds", type=int, help="draws of the videos of --shots; None: 5")
+    parser.add_argument("--apart", action="store_true",
+                        help="leave out training videos of recordings that the test list has too")
     parser.add_argument("--k", type=int, nargs="+", default=[1, 5, 10, 20], help="neighbours that vote")
     return parser
 
@@ -149,18 +154,35 @@ def measure_shots(train: Part, test: Part, group: str, shots: Sequence[int], fol
     return {k: [shot_probe(train, test, np.concatenate([rows[:k] for rows in draw])) for draw in draws] for k in ks}
 
 
+def without_shared(found: dict[str, Part], group: str, apart: bool) -> tuple[dict[str, Part], int]:
+    """Parts of `read` -> (the same, if `apart` without training videos of recordings that the test list has, how many
+    of these there are). Raises UsageError where videos of one class or none are left.
+    """
+    features, videos = found["train"]
+    shared = of_both_lists(videos, found["test"][1], group)
+    left = np.flatnonzero(~shared)
+    if not apart or not shared.any():
+        return found, int(shared.sum())
+    if len(np.unique(videos.labels[left])) < 2:
+        raise UsageError(f"--apart: {shared.sum()} of {len(videos)} training videos are of recordings that the test "
+                         "list has too, and the others are of one class or none: leave it out, or mend the lists")
+    return {**found, "train": (features[left], videos.subset(left))}, int(shared.sum())
+
+
 def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float], ks: Sequence[int],
-            shots: Sequence[int] = (), folds: int = 0) -> dict:
+            shots: Sequence[int] = (), folds: int = 0, apart: bool = False) -> dict:
     """Linear probe, probes of few shots and vote of a folder of features.
 
     group: as in linear_probe; seeds: how many draws; ks: neighbours that vote, those beyond the training list left out
     -> {"linear": [top-1 of each seed], "strengths": [chosen], "shots": {k: [top-1 of each fold]}, "vote": {k: top-1},
-    "train", "test": numbers of videos}
+    "train", "test": numbers of videos, "shared": training videos of recordings that the test list has too, which are
+    left out if `apart`}
     """
     found = read(folder)
     if not any(re.fullmatch(group, name) for _, videos in found.values() for name in videos.names):
         raise UsageError(f"--dataset: its recordings are not named as the videos of {folder} are "
                          f"({quoted(str(found['train'][1].names[0]))}): name the data set that they are of")
+    found, shared = without_shared(found, group, apart)
     (train, videos), (test, queries) = found["train"], found["test"]
     few = measure_shots(found["train"], found["test"], group, shots, folds)
     linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
@@ -168,7 +190,8 @@ def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float],
     labels = torch.from_numpy(videos.labels)
     votes = {k: float((predicted_by_vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
                        == queries.labels).mean()) for k in ks if k <= len(train)}
-    return {"linear": linear, "strengths": chosen, "shots": few, "vote": votes, "train": len(train), "test": len(test)}
+    return {"linear": linear, "strengths": chosen, "shots": few, "vote": votes, "train": len(train), "test": len(test),
+            "shared": shared}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -183,15 +206,18 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("--features: a folder is given twice, and would count twice")
     group = local_dataset(args.dataset).group
     rows = {folder: measure(folder, group, seeds=args.seeds, strengths=args.strengths, ks=args.k, shots=args.shots,
-                            folds=folds) for folder in args.features}
+                            folds=folds, apart=args.apart) for folder in args.features}
     for folder, row in rows.items():
-        write_json(folder / "probe.json", {
+        write_json(folder / PROBED[args.apart], {
             **row, "dataset": args.dataset, "features": features_fingerprint(folder), **versions()})
         print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "
               + ", ".join(f"{k} nearest {value:.4f}" for k, value in row["vote"].items()))
         if row["shots"]:
             print(f"{folder}: " + ", ".join(f"{k}-shot {np.mean(values):.4f} +- {np.std(values):.4f}"
                                             for k, values in row["shots"].items()) + f" ({folds} draws)")
+    if shared := max(row["shared"] for row in rows.values()):
+        print(f"note: {shared} training videos are of recordings that the test list has too"
+              + (": they are left out" if args.apart else "; --apart leaves them out"))
     if len(rows) > 1:
         means = [np.mean(row["linear"]) for row in rows.values()]
         print(f"all {len(rows)}: linear {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f} over folders")

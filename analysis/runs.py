@@ -12,6 +12,7 @@ from dataset.storage import SOURCES
 from engine.folders import weights_name
 from engine.log import log_rows
 
+from .features import PROBED
 from .modes import mode_position
 
 STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"}  # those that train
@@ -91,21 +92,29 @@ class Run:
 
 
 def read_probe(folder: Path) -> dict[str, list[float]]:
-    """Top-1 of the probes of a folder of features -> {"linear probe": [of each seed], "5-shot": [of each draw], ...}.
+    """Top-1 of the probes of a folder of features -> {"linear probe": [of each seed], "5-shot": [of each draw], ...};
+    those of analysis.probe --apart are called "linear probe, apart", and "R@1, apart" is beside them.
 
     {} where there is no probe.json, and no shots where none were asked for.
     """
-    path = folder / "probe.json"
-    if not path.exists():
-        return {}
+    found: dict[str, list[float]] = {}
+    for name, behind in zip(PROBED, ("", ", apart"), strict=True):
+        if (path := folder / name).exists():
+            found |= {measure + behind: values for measure, values in _read_probe(path, bool(behind)).items()}
+    return found
+
+
+def _read_probe(path: Path, votes: bool) -> dict[str, list[float]]:
     hint = "remove it, and run analysis.probe again"
-    written = {"shots": {}, **read_json(path, {"linear": [float]}, hint)}  # none in files of earlier versions
-    wrong = fault(written["shots"], {str: [float]}, "shots")
+    written = {"shots": {}, "vote": {}, **read_json(path, {"linear": [float]}, hint)}  # not in earlier versions' files
+    wrong = fault(written["shots"], {str: [float]}, "shots") or fault(written["vote"], {str: float}, "vote")
     found = {"linear probe": written["linear"]}
     for k, values in written["shots"].items() if not wrong else ():
         if not SHOTS.fullmatch(k):
             wrong = f"{quoted(k)} is no number of shots"
         found[f"{k}-shot"] = values
+    if not wrong and votes and "1" in written["vote"]:
+        found["R@1"] = [written["vote"]["1"]]
     if wrong := wrong or next((f"{name} is empty" for name, values in found.items() if not values), None):
         raise DataError(f"{path} is damaged ({wrong}): {hint}")
     return found

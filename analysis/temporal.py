@@ -29,7 +29,7 @@ from core.files import take_lock, write_json
 from core.names import shown
 from core.parser import new_parser
 from core.versions import versions
-from dataset.lists import VideoList, local_dataset, open_list, video_groups
+from dataset.lists import VideoList, local_dataset, of_both_lists, open_list, video_groups
 from dataset.rates import frame_rates
 from engine.flags import (
     WEIGHTS,
@@ -90,8 +90,7 @@ def some(videos: VideoList, count: int, seed: int) -> VideoList:
 
 def apart(lists: Mapping[str, VideoList], group: str) -> VideoList:
     """The training list without videos of recordings that the test list has too, counted aloud."""
-    groups = {part: video_groups(videos.names, group) for part, videos in lists.items()}
-    shared = np.isin(groups["train"], groups["test"])
+    shared = of_both_lists(lists["train"], lists["test"], group)
     if shared.any() and rank() == 0:
         print(f"note: {shared.sum()} training videos are left out: the test list has others of the same recordings")
     return lists["train"].subset(np.flatnonzero(~shared))

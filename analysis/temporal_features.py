@@ -25,6 +25,8 @@ from models.classifier import pooled
 
 from .temporal_tasks import Plan
 
+COMPUTED = 1  # one more whenever what computes features of the same clips is changed: kept ones are then of no use
+
 
 class PlannedClips(VideoClips):
     """Clips by a plan, of which each video has the same number."""
@@ -68,7 +70,7 @@ def extract(name: str, network: nn.Module, lists: Mapping[str, VideoList], plans
     """
     precision = default_precision(args.precision, device) if isinstance(network, Backbone) else "fp32"
     normalised = [network.protocol.normalisation] if isinstance(network, Backbone) and network.protocol.converts else []
-    key = folder / fingerprint(type(network).__name__, network, [
+    key = folder / fingerprint(COMPUTED, type(network).__name__, network, [
         args.dataset, args.storage, args.resize, args.img_dim, precision, *normalised])
     paths = {(part, draw): key / f"{part}_{fingerprint(lists[part].fingerprint(), plan.indices, pictures[part])}.npy"
              for (part, draw), plan in plans.items()}

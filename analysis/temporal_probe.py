@@ -169,9 +169,22 @@ def units(recordings: np.ndarray) -> np.ndarray:
 
 
 def is_above(own: np.ndarray, floor: np.ndarray, recordings: np.ndarray, tests: int) -> bool:
-    """Whether shares (V,) are above a floor's on the same videos: a paired bootstrap, one-sided, 5 % over all `tests`.
+    """Whether shares (V,) are above a floor's on the same videos: a paired t-test, one-sided, 5 % over all `tests`.
+
+    Never where recordings are fewer than FEWEST_RECORDINGS: videos of one recording are not independent.
     """
-    return bool(np.quantile(resampled(own - floor, recordings), 0.05 / tests) > 0)
+    from scipy.stats import t
+    difference = own - floor
+    count = len(np.unique(recordings[np.isfinite(difference)]))
+    if count < FEWEST_RECORDINGS:
+        return False
+    error = without_bias(float(resampled(difference, recordings).std()), count)
+    return bool(np.nanmean(difference) > t.ppf(1 - 0.05 / tests, count - 1) * error)
+
+
+def without_bias(error: float, count: int) -> float:
+    """A standard error from `count` units drawn anew, which is too small by a little, made right."""
+    return error * (count / (count - 1)) ** 0.5
 
 
 def is_chance(control: Measured, task: Task, count: int) -> bool:
@@ -180,5 +193,5 @@ def is_chance(control: Measured, task: Task, count: int) -> bool:
     count: of what was drawn anew for its standard error
     """
     from scipy.stats import t
-    error = control.error * (count / (count - 1)) ** 0.5  # a resampled one is too small by that
-    return bool(abs(control.mean - task.chance) <= t.ppf((1 + SURE) / 2, count - 1) * error + 1e-9)
+    reach = t.ppf((1 + SURE) / 2, count - 1) * without_bias(control.error, count)
+    return bool(abs(control.mean - task.chance) <= reach + 1e-9)

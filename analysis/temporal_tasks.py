@@ -85,9 +85,11 @@ def fits_length(task: str, length: int) -> bool:
     return not task.startswith("order") or length % int(task[len("order"):]) == 0
 
 
-def margin(length: int) -> int:
-    """Frames at both ends of a video that clips of the task speed leave out: fast ones would reach them more often."""
-    return length // 2
+def margin(task: str, length: int) -> int:
+    """Frames at both ends of a video that a task's clips leave out. Fast clips and clips with a cut are wider than
+    others, and would reach an end, which may be black or a title, more often.
+    """
+    return length // 2 if task in ("speed", "cut") else 0
 
 
 def steps(task: str, length: int) -> int:
@@ -110,7 +112,7 @@ def choose_stride(task: str, frames: np.ndarray, length: int, ds: int, share: fl
     frames: (V,) int, of the videos. Speed begins at half of ds, for its 2x to be ds.
     """
     most = max(ds // 2, 1) if task == "speed" else ds
-    needed, left_out = steps(task, length), 2 * margin(length) * (task == "speed")
+    needed, left_out = steps(task, length), 2 * margin(task, length)
     return next((stride for stride in range(most, 1, -1) if np.mean(frames > needed * stride + left_out) >= share), 1)
 
 
@@ -126,8 +128,9 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
     fit: set[str] = set()
     run = np.arange(length)
 
-    def start(task: str, scale: float = 1.0, ends: int = 0) -> int | None:
+    def start(task: str, scale: float = 1.0) -> int | None:
         """Where the clips of a task begin, uniform over the video without its ends; None: it is too short."""
+        ends = margin(task, length)
         last = frames - 1 - 2 * ends - math.ceil(steps(task, length) * strides[task] * scale)
         where = rng.random()  # drawn in any case, so that other tasks' clips do not depend on this one's
         if last < 0:
@@ -159,7 +162,7 @@ def draw_clips(frames: int, length: int, strides: Mapping[str, int], rate: float
 
     # a slower step than one frame would show frames twice
     stride = strides["speed"] * rate
-    begin = start("speed", rate, margin(length)) if stride > 0.99 else None
+    begin = start("speed", rate) if stride > 0.99 else None
     if begin is not None:
         middle = begin + steps("speed", length) * stride / 2
         clips |= {f"speed{k}": np.floor(middle + (run - (length - 1) / 2) * k * stride + 0.5).astype(np.int64).clip(

@@ -3,6 +3,7 @@
 All are of features that were centred by their mean over the videos at hand and L2-normalised, as retrieval's are; so
 runs can be compared, and the mean squared length of all features, their whole variance, is 1.
 """
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +29,11 @@ def kinds_of_features(backbone: Backbone, clips: Tensor, n: int, segments: bool 
                       for x in (clips, shuffled, reversed_, *alone)], dim=1)
 
 
-def measures(features: Tensor) -> dict[str, float]:
+def measures(features: Tensor, differ: Tensor | None = None) -> dict[str, float]:
     """Of features (V, K, 3 + n, D) of V videos, K clips each, as kinds_of_features orders them -> {name: float}.
 
-    V and K are 2 or more.
+    V and K are 2 or more. differ: (V,) bool, whether the clips of a video do, which those of a short one do not; None:
+    all. What is said of clips of one video is said of these videos, and left out where there are none.
 
     With f the features of clip k of video v and g those of its segments, of unit length:
     variance/within_video   mean over v of the variance of f over k, summed over the D dimensions
@@ -53,8 +55,9 @@ def measures(features: Tensor) -> dict[str, float]:
     centre = own.mean(dim=(0, 1))
     unit = centre_and_normalise(features[:, :, :3], centre)
     f = unit[:, :, 0]
-    within = f.var(dim=1).sum(dim=-1).mean()
-    between = f.mean(dim=1).var(dim=0).sum() - within / clips
+    own_variance = f.var(dim=1).sum(dim=-1)
+    between = f.mean(dim=1).var(dim=0).sum() - own_variance.mean() / clips
+    within = own_variance if differ is None else own_variance[differ.to(own_variance.device)]
     flat = f.flatten(0, 1)
     cosines = flat @ flat.T
     video = torch.arange(videos, device=flat.device).repeat_interleave(clips)
@@ -63,13 +66,14 @@ def measures(features: Tensor) -> dict[str, float]:
     singular = torch.linalg.svdvals(own.flatten(0, 1) - centre)
     share = singular / singular.sum()
     distance = (1 - apart).mean()
-    variances = {"within_video": within}
+    variances = {"within_video": within.mean()} if len(within) else {}
     if segments.shape[2]:
         parts = centre_and_normalise(segments, segments.mean(dim=(0, 1, 2)))
         variances["within_clip"] = parts.var(dim=2).sum(dim=-1).mean()
     found = {**{f"variance/{name}": value for name, value in variances.items()}, "variance/between_video": between,
              **{f"ratio/{name}": value / between for name, value in variances.items() if between > 0},
-             "alignment": 2 * within, "uniformity": torch.exp(-2 * (2 - 2 * apart)).mean().log(),
+             **({"alignment": 2 * within.mean()} if len(within) else {}),
+             "uniformity": torch.exp(-2 * (2 - 2 * apart)).mean().log(),
              "order/shuffled": order[0] / distance, "order/reversed": order[1] / distance,
              "effective_rank": torch.exp(-torch.special.xlogy(share, share).sum())}
     return {name: value.item() for name, value in found.items()}
@@ -79,8 +83,8 @@ def nearest_of_other_groups(features: Tensor, labels: Tensor, groups: Tensor, k:
     """How often labels agree with the nearest videos of another recording, all videos being queries and gallery.
 
     features: (V, K, D), averaged over the clips, centred and L2-normalised here; labels, groups: (V,) int.
-    -> {"retrieval/R@1": share whose nearest has the query's label, "retrieval/vote": share whose label has the largest
-    sum of similarities among the k nearest}, over the videos whose label another recording has too.
+    -> {"retrieval/R@1": share whose nearest has the query's label, "retrieval/vote": share whose label a `vote` of the
+    k nearest gives}, over the videos whose label another recording has too.
     """
     f = centre_and_normalise(features.double().mean(dim=1))
     cosines = f @ f.T
@@ -116,9 +120,11 @@ def look_at_features(backbone: Backbone, data: VideoClips, groups: Tensor, n: in
         if low:
             backbone.low = low
     features = features.unflatten(1, (clips, 3 + n * segments, -1))
+    differ = torch.tensor([len(np.unique(data.frames_of(i, np.random.default_rng(0)), axis=0)) == clips
+                           for i in range(len(data))])
     if len(data.videos.classes) > 1:
         near = nearest_of_other_groups(features[:, :, 0], torch.from_numpy(data.videos.labels), groups)
     else:
         near = {name.replace("retrieval", "recording"): value for name, value in nearest_of_other_groups(
             features[:, :, 0], groups, torch.arange(len(groups))).items()}
-    return {**measures(features), **near}
+    return {**measures(features, differ), **near}

@@ -185,6 +185,11 @@ def video_groups(names: Iterable[str], pattern: str) -> np.ndarray:
     return np.array([name if group is None else group for name, group in zip(names, found, strict=True)])
 
 
+def of_both_lists(train: VideoList, test: VideoList, pattern: str) -> np.ndarray:
+    """Training videos of recordings that the test list has videos of too, by a rule of local_dataset.py: (N,) bool."""
+    return np.isin(video_groups(train.names, pattern), video_groups(test.names, pattern))
+
+
 def hold_out(videos: VideoList, fraction: float, pattern: str, seed: int = 0) -> tuple[VideoList, VideoList]:
     """Divide a training list into (kept, held out), no recording in both.
 

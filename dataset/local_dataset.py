@@ -28,7 +28,8 @@ UCF101_GROUP = r"(?P<group>.+_g\d+)_c\d+"  # v_Lunges_g08_c01: group 8 of its cl
 DEMO_GROUP = r".+_(?P<group>g\d+)_c\d+"  # a demo group (one appearance) runs through all classes
 DIVING48_GROUP = r"[^/]+/(?P<group>.+)_\d+"  # LSe4bcYXRWw_00009: YouTube's name of the recording, of all classes
 HMDB51_GROUP = r"([^/]+)/(?P<group>.+)_\1_[fhlu]_(?:cm|nm)_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+"
-TENNIS_GROUP = r"[^/]+/[a-z_]+?(?P<group>\d?)\d"  # smash12: tens of numbers are of one match, in all classes
+# smash12: tens of numbers are one recording, in all classes; from 31 on all are, as those of the test list begin there
+TENNIS_GROUP = r".*?(?P<group>/(?=[a-z_]+(?:3[1-9]|[45]\d)$)|[012]?(?=\d$)|30$).*"
 NO_GROUP = r"(?P<group>.+)"
 FOLDER_GROUP = r"(?P<group>(?:.*/)?)[^/]+"  # of videos without lists: all in one folder
 

@@ -11,16 +11,23 @@ from dataset.augment import MEAN, STD
 from models.dualvar import TERMS, Output, term_of
 from models.losses import ranked_first, top1
 
+Scalar = Tensor | float | tuple[Tensor, Tensor]  # the last: a sum and its weight
+WEIGHT_OF = "weight of "
+
 
 class Meter:
-    """Running means of named scalars, kept on the device until they are read."""
+    """Running means of named scalars, kept on the device until they are read; of pairs (sum, weight), sums by weights.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
-    def update(self, values: Mapping[str, Tensor | float]) -> None:
+    def update(self, values: Mapping[str, Scalar]) -> None:
         for name, value in values.items():
+            if isinstance(value, tuple):
+                value, weight = value
+                self.add(WEIGHT_OF + name, weight)
             self.add(name, value)
         self.count += 1
 
@@ -33,15 +40,16 @@ class Meter:
         return names, torch.stack([self.sums[name].to(device) for name in names]) if names else torch.zeros(0)
 
     def means(self, device: torch.device) -> dict[str, float]:
-        """-> {name: float}, averaged over processes too; starts afresh."""
+        """-> {name: float}, averaged over processes too; starts afresh. What has no weight is left out."""
         names, values = self._stacked(device)
         values = values / self.count
         if world_size() > 1:
             dist.all_reduce(values)
             values /= world_size()
-        means = dict(zip(names, values.tolist(), strict=True))
+        found = dict(zip(names, values.tolist(), strict=True))
         self.sums, self.count = {}, 0
-        return means
+        weights = {name: found.pop(WEIGHT_OF + name) for name in names if WEIGHT_OF + name in found}
+        return {name: value / weights.get(name, 1) for name, value in found.items() if weights.get(name, 1) > 0}
 
     def state(self, device: torch.device) -> dict:
         """What a checkpoint keeps: every process's sums, as plain types. All processes must call it."""
@@ -83,21 +91,21 @@ class FiniteWatch:
 
 
 @torch.no_grad()
-def embedding_monitors(out: Output, temperature: float, permutation: Tensor) -> dict[str, Tensor | float]:
+def embedding_monitors(out: Output, temperature: float, permutation: Tensor) -> dict[str, Scalar]:
     """Of a pretrainer's output: top-1 of each loss, chance and similarities of contrastive ones, spread.
 
-    Of a term that shuffles segments also the top-1 of those samples alone that `permutation` (B, n) really permutes:
-    over all samples 1/2 (of two segments) is reached by embeddings that know their place in the clip and nothing of
-    its content.
+    Of a term that shuffles segments also the top-1 of those segments alone that `permutation` (B, n) really moves, as
+    (how many are right, how many there are): over all of them 1/2 (of two segments) is reached by embeddings that know
+    their place in the clip and nothing of its content.
     """
-    values: dict[str, Tensor | float] = {}
-    permuted = (permutation != torch.arange(permutation.shape[1], device=permutation.device)).any(dim=1)
+    values: dict[str, Scalar] = {}
+    moved = permutation != torch.arange(permutation.shape[1], device=permutation.device)
     for name, logits in out.logits.items():
         term = TERMS[term_of(name)]
         values[f"top1/{name}"] = top1(logits)
         if term.shuffles:
-            right = ranked_first(logits).view(len(permuted), -1).float().mean(dim=1)
-            values[f"top1_permuted/{name}"] = (right * permuted).sum() / permuted.sum().clamp(min=1)
+            rows = torch.cat([moved, moved], dim=1).flatten()  # those of the view, then those of its counterparts
+            values[f"top1_permuted/{name}"] = (ranked_first(logits) & rows).sum(), rows.sum()
         if term.contrasts:
             similarity = logits * temperature
             values[f"similarity/{name}_positive"] = similarity[:, 0].mean()

@@ -45,6 +45,30 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
     assert (tmp_path / "table.csv").read_text().startswith("mode,dataset,split,seed,R@1")
 
 
+def test_top1_of_shuffled_segments_is_of_both_views_and_the_last_epochs(tmp_path, capsys):
+    name = "clip-sr_demo_split1_seed0"
+    write(tmp_path, name, 0.5, [0.6])
+    rows = [{"epoch": i, "top1_permuted/sr_view1": i / 10, "top1_permuted/sr_view3": i / 20} for i in range(8)]
+    rows[4]["order/shuffled"] = 0.25
+    (tmp_path / "pretrain" / name).mkdir(parents=True)
+    (tmp_path / "pretrain" / name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evidence.main([str(tmp_path)])
+    assert capsys.readouterr().out == (
+        "demo, split 1\n\n| mode | seeds | R@1 | linear probe | order | SR top-1, permuted |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n| clip-sr | 1 | 0.500 | 0.600 | 0.250 | 0.375 |\n\n"
+        f"note: {name}: variances and order are of epoch 5 of 8, the last in which --eval_every had them measured\n")
+
+
+def test_probes_without_recordings_of_the_test_list_have_columns_of_their_own(tmp_path, capsys):
+    name = "clip_demo_split1_seed0"
+    write(tmp_path, name, 0.2, [0.2])
+    (tmp_path / "features" / name / "probe_apart.json").write_text('{"linear": [0.1], "vote": {"1": 0.15, "5": 0.3}}')
+    evidence.main([str(tmp_path)])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert table[0] == "| mode | seeds | R@1 | linear probe | linear probe, apart | R@1, apart |"
+    assert table[-1] == "| clip | 1 | 0.200 | 0.200 | 0.100 | 0.150 |"
+
+
 def test_probes_of_few_shots_are_columns_where_there_are_any(tmp_path, capsys):
     write(tmp_path, "clip_demo_split1_seed0", 0.2, [0.2], shots={"1": [0.25, 0.35], "10": [0.5]})
     write(tmp_path, "clip_demo_split1_seed1", 0.2, [0.2], shots={"1": [0.5, 0.5], "10": [0.5]})

@@ -64,6 +64,35 @@ def shots_of(folder, capsys, *flags):
     return json.loads((folder / "probe.json").read_text())["shots"], capsys.readouterr().out.splitlines()[1]
 
 
+def test_videos_of_recordings_that_the_test_list_has_are_left_out(tmp_path, capsys):
+    """Groups 8 to 27 against 1 to 20; features that tell nothing but the recording."""
+    folder = write(tmp_path / "f", separable=False, groups=20)
+    rng = np.random.default_rng(1)
+    place = rng.normal(size=(3, 30, 16)).astype(np.float32)
+    for part in ("train", "test"):
+        names = (folder / f"{part}_names.txt").read_text().split()
+        values = np.array([place[int(name[1]), int(name.partition("_g")[2][:2])] for name in names])
+        np.save(folder / f"{part}_features.npy", values + 0.01 * rng.normal(size=values.shape).astype(np.float32))
+    flags = ["--features", str(folder), "--seeds", "1", "--k", "1", "--shots", "5"]
+    probe.main(flags)
+    assert "note: 39 training videos are of recordings that the test list has too; --apart" in capsys.readouterr().out
+    probe.main([*flags, "--apart"])
+    assert "note: 39 training videos are of recordings that the test list has too: they are" in capsys.readouterr().out
+    whole, apart = (json.loads((folder / name).read_text()) for name in ("probe.json", "probe_apart.json"))
+    assert whole["train"] == 60 and apart["train"] == 21 and whole["shared"] == apart["shared"] == 39
+    assert whole["vote"]["1"] > 0.75 and apart["vote"]["1"] < 0.6
+    with pytest.raises(UsageError, match="--apart: 18 of 18 training videos are of recordings"):
+        probe.main(["--features", str(write_both(tmp_path / "g")), "--apart"])
+
+
+def write_both(folder):
+    """All training videos are of recordings of the test list."""
+    write(folder)
+    for name in ("features.npy", "labels.npy", "names.txt"):
+        (folder / f"train_{name}").write_bytes((folder / f"test_{name}").read_bytes())
+    return folder
+
+
 def test_few_shots_of_separable_features_and_of_noise(tmp_path, capsys):
     good, line = shots_of(write(tmp_path / "good"), capsys, "5", "1", "--folds", "3")
     assert good == {"1": [1.0] * 3, "5": [1.0] * 3}

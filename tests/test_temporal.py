@@ -77,7 +77,7 @@ def test_speed_is_by_time_not_by_frames():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_video_just_long_enough_fits(task):
-    needed = 2 * steps(task, LENGTH) + 1 + 2 * temporal_tasks.margin(LENGTH) * (task == "speed")
+    needed = 2 * steps(task, LENGTH) + 1 + 2 * temporal_tasks.margin(task, LENGTH)
     for seed in range(5):
         clips, _, fit = draw(needed, seed)
         assert task in fit and task not in draw(needed - 1, seed)[2]
@@ -86,6 +86,16 @@ def test_a_video_just_long_enough_fits(task):
                 assert 0 <= own.min() and own.max() < needed
     for names, _ in TASKS[task].examples:
         assert not any(draw(needed - 1)[0][name].any() for name in names)  # its first frame alone
+
+
+@pytest.mark.parametrize("task, frames", [("speed", 103), ("cut", 47), ("cut", 61)])
+def test_clips_of_different_widths_do_not_reach_the_ends(task, frames):
+    """A black frame there would tell which they are."""
+    for seed in range(20):
+        clips, _, fit = draw(frames, seed)
+        assert task in fit
+        for own in (clips[name] for names, _ in TASKS[task].examples for name in names):
+            assert own.min() >= LENGTH // 2 and own.max() < frames - LENGTH // 2
 
 
 def test_segments_that_leave_a_frame_over_are_not_asked_for():
@@ -111,7 +121,7 @@ def test_no_frame_is_shown_twice():
 def test_stride_is_what_most_videos_have_frames_for():
     frames = np.array([61] * 95 + [20] * 5)
     assert {task: choose_stride(task, frames, 16, 2) for task in ("clip", "order2", "precedence", "cut")} == {
-        "clip": 2, "order2": 2, "precedence": 1, "cut": 2}
+        "clip": 2, "order2": 2, "precedence": 1, "cut": 1}
     assert [choose_stride("speed", np.full(9, count), 16, 4) for count in (61, 120, 136, 137)] == [1, 1, 1, 2]
     assert choose_stride("clip", np.array([61] * 80 + [20] * 20), 16, 4) == 1
     assert choose_stride("speed", np.full(9, 400), 16, 8) == 4
@@ -301,6 +311,7 @@ def test_a_star_needs_a_paired_difference_from_every_floor():
     assert temporal_probe.is_above(own, close, recordings, 20)  # little, and on every video
     assert not temporal_probe.is_above(own, far, recordings, 20)
     assert not temporal_probe.is_above(own, own, recordings, 1)
+    assert not temporal_probe.is_above(own, close, np.arange(60) % 9, 20)  # too few recordings
 
     def shares(mean, single):
         return {("arrow", kind, how): np.full(60, mean if kind == "clips" else single) for kind in
@@ -314,6 +325,12 @@ def test_a_star_needs_a_paired_difference_from_every_floor():
     assert not above(shares(0.5, 0.4), cues=shares(0.4, 0.4))  # chance
     by_vote = shares(0.8, 0.5) | {("arrow", "clips", "neighbours"): np.full(60, 0.95)}
     assert not above(shares(0.9, 0.5), cues=by_vote)  # whichever way the floor answers
+
+
+def test_stars_by_chance_are_as_rare_as_said_with_few_recordings():
+    rng = np.random.default_rng(0)
+    found = [temporal_probe.is_above(rng.normal(size=10), np.zeros(10), np.arange(10), 5) for _ in range(400)]
+    assert np.mean(found) < 0.025  # one in 100; a bootstrap's quantile gives twice to five times that
 
 
 def test_results_of_one_protocol_are_one_table(tmp_path):

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from golden.formula import noise
 
 from analysis.variance import kinds_of_features, measures, nearest_of_other_groups
-from engine.monitor import embedding_monitors
+from engine.monitor import Meter, embedding_monitors
 from models import build_backbone
-from models.dualvar import Output
+from models.dualvar import Output, restore_segments
+from models.losses import shuffle_rank
 
 
 def unit(x):
@@ -73,6 +75,19 @@ def test_kinds_of_features_in_their_order():
             torch.testing.assert_close(found[:, i], backbone(x).mean(dim=(2, 3, 4)), rtol=1e-4, atol=1e-5)
 
 
+def test_videos_whose_clips_are_one_say_nothing_of_the_variance_within():
+    """Short ones, whose two clips are the same frames."""
+    features = noise((6, 2, 5, 8), "features")
+    features[3:, 1] = features[3:, 0]
+    differ = torch.arange(6) < 3
+    found, all_of_them = measures(features, differ), measures(features)
+    assert found["variance/within_video"] == pytest.approx(2 * all_of_them["variance/within_video"])
+    assert found["alignment"] == 2 * found["variance/within_video"]
+    assert found["variance/between_video"] == all_of_them["variance/between_video"]
+    assert all_of_them.keys() - measures(features, torch.zeros(6, dtype=torch.bool)).keys() == {
+        "variance/within_video", "ratio/within_video", "alignment"}
+
+
 def test_neighbours_are_of_other_recordings():
     """Each recording holds two classes and a place of its own, which only its own videos share."""
     labels, groups = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 1, 1, 2, 2])
@@ -92,6 +107,29 @@ def test_top1_of_permuted_samples():
     logits[1::2, :, 1] = 1
     out = Output({}, {"sr_view1": logits.flatten(0, 1)}, {})
     found = embedding_monitors(out, 0.07, permutation)
-    assert found["top1/sr_view1"] == 0.5 and found["top1_permuted/sr_view1"] == 0
+    assert found["top1/sr_view1"] == 0.5 and found["top1_permuted/sr_view1"] == (0, 8)
     found = embedding_monitors(out, 0.07, permutation[[1]].expand(4, 2))  # as with --permutations changed
-    assert found["top1/sr_view1"] == found["top1_permuted/sr_view1"] == 0.5
+    assert found["top1/sr_view1"] == 0.5 and found["top1_permuted/sr_view1"] == (8, 16)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_who_knows_the_place_alone_is_never_right_of_segments_that_moved(n):
+    slots = torch.nn.functional.normalize(noise((n, 16), "slots"), dim=-1)
+    permutation = torch.stack([torch.randperm(n, generator=torch.Generator().manual_seed(i)) for i in range(50)])
+    view, shuffled = (torch.nn.functional.normalize(slots + 0.01 * noise((50, n, 16), name), dim=-1)
+                      for name in ("view", "shuffled"))
+    _, logits = shuffle_rank(view, restore_segments(shuffled, permutation), 0.05)
+    right, count = embedding_monitors(Output({}, {"sr_view1": logits}, {}), 0.07, permutation)["top1_permuted/sr_view1"]
+    assert right == 0 and count == 2 * (permutation != torch.arange(n)).sum() > 0
+
+
+def test_a_measure_of_some_samples_is_a_mean_over_all_of_these():
+    """Not over steps, of which one may have none."""
+    meter = Meter()
+    for right, count in ((0, 0), (3, 4), (0, 2)):
+        meter.update({"some": (torch.tensor(right), torch.tensor(count)), "none": (torch.tensor(0), torch.tensor(0)),
+                      "loss": 1.0})
+    state = meter.state(torch.device("cpu"))
+    meter = Meter()
+    meter.restore(state)
+    assert meter.means(torch.device("cpu")) == {"some": 0.5, "loss": 1.0}
