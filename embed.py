@@ -12,6 +12,7 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 # isort: split
 import os
 import sys
+import time
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -29,12 +30,12 @@ from core.inputs import read_lines
 from core.names import counted, quoted
 from core.parser import new_parser
 from core.versions import versions
-from dataset.by_time import look_at_video
+from dataset.by_time import cut_short, look_at_video
 from dataset.loader import default_workers, surviving_items
 from dataset.unlisted import SUFFIXES, Fault, fault_of, look_at_files, videos_below, with_fault
 from dataset.windows import Chunks, ClipSize
 from engine import evaluation
-from engine.embedding import spans_of, vectors_of, windows_of
+from engine.embedding import check_seconds, spans_of, vectors_of, windows_of
 from engine.flags import (
     WEIGHTS,
     add_clip_flags,
@@ -43,15 +44,16 @@ from engine.flags import (
     check_network,
     complete_data_flags,
     frozen,
-    positive,
 )
 from engine.folders import check_folder
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision, set_precision
 from engine.setup import open_weights, start, take_clips
+from engine.unlisted import KEEP
 from models import build_backbone
 from models.protocol import Protocol
 
+WORDS = ("random", "thumbnail")  # of --pretrain, which are no paths
 SAME = ("weights", "dim", "precision", "windows", "clips")
 BATCH = 500  # files that are looked at before their windows are read
 
@@ -87,7 +89,10 @@ def check(args):
     check_precision(args.precision, args.device)
     for name in ("window", "hop"):
         if getattr(args, name) is not None:
-            positive(args, name)
+            check_seconds(f"--{name}", getattr(args, name))
+    own = [name for name in ("net", "width", "precision") if getattr(args, name) is not None]
+    if args.pretrain == "thumbnail" and own:
+        raise UsageError(f"--{own[0]} is of networks, and --pretrain thumbnail has none: leave it out")
     if args.window is not None and (args.ds, args.fps) != (None, None):
         raise UsageError("--window and --ds or --fps all say how far the frames of a clip are apart: give one of them")
     if not args.paths and args.list is None:
@@ -102,7 +107,7 @@ def places_of(word):
     """Files and folders that a word names -> sorted paths; none, where there is no such."""
     if not is_gone(word):
         return [word]
-    if "**" not in word:
+    if "**" not in Path(word).parts:
         return sorted(glob(word))
     # glob's own ** follows links to folders, in circles too
     parts = Path(word).parts
@@ -188,7 +193,7 @@ def main(argv):
         opened = open_weights(args.pretrain, args.net, args.width)
     take_clips(args, [opened] if opened else [], Protocol.ds)
     complete_data_flags(args, device)
-    if os.path.exists(args.pretrain):
+    if args.pretrain not in WORDS and os.path.exists(args.pretrain):
         args.pretrain = os.path.abspath(args.pretrain)  # for those who look through the index later
     args = frozen(args)
     windows = windows_of(Protocol(args.seq_len, args.ds, args.img_dim, fps=args.fps), args.window, args.hop)
@@ -230,17 +235,19 @@ def embed(args, index, paths, windows, size, network, device):
     tried = {path: one for path, one in before.items() if one.bytes >= 0 and path in paths and not args.retry}
     looked_at = known | tried  # a file is in one batch
     good, opened, new = [path for path, reason in paths.items() if not reason], 0, 0
+    written = time.monotonic()
     for first in range(0, len(good), BATCH):
         found, wrong = look(good[first:first + BATCH], looked_at, args)
-        changed = any(known.get(path) != one for path, one in found.items()) or any(
-            before.get(path) != one for path, one in wrong.items())
+        short = {path: with_fault(said, *one[:2]) for path, one in found.items() if (said := cut_short(one.facts))}
         known.update(found)
-        unreadable.update(wrong)
+        unreadable.update(wrong | short)
         opened += len(found) + sum(tried.get(path) == one and path in known for path, one in wrong.items())
-        if changed:  # the table of many files is long
+        gone = [path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
+            path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)]
+        if gone or time.monotonic() > written + KEEP:  # the tables of many files are long
             index.write_files(known, others | unreadable)
-        index.drop([path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
-            path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)])
+            written = time.monotonic()
+        index.drop(gone)
         done, broken = embed_batch(args, index, found, before, windows, size, network, device,
                                    f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
         new, unreadable = new + done, unreadable | broken
@@ -258,7 +265,7 @@ def embed(args, index, paths, windows, size, network, device):
                   f"; {again} of them, unchanged, {'was' if again == 1 else 'were'} not tried again (--retry does)"
                   if again else ""),
               file=sys.stderr)
-    return 1 if len(unreadable) == len(paths) else 0
+    return 0 if opened else 1
 
 
 def prune(index, known, unreadable):
@@ -289,17 +296,14 @@ def embed_batch(args, index, found, before, windows, size, network, device, desc
     with tqdm(desc=description, total=int(chunks.count.sum()), unit="window", leave=False, disable=None) as bar:
         for item in items:
             path, facts = videos[chunks.video[item["index"]]]
-            first, count = int(chunks.first[item["index"]]), int(chunks.count[item["index"]])
-            bar.update(count)
+            first, clips = int(chunks.first[item["index"]]), item.get("clips", ())  # none: its process ended
+            bar.update(int(chunks.count[item["index"]]))
+            if len(clips) and path not in broken:
+                index.append(path, facts, spans_of(windows, facts, first, len(clips)),
+                             vectors_of(network, clips, device))
+                new += len(clips)
             if item["error"]:
                 broken.setdefault(path, with_fault(item["error"], *found[path][:2 if item["lasting"] else 0]))
-            if path in broken:
-                continue
-            index.append(path, facts, spans_of(windows, facts, first, count),
-                         vectors_of(network, item["clips"], device))
-            new += count
-            if item["short"]:
-                broken[path] = with_fault(item["short"], *found[path][:2])
     return new, broken
 
 

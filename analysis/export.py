@@ -19,6 +19,7 @@ import torch
 
 from core.errors import CheckpointError, RunError, UsageError
 from core.files import whole_files
+from core.imports import first_line
 from core.inputs import COUNT, fault, hash_of, read_text
 from core.names import markdown, shown
 from core.versions import machine, versions
@@ -87,7 +88,7 @@ def protocol_of(args: argparse.Namespace, own: Protocol, network: str) -> Protoc
         feature_map(network, frames, size)
     except RuntimeError as error:
         raise UsageError(f"{network} cannot take clips of --frames {frames} and --size {size}: "
-                         f"{str(error).splitlines()[0]}") from error
+                         f"{first_line(error)}") from error
     if note := BACKBONES[network].size_note(frames, size):
         print(f"note: {network} with clips of --frames {frames} --size {size}: {note}")
     return own.of_clips(frames, own.ds, size, own.frame_size_for(size), own.fps)

@@ -31,7 +31,7 @@ COLUMNS = ("row", "file", "hash", "start", "end", "fps", "weights")
 HEADER = 128  # bytes before the vectors
 AGAIN = "make the index anew in another folder"
 SHAPE = {"weights": str, "dim": range(1, 2**20), "windows": {"window": float, "hop": float, "frames": int},
-         "clips": {"resize": [int], "img_dim": int}, "flags": {str: object}}
+         "clips": {"resize": [range(1, 2**14)], "img_dim": range(1, 2**14)}, "flags": {str: object}}
 
 
 class Segment(NamedTuple):
@@ -70,7 +70,10 @@ def segments_of(folder: Path) -> Iterator[Segment]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """index.json. Raises DataError where it is not there, or not as `Index` writes it."""
-    return read_json(folder / MANIFEST, SHAPE, AGAIN)
+    found = read_json(folder / MANIFEST, SHAPE, AGAIN)
+    if len(found["clips"]["resize"]) != 2:
+        raise DataError(f"{folder / MANIFEST} is damaged: resize is no height and width: {AGAIN}")
+    return found
 
 
 def read_files(folder: Path) -> dict[str, Known]:
@@ -209,5 +212,9 @@ class Index:
     def __enter__(self) -> "Index":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # or what is on its way says more
+                raise

@@ -23,7 +23,7 @@ def is_ours(program: str) -> bool:
 
 def first_line(error: BaseException) -> str:
     """Of what an error says, at most 300 characters."""
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def missing(error: ImportError) -> str:

@@ -20,12 +20,21 @@ def versions() -> dict[str, Any]:
 
     from .dist import world_size
 
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
-    return {"commit": git.stdout.strip() or "not a git checkout", "python": platform.python_version(),
+    return {"commit": commit() or "not a git checkout", "python": platform.python_version(),
             "torch": str(torch.__version__), "torchvision": metadata.version("torchvision"), "opencv": cv2.__version__,
             "numpy": np.__version__, "processes": world_size(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def commit() -> str:
+    """What git calls the project's state; "" where it is not installed, or this is no checkout."""
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True,
+                              text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def machine() -> str:

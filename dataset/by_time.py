@@ -18,19 +18,21 @@ END = 2000  # milliseconds before the end that packets announce, from which on i
 
 class VideoFacts(NamedTuple):
     """Of a file: a hash of its content, frames a second by its header, when its first frame is shown by the decoder
-    (milliseconds), and its last after that (seconds)."""
+    (milliseconds), its last after that (seconds), and how long the header says that it is (seconds; 0: it does not)."""
 
     hash: str
     fps: float
     begin: float
     last: float
+    announced: float = 0.0
 
     @classmethod
     def of(cls, fields: Sequence[str]) -> "VideoFacts":
         """From the fields of a table. Raises ValueError."""
         found = cls(fields[0], *map(float, fields[1:]))
-        if not (0 < found.fps < math.inf and abs(found.begin) < math.inf and 0 <= found.last < math.inf):
-            raise ValueError(f"rate {found.fps}, begin {found.begin}, last {found.last}")
+        if not (0 < found.fps < math.inf and abs(found.begin) < math.inf and 0 <= found.last < math.inf
+                and 0 <= found.announced < math.inf):
+            raise ValueError(f"rate {found.fps}, begin {found.begin}, last {found.last}, announced {found.announced}")
         return found
 
     @property
@@ -46,6 +48,7 @@ def look_at_video(path: str) -> VideoFacts:
         if not capture.grab():
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
+        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     first, last, gap = math.inf, -math.inf, 0.0
     for time, _ in packets(path):
         gap = max(gap, time - max(first, last))
@@ -55,7 +58,8 @@ def look_at_video(path: str) -> VideoFacts:
     if gap > 1000 * LONGEST_GAP:
         raise BrokenVideo(path, f"shows no new frame for {gap / 3.6e6:.3g} hours, {LONGEST_GAP / 3600:g} at most: cut "
                                 "it there")
-    return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000)
+    announced = frames / fps if 0 < frames < LONGEST * fps else 0.0
+    return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000, announced)
 
 
 def last_shown(path: str, begin: float, announced: float) -> float:
@@ -73,13 +77,11 @@ def last_shown(path: str, begin: float, announced: float) -> float:
     return max(last, 0.0)
 
 
-def cut_short(path: str, facts: VideoFacts) -> str | None:
+def cut_short(facts: VideoFacts) -> str | None:
     """That a file's header announces far more than can be decoded, as where a copy was stopped -> text or None"""
-    with open_video(path) as capture:
-        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT) / facts.fps
-    if not facts.seconds + max(1.0, 0.1 * announced) < announced < LONGEST:
+    if facts.announced <= facts.seconds + max(1.0, 0.1 * facts.announced):
         return None
-    return f"ends at {facts.seconds:.1f} s, and its header announces {announced:.1f} s: it may have been cut off"
+    return f"ends at {facts.seconds:.1f} s, and its header announces {facts.announced:.1f} s: it may have been cut off"
 
 
 def frames_at(path: str, facts: VideoFacts, seconds: np.ndarray) -> Iterator[np.ndarray]:

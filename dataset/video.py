@@ -51,7 +51,11 @@ class BrokenVideo(DataError):
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"video {path} {reason}")
-        self.reason = reason
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str | Path, str]]:
+        """From process to process."""
+        return type(self), (self.path, self.reason)
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def open_video(path: str | Path, packets: bool = False) -> Iterator[cv2.VideoCap
         raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
     with file:
         if not CONTAINER.match(start := file.read(197)):
-            raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV or WebM: it begins with {start[:12]!r}")
+            raise BrokenVideo(path, f"is no AVI, MP4, MOV, MKV, WebM, FLV, WMV or MPEG: it begins with {start[:12]!r}")
         os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", FFMPEG_OPTIONS)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: errors are reported by who reads
         # by number: OpenCV crashes at a name that is not UTF-8, and takes others for protocols

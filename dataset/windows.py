@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .by_time import VideoFacts, cut_short, frames_at
+from .by_time import VideoFacts, frames_at
 from .crops import FixedCrops
 from .reader import scale
 from .unlisted import FAULTS, fault_in
@@ -57,8 +57,8 @@ def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize,
 
 
 class Chunks(Dataset[dict[str, Any]]):
-    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error", "lasting"}, and
-    "short": what `cut_short` says of a video, with its last windows; else None.
+    """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error"}, and "lasting"
+    where there is an error; the clips are those of the windows before it.
 
     videos: [(path, facts)]; done: how many first windows of each are left out.
     Attributes: `video`, `first`, `count`: (N,) int, whose windows an item holds, and which.
@@ -82,14 +82,22 @@ class Chunks(Dataset[dict[str, Any]]):
 
     def clips(self, index: int) -> torch.Tensor:
         """The clips of an item (n, T, H, W, 3) uint8. Raises BrokenVideo."""
+        return self._clips(index, 0, int(self.count[index]))
+
+    def _clips(self, index: int, first: int, count: int) -> torch.Tensor:
         number = int(self.video[index])
         return torch.from_numpy(window_clips(str(self.paths[number]), self.facts[number], self.windows, self.size,
-                                             int(self.first[index]), int(self.count[index])))
+                                             int(self.first[index]) + first, count))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, last = self.video[index], index + 1 == len(self) or self.video[index] != self.video[index + 1]
         try:
-            return {"index": index, "clips": self.clips(index), "error": "",
-                    "short": cut_short(str(self.paths[number]), self.facts[number]) if last else None}
+            return {"index": index, "clips": self.clips(index), "error": ""}
         except FAULTS as error:
-            return {"index": index, "clips": torch.empty(0), **fault_in(error)}
+            whole = fault_in(error)
+        found: list[torch.Tensor] = []
+        try:
+            for number in range(int(self.count[index])):
+                found.append(self._clips(index, number, 1))
+        except FAULTS as error:
+            whole = fault_in(error)
+        return {"index": index, "clips": torch.cat(found) if found else torch.empty(0), **whole}

@@ -16,6 +16,7 @@ from models.protocol import Protocol
 
 from .evaluation import CLIPS, forward
 
+SHORTEST = 0.001  # seconds
 USUAL_RATE = 30  # frames a second of the videos whose stride a protocol states
 
 
@@ -25,6 +26,12 @@ def windows_of(protocol: Protocol, window: float | None = None, hop: float | Non
     """
     window = protocol.seq_len * protocol.ds / (protocol.fps or USUAL_RATE) if window is None else window
     return Windows(window, window / 2 if hop is None else hop, protocol.seq_len)
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise UsageError where a window or a hop is no time, or shorter than times in tables are exact."""
+    if not SHORTEST <= value < math.inf:
+        raise UsageError(f"{name} {value} is no time for windows: give seconds, {SHORTEST:g} or more")
 
 
 def spans_of(windows: Windows, facts: VideoFacts, first: int, count: int) -> np.ndarray:
@@ -50,11 +57,12 @@ def embed_video(network: Backbone, path: str | Path, window: float | None = None
     network: as `models.from_pretrained` gives it, on the device where it is, in float32; its `protocol` says which
     clips it takes. window, hop: seconds, as `windows_of`. A vector is the pooled feature of one clip of
     `protocol.seq_len` frames, which are evenly spread over the window: that of retrieval for the same frames. Raises
-    dataset.video.BrokenVideo where the video cannot be read to its end.
+    dataset.video.BrokenVideo where the video cannot be read to its end. Of a file that was cut off the windows before
+    the cut are given; `dataset.by_time.cut_short` tells such a file.
     """
     for name, value in (("window", window), ("hop", hop)):
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{name} is {value}: give seconds above 0")
+        if value is not None:
+            check_seconds(name, value)
     device, training = next(network.parameters()).device, network.training
     facts, windows = look_at_video(str(path)), windows_of(network.protocol, window, hop)
     size = ClipSize(network.protocol.frame_size, network.protocol.img_dim)

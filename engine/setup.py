@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.dist import announced, join, plan_for, rank, world_size
 from core.errors import UsageError
+from core.imports import first_line
 from dataset.loader import keep_memory
 from models import build_backbone
 from models.backbones import BACKBONES
@@ -148,7 +149,7 @@ def check_shapes(net: str, seq_len: int, img_dim: int, clips: int | None = None)
         raise
     except RuntimeError as error:
         raise UsageError(f"--net {net} cannot take clips of --seq_len {seq_len} and --img_dim {img_dim}: "
-                         f"{str(error).splitlines()[0]}") from error
+                         f"{first_line(error)}") from error
     if clips == 1 and least == 1:
         raise UsageError("--batch_size: there is one clip at a time, and its feature map has one value: batch norm "
                          "needs more, as in a larger batch, --seq_len or --img_dim, fewer parts, or --bn sync")

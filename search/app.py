@@ -23,6 +23,7 @@ from .upload import MOST_BYTES, Embedder
 
 PAGE = 60  # segments of a page
 MOST_FOUND = 960  # similar segments
+MOST_FOLDERS, MOST_GROUPS = 2000, 200  # to choose from; of near-duplicates
 TWINS = 0.98  # cosine of near-duplicates
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
 # H.264 that plays everywhere, which has even sides
@@ -51,7 +52,9 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/api/overview")
     def overview() -> Response:
-        return jsonify(folders=library.folders()[:2000], labels=sorted(set(labels.of.values())))
+        folders = library.folders()
+        return jsonify(folders=folders[:MOST_FOLDERS], left_out=max(len(folders) - MOST_FOLDERS, 0),
+                       labels=sorted(set(labels.of.values())))
 
     @app.get("/api/map")
     def points() -> Response:
@@ -90,8 +93,9 @@ def make_app(library: Library) -> Flask:
     @app.get("/api/duplicates")
     def duplicates() -> Response:
         groups = library.duplicates(number("least", TWINS, 0.5, 1), asked.allowed())
-        return jsonify(groups=[told(group[:24]) for group in groups], sizes=[len(group) for group in groups],
-                       least=TWINS)
+        shown = groups[:MOST_GROUPS]
+        return jsonify(groups=[told(group[:24]) for group in shown], sizes=[len(group) for group in shown],
+                       total=len(groups), least=TWINS)
 
     @app.post("/api/upload")
     def upload() -> Response:

@@ -38,7 +38,8 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        if self.command not in READING and (why := refusal(
+        body = self.chunked or self.content_length
+        if (self.command not in READING or body) and (why := refusal(
                 self.command, self.path, lambda name: self.headers.get(name.upper().replace("-", "_")))):
             raise ParsingError(why)
 

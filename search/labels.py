@@ -35,8 +35,7 @@ class Labels:
                 self.of[place] = row["label"]
 
     def _hash(self, place: int) -> str:
-        known = self.library.known.get(self.library.files[self.library.file[place]])
-        return known.facts.hash if known else ""
+        return self.library.hashes[self.library.file[place]]
 
     def set(self, places: list[int], label: str) -> None:
         """Give segments a label, or none by ""; the file is written whole, or nothing changes."""

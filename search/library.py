@@ -32,9 +32,10 @@ class Query(NamedTuple):
 class Library:
     """An index in a folder, as it was when it was opened.
 
-    Attributes: `files`: paths; `file`: (N,) number of each segment's file; `start`, `end`: (N,) seconds; `row`: (N,) of
-    the vectors; `known`: {path: Known}. Positions count the segments from 0. own: folder for what is made to look
-    through it; None: one in the index. Raises DataError where it is damaged, or holds nothing.
+    Attributes: `files`: paths; `hashes`: of their contents, as they were embedded; `file`: (N,) number of each
+    segment's file; `start`, `end`: (N,) seconds; `row`: (N,) of the vectors; `known`: {path: Known}. Positions count
+    the segments from 0. own: folder for what is made to look through it; None: one in the index. Raises DataError where
+    it is damaged, or holds nothing.
     """
 
     def __init__(self, folder: Path, own: Path | None = None) -> None:
@@ -42,10 +43,13 @@ class Library:
         self.own = self.folder / OWN if own is None else own
         self.stamp = (folder / SEGMENTS).stat().st_mtime_ns if (folder / SEGMENTS).exists() else 0
         numbers: dict[str, int] = {}
+        self.hashes: list[str] = []
         rows, files, starts, ends = array("q"), array("l"), array("d"), array("d")
         for segment in segments_of(folder):
             rows.append(segment.row)
             files.append(numbers.setdefault(segment.file, len(numbers)))
+            if files[-1] == len(self.hashes):
+                self.hashes.append(segment.hash)
             starts.append(segment.start)
             ends.append(segment.end)
         if not rows:
@@ -186,7 +190,7 @@ class Library:
         self._keep(place, points=points, stamp=stamp)
         return shown, points
 
-    def duplicates(self, least: float, allowed: np.ndarray | None = None, most: int = 200) -> list[list[int]]:
+    def duplicates(self, least: float, allowed: np.ndarray | None = None) -> list[list[int]]:
         """Groups of segments that are like each other by a cosine of `least` or more and do not overlap in a file.
 
         Raises DataError where there are too many to compare all pairs.
@@ -195,6 +199,8 @@ class Library:
         if len(places) > MOST_ALL_PAIRS:
             raise DataError(f"{len(places)} windows are too many to compare all pairs: choose a folder with "
                             f"{MOST_ALL_PAIRS} or fewer")
+        if not len(places):
+            return []
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
         too_many = DataError(f"more than {MOST_PAIRS:,} pairs are as similar as that, as where a camera stands still: "
@@ -218,4 +224,4 @@ class Library:
         groups: dict[int, list[int]] = {}
         for place in np.unique([one, other]).tolist():
             groups.setdefault(int(root[place]), []).append(place)
-        return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)[:most]
+        return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)

@@ -30,20 +30,21 @@ class Previews:
         self.lock, self.workers = threading.Lock(), queue.SimpleQueue[Worker]()
         for _ in range(AT_A_TIME):
             self.workers.put(Worker(make))
-        self.making: dict[str, threading.Lock] = {}  # by name of the file: two browsers may ask for one
+        self.making = [threading.Lock() for _ in range(64)]  # by name of the file: two browsers may ask for one
         # of files with another time than when they were embedded: size and time, whether the content is the same
         self.compared: dict[str, tuple[tuple[int, int], bool]] = {}
         self.size = MOST_KEPT + 1  # of the folder; not known before it is looked at
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
         """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
-        path = self.library.files[self.library.file[place]]
-        known = self.library.known.get(path)
+        number = self.library.file[place]
+        path, known = self.library.files[number], self.library.known.get(self.library.files[number])
         try:
             now = Path(path).stat()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
-        if known is None or not self._unchanged(path, known, (now.st_size, now.st_mtime_ns)):
+        if known is None or known.facts.hash != self.library.hashes[number] or not self._unchanged(
+                path, known, (now.st_size, now.st_mtime_ns)):
             raise DataError(f"{path} has changed since it was embedded: run embed.py again, and start this page again")
         return path, known.facts
 
@@ -70,9 +71,7 @@ class Previews:
         path, facts = self.facts(place)
         target = self.folder / hashlib.blake2b(f"{facts.hash} {name} {height}".encode(), digest_size=12).hexdigest()
         target = target.with_suffix(".webp" if moving else ".jpg")
-        with self.lock:
-            own = self.making.setdefault(target.name, threading.Lock())
-        with own:
+        with self.making[hash(target.name) % len(self.making)]:
             if not target.exists():
                 with whole_file(target) as temporary:
                     self._make(Wanted(path, facts, times, height, moving, temporary))

@@ -1,7 +1,8 @@
 """A video from outside as vectors: decoded in a process of its own with limits, then passed through the network.
 
     python -m search.upload VIDEO CLIPS.npy '{"windows": [2.0, 1.0, 16], "resize": [128, 171], "img_dim": 112,
-                                              "limits": {"seconds": 120, "memory": 4294967296, "bytes": 536870912}}'
+                                              "limits": {"seconds": 120, "memory": 4294967296, "bytes": 536870912},
+                                              "crashes": "/tmp"}'
 """
 import core.lifeline  # noqa: F401  # before what takes seconds to import
 
@@ -25,7 +26,7 @@ from torch import nn
 
 from analysis.embedder import network_for
 from core.errors import DataError
-from core.exits import run
+from core.exits import crashes_go_to, run
 from core.files import write_npy
 from core.inputs import parsed, read_npy
 from core.lifeline import die_with_parent
@@ -41,7 +42,7 @@ MOST_BYTES = 2**29  # of an uploaded file
 LIMITS = {"seconds": 120, "memory": 4 * 2**30, "bytes": 2**29}
 TOO_MUCH = "it takes more {} than a dropped file may ({}): give a shorter or smaller video"
 MOST_WINDOWS = 32  # that are looked at, evenly spread
-SHAPE = {"windows": [float], "resize": [int], "img_dim": int, "limits": dict.fromkeys(LIMITS, int)}
+SHAPE = {"windows": [float], "resize": [int], "img_dim": int, "limits": dict.fromkeys(LIMITS, int), "crashes": str}
 
 
 def main(argv: list[str]) -> None:
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
     video, out, text = argv
     said = parsed(text, SHAPE, "the third argument")
     die_with_parent(signal.SIGKILL)
+    crashes_go_to(Path(said["crashes"]))
     limits = said["limits"]
     resource.setrlimit(resource.RLIMIT_CPU, (limits["seconds"], limits["seconds"] + 5))  # SIGXCPU, then SIGKILL
     resource.setrlimit(resource.RLIMIT_AS, (limits["memory"],) * 2)
@@ -106,7 +108,7 @@ class Embedder:
     def _clips(self, video: Path) -> np.ndarray:
         manifest, out = self.library.manifest, video.with_suffix(".npy")
         own = {"windows": [float(manifest["windows"][name]) for name in ("window", "hop", "frames")],
-               **manifest["clips"], "limits": LIMITS}
+               **manifest["clips"], "limits": LIMITS, "crashes": os.getcwd()}
         too_long = DataError(TOO_MUCH.format("time", f"{LIMITS['seconds']} s of a processor"))
         try:
             done = subprocess.run([sys.executable, "-m", "search.upload", video, out, json.dumps(own)],

@@ -227,11 +227,12 @@ def test_what_a_kill_leaves_is_made_whole(disk, program):
 
 @pytest.mark.parametrize("change, said", [
     (["--seed", "1"], "other weights"), (["--hop", "0.25"], "other windows"), (["--img_dim", "32"], "other clips"),
-    (["--pretrain", "thumbnail"], "other weights, dim")])
+    (None, "other weights, dim")])
 def test_another_index_is_not_mixed_in(change, said, disk, program):
-    flags = [*NETWORK, *SMALL, "--out", "index", "--window", "1", "--hop", "0.5"]
-    assert program("embed.py", *flags, disk / "one.mp4")[0] == 0
-    code, _, error = program("embed.py", *flags, *change, disk / "one.mp4")
+    flags = [*SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk / "one.mp4"]
+    assert program("embed.py", *NETWORK, *flags)[0] == 0
+    code, _, error = program("embed.py", *(["--pretrain", "thumbnail", *flags] if change is None else
+                                           [*NETWORK, *flags, *change]))
     assert code == 1 and f"index is an index of {said}" in error and "choose another --out" in error
 
 
@@ -247,7 +248,7 @@ def test_files_patterns_and_lists(disk, program):
     assert code == 0 and "videos       3" in out, error
     for flags, code_there, said in (
             ([], 2, "name videos, folders of videos, or a list"), (["nowhere"], 1, "no such file or folder"),
-            (["--window", "0", disk], 2, "--window must be above 0"), ([disk / "notes.txt"], 1, ""),
+            (["--window", "0", disk], 2, "--window 0.0 is no time for windows"), ([disk / "notes.txt"], 1, ""),
             (["--hop", "nan", disk], 2, "--hop must be above 0")):
         code, _, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", *flags)
         assert code == code_there and said in error and "Traceback" not in error, error
@@ -274,16 +275,53 @@ def test_rows_of_a_list_that_lead_nowhere_are_said_and_the_rest_is_embedded(disk
     assert "0 files of the index are gone: forgotten, with 0 windows" in out
 
 
+def test_a_pattern_with_stars_that_stand_for_no_folders(disk, program):
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "x", "--dry_run"]
+    code, out, error = program("embed.py", *flags, f"{disk}/**.mp4")
+    assert code == 0 and "videos   1" in " ".join(out.split("\n")).replace("videos       1", "videos   1"), out + error
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--hop", "1e-30"], "--hop 1e-30 is no time for windows: give seconds, 0.001 or more"),
+    (["--window", "nan"], "--window nan is no time for windows"),
+    (["--net", "r3d"], "--net is of networks, and --pretrain thumbnail has none"),
+    (["--precision", "bf16"], "--precision is of networks")])
+def test_flags_that_make_no_sense(flags, said, disk, program):
+    code, _, error = program("embed.py", "--pretrain", "thumbnail", *SMALL, "--out", "x", *flags, disk)
+    assert code == 2 and error.startswith(f"error: {said}") and not Path("x").exists()
+
+
+def test_a_folder_that_is_called_as_a_word_of_the_flags_changes_nothing(disk, program):
+    Path("thumbnail").mkdir()
+    assert program("embed.py", "--pretrain", "thumbnail", *SMALL, "--out", "index", disk / "one.mp4")[0] == 0
+    assert index.read_manifest(Path("index"))["flags"]["pretrain"] == "thumbnail"
+
+
+def test_a_disk_that_is_full_names_its_file_when_the_index_is_closed_too(tmp_path, monkeypatch):
+    """What was not written is tried once more then."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(OSError) as error, index.Index(tmp_path / "i", MANIFEST, ["weights"]) as one:
+        one.vectors = open("/dev/full", "wb")  # noqa: SIM115
+        one.append("/a", VideoFacts("h", 25.0, 0.0, 3.0), np.array([[0.0, 1.0]]), np.ones((1, 2), np.float32))
+    assert error.value.filename == str(tmp_path / "i/vectors.npy")
+
+
 def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(disk, program):
     write_video(disk / "long.avi", "MJPG", frames=200)
     data = (disk / "long.avi").read_bytes()
     (disk / "long.avi").write_bytes(data[:len(data) // 2])
     flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "1", disk]
-    for more in ((), (), ("--retry",), ("--retry",)):
-        code, out, error = program("embed.py", *flags, *more)
+    for more in ((), (), ("--retry",), ("--retry",), ("touch",), ("stopped",)):
+        if more == ("touch",):
+            os.utime(disk / "long.avi", (9, 9))
+        if more == ("stopped",):  # before the table was written
+            Path("index/unreadable.csv").unlink()
+        code, out, error = program("embed.py", *flags, *(word for word in more if word.startswith("-")))
         assert code == 0 and "4 videos could be opened" in out, error
         assert "1 could not be read, or not to the end" in error and "its header announces 8.0 s" in error
     assert 2 <= len([row for row in segments() if row["file"].endswith("long.avi")]) <= 4
+    assert program("embed.py", *flags[:-1], "--out", "alone", disk / "long.avi")[0] == 0
 
 
 MANIFEST = {"weights": "x", "dim": 2, "windows": {"window": 1.0, "hop": 1.0, "frames": 4},
@@ -409,12 +447,13 @@ def test_broken_files_are_tried_again_when_they_change(disk, program, monkeypatc
     assert "1 could not be read" in error and "not tried again" not in error
 
 
-def test_a_file_that_is_broken_in_its_middle_keeps_its_beginning(disk, program, monkeypatch):
-    monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2)
+@pytest.mark.parametrize("together", [1, 2, 9])
+def test_a_file_that_is_broken_in_its_middle_keeps_its_beginning(together, disk, program, monkeypatch):
+    monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2 * together)
     own = windows.window_clips
 
     def clips(path, facts, plan, size, first, count):
-        if path.endswith("one.mp4") and first:
+        if path.endswith("one.mp4") and first + count > 1:
             raise BrokenVideo(path, "has a frame that cannot be decoded")
         return own(path, facts, plan, size, first, count)
 

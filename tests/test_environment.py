@@ -8,6 +8,7 @@ from helpers import NARROW, REPOSITORY, SMALL, command, environment, make_datase
 
 from core.errors import DataError
 from core.files import take_lock, write_text
+from core.versions import commit
 
 PROBE = "from core.exits import run; run(lambda argv: {})"  # a program that does what stands in the braces
 
@@ -187,3 +188,8 @@ def test_what_is_no_python_is_not_taken_for_one(python):
 def test_a_run_is_called_by_one_name(program):
     code, _, error = program("train", *SMALL, *NARROW, "--batch_size", "4", "--name", "a/b")
     assert code == 2 and "--name 'a/b': it holds a slash" in error
+
+
+def test_without_git_the_commit_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit() == ""

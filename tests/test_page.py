@@ -193,7 +193,7 @@ def test_a_file_is_dropped_or_chosen(visit, embedded):
     assert visit.said == []
     page.set_input_files("#file", {"name": "x.mp4", "mimeType": "video/mp4", "buffer": b"no film" * 99})
     page.wait_for_selector(".error")
-    assert page.inner_text("#said").startswith("\u2068x.mp4\u2069: it is no AVI, MP4, MOV, MKV or WebM")
+    assert page.inner_text("#said").startswith("\u2068x.mp4\u2069: it is no AVI, MP4, MOV, MKV, WebM, FLV, WMV or MPEG")
     assert len(visit.said) == 1 and "409" in visit.said.pop()  # the browser's own line
 
 

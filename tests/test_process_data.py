@@ -712,7 +712,8 @@ def test_texts_that_name_other_files_are_no_videos(kind, videos, tmp_path, extra
     (videos / "LeapRight/other.mp4").write_text(PLAYLISTS[kind].format(f"v_{THREE[0].partition('_')[2]}.avi"))
     code, out, err = extract_here()
     assert code == 1 and "done 3, already there 0, failed 1" in out
-    assert f"LeapRight/other.mp4: is no AVI, MP4, MOV, MKV or WebM: it begins with b'{PLAYLISTS[kind][:3]}" in err
+    assert ("LeapRight/other.mp4: is no AVI, MP4, MOV, MKV, WebM, FLV, WMV or MPEG: it begins with "
+            f"b'{PLAYLISTS[kind][:3]}") in err
     assert_whole(tmp_path / "frames", THREE)
 
 

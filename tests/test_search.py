@@ -20,10 +20,11 @@ from test_video import write_video
 flask = pytest.importorskip("flask", reason="of requirements-search.txt")
 waitress = pytest.importorskip("waitress", reason="of requirements-search.txt")
 
-from analysis.index import Index, Known  # noqa: E402
+from analysis.index import Index, Known, read_files  # noqa: E402
 from core.errors import DataError  # noqa: E402
 from core.files import take_lock  # noqa: E402
 from dataset.by_time import VideoFacts, look_at_video  # noqa: E402
+from dataset.unlisted import write_known  # noqa: E402
 from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
 from search.guard import make_server  # noqa: E402
@@ -151,6 +152,7 @@ def test_near_duplicates_do_not_count_windows_that_overlap(tmp_path):
     library = Library(tmp_path / "i")
     assert library.duplicates(0.99) == [[2, 17, 25]]
     assert library.duplicates(0.99, library.allowed("/disk/a")) == [[2, 17]]
+    assert library.duplicates(0.99, library.allowed(after=1000)) == []
 
 
 def test_the_map_keeps_what_is_alike_together_and_is_computed_once(tmp_path, monkeypatch):
@@ -306,6 +308,19 @@ def test_previews_are_made_once_and_videos_that_are_gone_are_named(disk, monkeyp
         assert answer.status_code == 409 and said in answer.json["error"], answer.json
 
 
+def test_windows_belong_to_the_content_that_was_embedded(disk):
+    """While embed.py has looked at a new content of a file, and not yet embedded it."""
+    known = read_files(Path("index"))
+    path = next(path for path in known if path.endswith("one.mp4"))
+    now = Path(path).stat()
+    write_known(Path("index/files.csv"), VideoFacts._fields, known | {
+        path: Known(now.st_size, now.st_mtime_ns, known[path].facts._replace(hash="f" * 32))})
+    client = make_app(Library(Path("index"))).test_client()
+    assert ask(client, "/still/0").status_code == 409 and ask(client, "/still/4").status_code == 200
+    ask(client, "/api/label", "post", json={"label": "old", "ids": [0]})
+    assert known[path].facts.hash in Path("index/labels.csv").read_text()
+
+
 def test_a_video_at_which_the_decoder_crashes_costs_its_picture_alone(disk, monkeypatch):
     """Such as one that is damaged where no window was read from."""
     import search.previews as previews
@@ -388,7 +403,7 @@ def test_a_dropped_file_is_compared(disk):
     found = ask(client, f"/api/similar?like={answer.json['id']}&count=4").json["segments"]
     assert sum(segment["file"].endswith("two.mp4") for segment in found) >= 1 and found[0]["score"] > 0.5
     answer = ask(client, "/api/upload", "post", data={"video": (io.BytesIO(b"no film" * 99), "x.mp4")})
-    assert answer.status_code == 409 and answer.json["error"].startswith("it is no AVI, MP4, MOV, MKV or WebM")
+    assert answer.status_code == 409 and answer.json["error"].startswith("it is no AVI, MP4, MOV, MKV, WebM, FLV")
     assert ask(client, "/api/upload", "post", data={}).status_code == 400
 
 
@@ -418,10 +433,12 @@ def test_a_body_that_another_page_sends_is_refused_before_it_is_stored(library, 
     (tmp_path / "uploads").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
     with served(make_app(library)) as port:
-        for host, origin, said in ((f"127.0.0.1:{port}", "https://evil.example", b"another page asks"),
-                                   ("evil.example", "http://evil.example", b"under another name than 127.0.0.1")):
+        for method, host, origin, said in (
+                ("POST", f"127.0.0.1:{port}", "https://evil.example", b"another page asks"),
+                ("POST", "evil.example", "http://evil.example", b"under another name than 127.0.0.1"),
+                ("GET", "evil.example", "http://evil.example", b"under another name than 127.0.0.1")):
             with socket.create_connection(("127.0.0.1", port), timeout=30) as own:
-                own.sendall(f"POST /api/upload HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n"
+                own.sendall(f"{method} /api/upload HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n"
                             "Content-Length: 400000000\r\n\r\n".encode())
                 answer = b"".join(iter(lambda: own.recv(1000), b""))  # until the server closes it
                 assert answer.startswith(b"HTTP/1.1 400 ") and said in answer

@@ -195,6 +195,8 @@ def test_a_missing_package_is_named(program, monkeypatch, folder):
     code, _, error = program("models.weights", "inspect", "hf:a/b")
     assert code == 1 and "hf:a/b needs huggingface_hub, which is not installed" in error
     assert from_pretrained(folder).feature_dim == 8  # what is here is read without
+    with pytest.raises(CheckpointError, match="and there is no folder 'weights/mine' here"):
+        from_pretrained("weights/mine")
 
 
 # --- in every stage ------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 """Original videos: frames are reached by jumps, and are those that decoding from the start gives."""
+import pickle
 import struct
 from itertools import islice
 
@@ -135,3 +136,8 @@ def test_jumps_in_real_videos(path, jumps):
     assert agree(path.parent.parent, f"{path.parent.name}/{path.stem}", path, count)
     found = frame_times(path)
     assert bool(jumps) == (len(found.times) == count and len(found.keys) > 1)
+
+
+def test_what_is_wrong_with_a_video_goes_from_process_to_process():
+    error = pickle.loads(pickle.dumps(video.BrokenVideo("a/b.mp4", "holds nothing")))
+    assert str(error) == "video a/b.mp4 holds nothing" and error.reason == "holds nothing"

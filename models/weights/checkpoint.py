@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.files import whole_file
-from core.inputs import DEEPEST
+from core.inputs import DEEPEST, fault
 from core.names import quoted, shown
 
 from ..protocol import Protocol
@@ -226,3 +226,11 @@ def strip_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
     wrapped = state_dict and all(key.startswith("module.") for key in state_dict)
     return {key.removeprefix("module."): value for key, value in state_dict.items()} if wrapped else state_dict
+
+
+def untrained_of(checkpoint: Mapping[str, Any], path: Path) -> list[str]:
+    """Names of tensors that a conversion with --allow_partial left as they were initialised."""
+    partial = checkpoint["config"].get("partial", [])
+    if wrong := fault(partial, [str], "partial"):
+        raise CheckpointError(f"checkpoint {path} is damaged: {wrong} in its config")
+    return partial

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from core.errors import CheckpointError, UsageError
-from core.inputs import fault
 from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
-from .checkpoint import write_checkpoint
+from .checkpoint import untrained_of, write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
 from .match import Match, check_fit, is_plain, listed
 from .origins import protocol_of, whose_names
@@ -165,10 +164,7 @@ def convert(args: argparse.Namespace) -> None:
     protocol = protocol_of(checkpoint, result, backbone.published, f"checkpoint {args.file}")
     config = {"net": net, "width": width, **protocol.entry(backbone.published)}
     print_names("clips", [str(protocol)])
-    partial = checkpoint["config"].get("partial", [])  # of an earlier conversion
-    if wrong := fault(partial, [str], "partial"):
-        raise CheckpointError(f"checkpoint {args.file} is damaged: {wrong} in its config; nothing is written")
-    untrained = list(dict.fromkeys([*partial, *result.missing, *result.misshapen]))
+    untrained = list(dict.fromkeys([*untrained_of(checkpoint, args.file), *result.missing, *result.misshapen]))
     if untrained:
         config["partial"] = untrained
         print(f"{len(untrained)} tensors are as initialised with seed 0, untrained: {listed(untrained, len(own))}")

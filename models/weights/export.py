@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.errors import RunError
-from core.imports import optional
+from core.imports import first_line, optional
 from core.names import shown
 from dataset.augment import MEAN, STD
 
@@ -86,7 +86,7 @@ def traced(backbone: Backbone, frames: int, size: int, batch: int | None) -> tor
             program = torch.export.export(network, (clips,), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, whatever in a network cannot be traced
         advice = "" if batch else "; --batch N, with one number of clips, may do"
-        raise RunError(f"torch.export cannot trace this network ({shown(_first_line(error))}){advice}") from error
+        raise RunError(f"torch.export cannot trace this network ({shown(first_line(error))}){advice}") from error
     program.example_inputs = None  # zeros of a whole batch, which would be saved
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -157,10 +157,6 @@ def _with_metadata(model: Any, metadata: Mapping[str, str]) -> bytes:
         model.metadata_props.add(key=name, value=value)
     model.producer_name, model.doc_string = "dualvar", ""
     return model.SerializeToString()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def metadata_of(network: str, width: float, weights: str, protocol: Protocol, batch: int | None,

@@ -11,7 +11,7 @@ from ..backbones import BACKBONES
 from ..backbones.base import Backbone, scaled
 from .match import Match, is_plain
 from .names import locate, name_tables
-from .origins import matched, project_of, trained_in, whose_names
+from .origins import first_words, matched, project_of, trained_in, whose_names
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
@@ -85,7 +85,7 @@ def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
 def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
     state, config = checkpoint["state_dict"], checkpoint["config"]
-    parts = {name for key in state for name in key.split(".", 3)[:3]}
+    parts = first_words(checkpoint)
     if result.family == "unknown":
         return "not known here"
     project, inside = project_of(checkpoint, result), trained_in(checkpoint, result)

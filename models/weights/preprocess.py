@@ -1,5 +1,4 @@
 """A video -> the clips that the network beside this file takes: (CLIPS, 3, FRAMES, SIZE, SIZE) float32.
-
 Use: python preprocess.py VIDEO clips.npy [RATE]; VIDEO: a file, or a folder of pictures by name, RATE a second"""
 import sys
 from pathlib import Path
@@ -18,8 +17,8 @@ def clips_of(source: Any, clips: int = CLIPS, rate: float = 0) -> np.ndarray:
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         source = sorted(Path(source).glob("[!.]*"))
     count = len(source) if isinstance(source, list) else sum(1 for _ in decoded(source))
-    rate = rate or not FPS or cv2.VideoCapture(str(source)).get(cv2.CAP_PROP_FPS)
-    assert rate > 0, "say how many frames a second these are: RATE, or rate="
+    rate = rate or (cv2.VideoCapture(str(source)).get(cv2.CAP_PROP_FPS) if FPS else 1)
+    assert count and rate > 0, f"{source} holds no frames, or says not how many there are a second: RATE, or rate="
     steps = np.floor(np.arange(FRAMES + 1) * STRIDE * rate / (FPS or rate) + 1e-6).astype(int)
     starts = np.arange(clips) * max(count - max(steps[-1], steps[-2] + 1), 0) // max(clips - 1, 1)
     numbers = np.minimum(starts[:, None] + steps[:-1], count - 1)
@@ -56,4 +55,5 @@ def normalised(frame: np.ndarray) -> np.ndarray:  # (H, W, 3) uint8 RGB -> its m
 
 
 if __name__ == "__main__":
+    sys.argv[2:] or sys.exit(__doc__)
     np.save(sys.argv[2], clips_of(sys.argv[1], CLIPS, *map(float, sys.argv[3:])))

@@ -20,7 +20,7 @@ from ..backbones import BACKBONES
 from ..dualvar import parse_mode
 from . import export, hub
 from .card import card
-from .checkpoint import fingerprint
+from .checkpoint import fingerprint, untrained_of
 from .convert import check_width, chosen_network
 from .identify import kind
 from .match import check_fit, load_strict
@@ -74,7 +74,7 @@ def save(args: argparse.Namespace) -> None:
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
         "protocol": protocol.values(),
         "origin": kind(checkpoint, result), "untrained": untrained_of(checkpoint, args.file),
-        "sha256": hashlib.sha256(data).hexdigest(), "tensors": len(state),
+        "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
                      "safetensors": metadata.version("safetensors")}}
     backbone = state if heads is None else {
@@ -116,14 +116,6 @@ def whole_of(state: Mapping[str, Tensor], heads: Mapping[str, Any]) -> dict[str,
     """The tensors of a checkpoint that are those of `build` with these heads."""
     prefix = "encoder." if heads["kind"] == "pretraining" else ""  # beside it, a momentum encoder and queues
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def untrained_of(checkpoint: Mapping[str, Any], path: Path) -> list[str]:
-    """Names of tensors that a conversion with --allow_partial left as they were initialised."""
-    partial = checkpoint["config"].get("partial", [])
-    if wrong := fault(partial, [str], "partial"):
-        raise CheckpointError(f"checkpoint {path} is damaged: {wrong} in its config")
-    return partial
 
 
 def check_equal(read: Mapping[str, Tensor], state: Mapping[str, Tensor], folder: Path) -> None:

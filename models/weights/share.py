@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, RunError
 from core.inputs import fault, read_json
 from core.names import path_fault, quoted, shown
 
@@ -74,7 +74,7 @@ def _folder_of(source: str | Path) -> tuple[Path, Path | None]:
     if isinstance(source, str) and hub.NAME.fullmatch(source):
         try:
             return downloaded(source)
-        except CheckpointError as error:
+        except (CheckpointError, RunError) as error:
             raise CheckpointError(f"{error}; and there is no folder {quoted(source)} here") from error
     hint = f": {SAVE} makes such a folder of a checkpoint" if named and Path(source).is_file() else ""
     raise CheckpointError(f"{quoted(str(source))} is neither a folder that is there nor owner/name of the Hugging Face "

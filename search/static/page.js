@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 // Okabe and Ito's colours, which the colour-blind tell apart
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
 const KEYS = `labels of ${document.querySelector("h1").textContent}`;
-const LOST = "This video is gone or has changed: run embed.py again, and start this page again";
+const LOST = "No picture: this video is gone, has changed or cannot be decoded. After a change, run embed.py again, and start this page again";
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const names = stored();
 const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "", each: "" };
@@ -92,7 +92,7 @@ async function show() {
       const answer = await ask("/api/duplicates", filters());
       if (turn !== asked) return;
       list(answer.groups.map((group, i) => [`${answer.sizes[i]} windows like each other`, group]),
-           answer.groups.length ? `Groups with a cosine of ${answer.least} or more, the largest first` : "There are no near-duplicates");
+           answer.groups.length ? `${answer.groups.length} of ${answer.total} groups with a cosine of ${answer.least} or more, the largest first` : "There are no near-duplicates");
     } else if (state.view === "guesses") {
       const answer = await ask("/api/guesses", filters());
       if (turn !== asked) return;
@@ -470,6 +470,7 @@ if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details
 drawLabels();
 ask("/api/overview").then((answer) => {
   $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${path} (${count})`)));
+  if (answer.left_out) $("folder").append(element("option", { disabled: true }, `${answer.left_out} more folders are not listed`));
   answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
     const free = names.indexOf("");
     if (free >= 0) names[free] = name;
