@@ -249,7 +249,7 @@ def test_files_patterns_and_lists(disk, program):
     for flags, code_there, said in (
             ([], 2, "name videos, folders of videos, or a list"), (["nowhere"], 1, "no such file or folder"),
             (["--window", "0", disk], 2, "--window 0.0 is no time for windows"), ([disk / "notes.txt"], 1, ""),
-            (["--hop", "nan", disk], 2, "--hop must be above 0")):
+            (["--hop", "nan", disk], 2, "--hop nan is no time for windows")):
         code, _, error = program("embed.py", *NETWORK, *SMALL, "--out", "x", *flags)
         assert code == code_there and said in error and "Traceback" not in error, error
     (disk / "empty").mkdir()
