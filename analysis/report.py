@@ -22,7 +22,7 @@ from .modes import unknown_modes
 from .page import Page
 from .report_pictures import draw_pictures, pictures_to_draw
 from .report_tables import by_stage, comparison_table, data_table, not_run, results_table, runs_table
-from .runs import Run, Runs, all_runs, find_runs
+from .runs import APART, Run, Runs, all_runs, find_runs
 from .temporal_output import draw, joined, read_results, tables
 
 
@@ -54,8 +54,10 @@ def write_results(page: Page, found: Runs, cells: pd.DataFrame) -> None:
     for (dataset, split), rows in cells.groupby(["dataset", "split"]) if len(cells) else ():
         for of_time, name in ((False, "evidence"), (True, "time")):
             if (table := evidence.summary(rows, of_time)).shape[1] > 2:
+                apart = any(column.endswith(APART) for column in table.columns)
                 page.table(f"{name}_{dataset}_split{split}", table,
-                           f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation.")
+                           f"{dataset}, split {split}: means over the seeds of training, ± their standard deviation."
+                           + " Apart: without training videos of recordings that the test list has." * apart)
             if len(table := evidence.differences(rows, "clip", of_time)):
                 page.table(f"{name}_{dataset}_split{split}_differences", table, "Differences from clip, paired by "
                            "seed, with the 95 % interval over seeds (Student's t).")

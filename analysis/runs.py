@@ -19,6 +19,7 @@ STAGES = {"pretrain": "pretraining", "last": "linear probe", "ft": "fine-tuning"
 RESULTS = ("retrieval", "test")  # those that measure
 SPLIT = re.compile("split[0-9]{2}")
 SHOTS = re.compile("[1-9][0-9]{0,8}")
+APART = ", apart"  # behind the names of what analysis.probe --apart measured
 
 
 # Shapes, as core.inputs.fault takes them, of what is used of a run: its flags, and the rest of its file
@@ -98,7 +99,7 @@ def read_probe(folder: Path) -> dict[str, list[float]]:
     {} where there is no probe.json, and no shots where none were asked for.
     """
     found: dict[str, list[float]] = {}
-    for name, behind in zip(PROBED, ("", ", apart"), strict=True):
+    for name, behind in zip(PROBED, ("", APART), strict=True):
         if (path := folder / name).exists():
             found |= {measure + behind: values for measure, values in _read_probe(path, bool(behind)).items()}
     return found
