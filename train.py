@@ -290,8 +290,9 @@ def main(argv):
     watched = held or videos
     some = np.linspace(0, len(watched) - 1, min(args.eval_videos, len(watched)))
     watched = watched.subset(np.unique(some.astype(int)))
-    segments = args.eval_every > 0 and takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
-    if args.eval_every and not segments:
+    several = args.eval_every > 0 and args.n_series > 1
+    segments = several and takes_segments(args.net, args.seq_len, args.img_dim, args.n_series)
+    if several and not segments:
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
                      "variance/within_clip is not measured")
     settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
@@ -324,7 +325,7 @@ def measure_features(model, videos, source, args, device, segments):
                       FixedCrops(args.img_dim))
     groups = np.unique(video_groups(videos.names, source.rule), return_inverse=True)[1]
     return look_at_features(model.encoder.backbone, data, torch.from_numpy(groups), args.n_series, device,
-                            clips=WATCHED_CLIPS, batch_size=args.batch_size, workers=args.workers,
+                            clips=WATCHED_CLIPS, batch_size=-(-args.batch_size // world_size()), workers=args.workers,
                             timeout=args.loader_timeout, segments=segments)
 
 

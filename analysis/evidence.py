@@ -34,6 +34,7 @@ TIME = "time: "  # what columns of analysis.temporal begin with, which have a ta
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
 LOOKS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
          "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank"}
+BUDGET = {"epochs": False, "batch_size": False, "lr": True}  # flags, and whether modes may have other ones
 LAST = 5  # epochs of a training whose mean is taken of what is measured in every step
 SURE = 0.95  # confidence of the intervals of differences
 
@@ -48,6 +49,23 @@ def monitored(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = [row[key] for row in rows[-LAST:] for loss in term.names if (key := f"top1_permuted/{loss}") in row]
         if term.shuffles and values:
             found[f"{name.upper()} top-1, permuted"] = float(np.mean(values))
+    return found
+
+
+def budgets(log: Path, cells: pd.DataFrame) -> list[str]:
+    """That cells of one data set were pretrained for other numbers of epochs or with other batches, or those of one
+    mode at other learning rates -> sentences
+    """
+    found: list[str] = []
+    for (dataset, _), rows in cells.groupby(["dataset", "split"]):
+        seen: dict[tuple[str, str], tuple[Any, str]] = {}
+        for name, mode in zip(rows["name"], rows["mode"], strict=True):
+            path = log / "pretrain" / name / "flags.json"
+            flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}
+            for flag in BUDGET.keys() & flags.keys():
+                value, first = seen.setdefault((flag, mode if BUDGET[flag] else ""), (flags[flag], name))
+                if flags[flag] != value:
+                    found.append(f"{dataset}: {name} was pretrained with --{flag} {flags[flag]}, and {first} with {value}")
     return found
 
 
@@ -202,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
                      for table in (summary(rows, time), differences(rows, args.base, time)) if table.shape[1] > 2)
     print(text)
     early = [sentence for name in cells["name"] if (sentence := early_look(args.log, name))]
-    for sentence in [*unknown, *early]:
+    for sentence in [*unknown, *([] if args.variants else budgets(args.log, cells)), *early]:
         print(f"note: {sentence}")
     if args.out:
         write_text(args.out, text)

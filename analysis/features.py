@@ -29,7 +29,8 @@ def write_features(folder: str | Path, lists: Mapping[str, VideoList], features:
     """Write the features of each part, {part: (V, D)}, and of single clips for the parts in `clips`, {part: (V, K, D)}.
     """
     folder = Path(folder)
-    (folder / "protocol.json").unlink(missing_ok=True)
+    for name in ("protocol.json", *PROBED):  # of the features that were here
+        (folder / name).unlink(missing_ok=True)
     for part, videos in lists.items():
         arrays = {"features": features[part].numpy(), "labels": videos.labels}
         if part in clips:

@@ -1,5 +1,6 @@
 """What the test, retrieval and held-out accuracy share: a network's output for every video of a list."""
 import json
+import sys
 from collections.abc import Callable, Collection, Sized
 from dataclasses import asdict, dataclass
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from core.dist import rank, world_size
 from core.errors import DataError, RunError
+from core.imports import first_line
 from core.inputs import COUNT, fault, parsed
 from dataset.augment import prepare
 from dataset.clips import VideoClips
@@ -81,8 +83,9 @@ def over_videos(compute: Callable[[Tensor], Tensor], loader: DataLoader, videos:
     output is not finite.
     """
     return_memory()  # the loader's processes, forked now, would have copies of it
-    indices, rows = [torch.empty(0, dtype=torch.int64)], []
+    indices, rows = [], []
     failed: Exception | None = None
+    table: Tensor | None = None
     try:
         with torch.compiler.set_stance("force_eager"):
             for batch in on_device(bar(loader, description), device, ("clips",)):
@@ -91,14 +94,20 @@ def over_videos(compute: Callable[[Tensor], Tensor], loader: DataLoader, videos:
                 values = values.unflatten(0, clips.shape[:2])
                 rows.append(values.mean(dim=1) if average else values.flatten(1))
                 indices.append(batch["index"])
+        if rows:
+            table = torch.zeros(videos, rows[0].shape[1], device=device)
+            table[torch.cat(indices).to(device)] = torch.cat(rows)
     except FAILURES as error:
         failed = error
-    reasons, widths = zip(*of_all_processes((failed and f"{failed}", rows[0].shape[1] if rows else 0)), strict=True)
+        if world_size() > 1:  # the others may take long to come to the end of theirs
+            print(f"note: process {rank()} cannot go on, and waits for the others: {first_line(error)}",
+                  file=sys.stderr, flush=True)
+    reasons, widths = zip(*of_all_processes((failed and first_line(failed), 0 if table is None else table.shape[1])),
+                          strict=True)
     if any(reasons):
         raise failed or RunError(f"another process: {next(filter(None, reasons))}")
-    table = torch.zeros(videos, max(widths), device=device)
-    if rows:
-        table[torch.cat(indices).to(device)] = torch.cat(rows)
+    if table is None:  # this process has no videos
+        table = torch.zeros(videos, max(widths), device=device)
     if world_size() > 1:  # each row is made by one process: the sum puts all of them together exactly
         dist.all_reduce(table)
     if not table.isfinite().all():

@@ -9,6 +9,7 @@ from torch import Tensor
 from core.dist import rank, world_size
 from dataset.augment import MEAN, STD
 from models.dualvar import TERMS, Output, term_of
+from models.gather import gather
 from models.losses import ranked_first, top1
 
 Scalar = Tensor | float | tuple[Tensor, Tensor]  # the last: a sum and its weight
@@ -113,7 +114,8 @@ def embedding_monitors(out: Output, temperature: float, permutation: Tensor) -> 
             values[f"chance_loss/{name}"] = math.log(logits.shape[1])
     for head, embedding in out.embeddings.items():
         # 1 when the directions are spread evenly, 0 when all embeddings are one
-        values[f"feature_std/{head}"] = embedding.std(dim=0, correction=0).mean() * embedding.shape[-1] ** 0.5
+        whole = gather(embedding)  # of a part, as of one sample, it is less
+        values[f"feature_std/{head}"] = whole.std(dim=0, correction=0).mean() * whole.shape[-1] ** 0.5
     return values
 
 

@@ -43,6 +43,7 @@ class Resume:
     path: Path
     precision: str  # the run's, which it keeps on whatever machine it goes on
     aside: dict[Path, str] = field(default_factory=dict)  # files to rename before the run writes: {path: prefix}
+    named: bool = False  # by the user, so that it need not be the latest of the run
 
     def __str__(self) -> str:
         return f"{self.path}: epoch {self.state['epoch']}, {self.state['step']} steps of it"
@@ -110,7 +111,7 @@ def find_resume(folder: Path, flags: Mapping[str, Any], config: Mapping[str, Any
     if differences and rank() == 0:
         print(f"warning: --override: {'; '.join(differences)}", file=sys.stderr)
     check_training_tensors(state, path, model)
-    return Resume(state, path, precision, aside)
+    return Resume(state, path, precision, aside, named=flags["resume"] != "auto")
 
 
 def _without_sizes(config: Mapping[str, Any], net: str | None) -> dict[str, Any]:

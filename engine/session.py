@@ -16,7 +16,7 @@ from core.files import FULL, check_regular, take_lock, whole_file
 from core.versions import versions
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
-from models.weights.checkpoint import LATEST, write_latest
+from models.weights.checkpoint import LATEST, become_latest, write_latest
 
 from .agreement import Exchange, check_agreement
 from .clock import StepClock
@@ -85,6 +85,8 @@ class Session:
                 leftover.unlink(missing_ok=True)
             for path, word in resume.aside.items() if resume else ():
                 path.replace(path.with_name(f"{word}_{path.name}"))
+            if resume and resume.named:
+                become_latest(model_folder, resume.path)
         if resume:
             self._restore(resume)
         check_agreement(device, first_epoch=self.epoch, first_step=self.step, steps_an_epoch=len(batches),

@@ -17,7 +17,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         dist.all_reduce(grad)  # every process computed a loss from x: their gradients add up
         return own_share(grad)
 

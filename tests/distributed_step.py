@@ -10,9 +10,10 @@ import torch.distributed as dist
 from golden.formula import noise
 
 from core.dist import rank, world_size
+from engine.monitor import embedding_monitors
 from engine.setup import distribute, seed_everything, start
 from models import build_pretrainer
-from models.dualvar import normalised
+from models.dualvar import Output, normalised
 from models.gather import gather, shuffled, unshuffled
 
 MODES = ("clip", "sr", "tc", "clip-sr", "clip-tc", "sr-tc", "clip-sr-tc")
@@ -68,6 +69,12 @@ def main():
     found = {f"{framework} {mode}": one_step(framework, mode) for framework in ("simclr", "moco") for mode in MODES}
     if world_size() > 1:
         found["keys"] = key_shuffle()
+    x = torch.arange(4.0)[rank()::world_size()].requires_grad_()
+    ((gather(x) + gather(x)) ** 2).sum().backward()  # autograd hands one gradient to both
+    found["twice"] = x.grad / world_size()
+    embedding = share_of(noise((4, 16), "spread"))
+    found["spread"] = embedding_monitors(Output({}, {}, {"clip": embedding}), 0.07, torch.zeros(1, 2))[
+        "feature_std/clip"]
     seed_everything(0, 5, 7, rank())
     found["draws"] = torch.rand(4)
     torch.save(found, Path(sys.argv[1]) / f"{world_size()}_{rank()}.pt")

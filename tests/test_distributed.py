@@ -55,6 +55,15 @@ def test_draws_differ_by_process(steps):
     assert torch.equal(draws[0], steps[1, 0]["draws"])
 
 
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_batch_is_the_same_for_any_number_of_processes(steps, processes):
+    """What is gathered twice, and how far embeddings are spread, with one sample on each of 4 processes."""
+    for r in range(processes):
+        assert torch.equal(steps[processes, r]["twice"], 8 * torch.arange(4.0)[r::processes])
+        assert torch.allclose(steps[processes, r]["spread"], steps[1, 0]["spread"])
+    assert steps[1, 0]["spread"] > 0.5
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("data"))

@@ -57,6 +57,27 @@ def test_output_that_is_not_finite_is_refused():
         evaluate(lambda clips: clips.flatten(1)[:, :1] / 0)
 
 
+def test_an_error_without_words_is_one_all_the_same():
+    """As that of a loader's broken pipe; the other videos would have rows of zeros."""
+    def ends():
+        yield {"clips": torch.zeros(1, 1, 2, 4, 4, 3, dtype=torch.uint8), "index": torch.tensor([0])}
+        raise EOFError
+    with pytest.raises(EOFError):
+        evaluation.over_videos(lambda clips: clips.flatten(1)[:, :1], ends(), 3, torch.device("cpu"), "videos")
+
+
+def test_a_table_that_memory_has_no_room_for_ends_as_the_passes_do(monkeypatch):
+    """Before processes exchange what went wrong, so that none waits for another."""
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+    told = []
+    monkeypatch.setattr(evaluation, "of_all_processes", lambda value: told.append(value) or [value])
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(lambda clips: clips.flatten(1)[:, :1])
+    assert told == [("no room", 0)]
+
+
 def test_a_placed_network_gives_the_same_features():
     torch.manual_seed(0)
     clips, network = torch.randn(3, 3, 8, 32, 32), build_backbone("r21d", 0.25).eval()

@@ -45,6 +45,17 @@ def test_rows_are_modes_with_mean_and_deviation_over_seeds(tmp_path, capsys):
     assert (tmp_path / "table.csv").read_text().startswith("mode,dataset,split,seed,R@1")
 
 
+def test_cells_with_other_budgets_are_named(tmp_path, capsys):
+    for mode, seed, epochs, lr in (("clip", 0, 9, 0.1), ("clip", 1, 9, 0.2), ("tc", 0, 8, 0.3), ("tc", 1, 9, 0.3)):
+        write(tmp_path, name := f"{mode}_demo_split1_seed{seed}", 0.5, [0.6])
+        (tmp_path / "pretrain" / name).mkdir(parents=True)
+        (tmp_path / "pretrain" / name / "flags.json").write_text(json.dumps({"flags": {"epochs": epochs, "lr": lr}}))
+    evidence.main([str(tmp_path)])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")] == [
+        "note: demo: clip_demo_split1_seed1 was pretrained with --lr 0.2, and clip_demo_split1_seed0 with 0.1",
+        "note: demo: tc_demo_split1_seed0 was pretrained with --epochs 8, and clip_demo_split1_seed0 with 9"]
+
+
 def test_top1_of_shuffled_segments_is_of_both_views_and_the_last_epochs(tmp_path, capsys):
     name = "clip-sr_demo_split1_seed0"
     write(tmp_path, name, 0.5, [0.6])

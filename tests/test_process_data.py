@@ -337,6 +337,16 @@ def test_changed_or_cut_off_videos_are_extracted_again(videos, tmp_path):
     assert first[0] == first[1]
 
 
+def test_a_changed_video_that_is_broken_keeps_the_frames_of_its_former_content(videos, tmp_path):
+    extract(videos, tmp_path / "frames")
+    (videos / f"{THREE[0]}.avi").write_bytes((videos / f"{THREE[0]}.avi").read_bytes()[:3000])
+    for flags, code in (((), 1), (("--allow_failures",), 0)):
+        done = extract(videos, tmp_path / "frames", *flags, check=code)
+        assert "done 0, already there 2, failed 1; 0 frames" in done.stdout
+        assert "; the frames of its former content stay\n" in done.stderr
+    assert_whole(tmp_path / "frames", THREE)
+
+
 def test_folder_of_another_origin_is_not_touched(videos, tmp_path):
     (tmp_path / "frames" / THREE[0]).mkdir(parents=True)
     (tmp_path / "frames" / THREE[0] / FRAME_NAME.format(1)).touch()

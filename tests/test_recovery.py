@@ -26,7 +26,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from core.errors import CheckpointError
 from models.weights import checkpoint
-from models.weights.checkpoint import read_checkpoint, read_last_good, write_latest
+from models.weights.checkpoint import (
+    become_latest,
+    read_checkpoint,
+    read_last_good,
+    saved_checkpoints,
+    write_checkpoint,
+    write_latest,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -307,7 +314,23 @@ def test_going_back_sets_later_epochs_aside(root, tmp_path):
             cwd=tmp_path, env=env)
     assert sorted(path.name for path in folder.glob("*epoch*")) == [
         "epoch1.pth.tar", "former_epoch1.pth.tar", "former_epoch2.pth.tar"]
-    assert (folder / "former_epoch2.pth.tar").read_bytes() == third
+    assert (folder / "former_epoch2.pth.tar").read_bytes() == (folder / "former_latest.pth.tar").read_bytes() == third
+
+
+def test_going_back_holds_after_a_kill_too(tmp_path):
+    """The checkpoint that was named is the latest before anything else is changed."""
+    for number, name in enumerate(("epoch0", "epoch1", "previous", "latest")):
+        write_checkpoint(tmp_path / f"{name}.pth.tar", {"state_dict": {"a": torch.tensor(float(number))}, "config": {}})
+    wanted = (tmp_path / "epoch0.pth.tar").read_bytes()
+    newest = (tmp_path / "latest.pth.tar").read_bytes()
+    become_latest(tmp_path, tmp_path / "latest.pth.tar")  # which it is
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch0.pth.tar", "epoch1.pth.tar", "latest.pth.tar", "previous.pth.tar"]
+    become_latest(tmp_path, tmp_path / "epoch0.pth.tar")
+    assert (tmp_path / "latest.pth.tar").read_bytes() == wanted
+    assert (tmp_path / "former_latest.pth.tar").read_bytes() == newest
+    assert not (tmp_path / "previous.pth.tar").exists()
+    assert saved_checkpoints(tmp_path)[0] == tmp_path / "latest.pth.tar"
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(monkeypatch, tmp_path):

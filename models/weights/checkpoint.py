@@ -60,6 +60,20 @@ def write_latest(folder: Path, content: Mapping[str, Any], epoch: int | None = N
             copies[old].unlink()
 
 
+def become_latest(folder: Path, path: Path) -> None:
+    """Make a checkpoint the latest of a run's folder, so that the run goes on from it after a kill too.
+
+    What was the latest and the one before it are another try's from now on, and called former_... .
+    """
+    if (folder / LATEST).exists() and (folder / LATEST).samefile(path):
+        return
+    with whole_file(folder / LATEST) as temporary:
+        shutil.copyfile(path, temporary)
+        for name in (PREVIOUS, LATEST):
+            if (folder / name).exists():
+                os.replace(folder / name, folder / f"former_{name}")
+
+
 def epoch_copies(folder: Path) -> dict[int, Path]:
     """{N: path} of the epoch<N>.pth.tar files of a folder, the latest first."""
     found = {int(match[1]): path for path in folder.glob("epoch*.pth.tar") if (match := EPOCH.fullmatch(path.name))}

@@ -308,12 +308,14 @@ def remove_traces(final):
 
 
 def extract_all(todo, rows, args):
-    """Extract the videos in `todo` and add their rows to `rows` -> [(path, why it failed)].
+    """Extract the videos in `todo` and add their rows to `rows` -> (these rows, [(path, why it failed)]).
+
+    Of a file that has changed and fails, the frames of its former content stay.
 
     However it ends (by Ctrl-C too), no working folder is left and the manifest has all complete ones. Raises OSError
     where the disk is full.
     """
-    failed, pending = [], {video.name for video in todo}
+    new, failed, pending = {}, [], {video.name for video in todo}
     write_manifest(args.frames / MANIFEST, rows)  # should this run be killed, it does not name folders that are gone
     work = partial(extract, frames=str(args.frames), short_side=args.short_side, quality=args.quality)
     jobs = run_jobs(work, todo, args.workers)
@@ -326,9 +328,9 @@ def extract_all(todo, rows, args):
             if isinstance(reason, OSError):
                 raise reason
             if row is None:
-                failed.append((video.path, reason))
+                failed.append((video.path, reason + "; the frames of its former content stay" * (video.name in rows)))
             else:
-                rows[video.name] = row
+                new[video.name] = rows[video.name] = row
     finally:
         jobs.close()
         for name in pending:  # a worker may have finished its video and been stopped before it could say so
@@ -343,12 +345,11 @@ def extract_all(todo, rows, args):
             if video.name in pending or video.name not in rows:
                 remove_traces(args.frames / video.name)
         write_manifest(args.frames / MANIFEST, rows)
-    return failed
+    return list(new.values()), failed
 
 
-def report(todo, rows, failed):
+def report(new, failed):
     """Print which videos failed or have fewer frames than expected -> number of frames written."""
-    new = [rows[video.name] for video in todo if video.name in rows]
     short = [row for row in new if row["frames"] < row["header_frames"]]
     few = [f"{row['video']} ({row['frames']} of {row['header_frames']})" for row in short
            if row["frames"] < FEW * row["header_frames"]]
@@ -391,8 +392,9 @@ def extract_videos(args, start, videos, refused):
     refused += [(video.path, foreign[video.name]) for video in videos if video.name in foreign]
     skipped = {video.name for video in present} | set(foreign)
     todo = [video for video in videos if video.name not in skipped]
-    failed = extract_all(todo, rows, args) + refused
-    frames = report(todo, rows, failed)
+    new, failed = extract_all(todo, rows, args)
+    failed += refused
+    frames = report(new, failed)
     done = len(todo) + len(refused) - len(failed)
     print(f"done {done}, already there {len(present)}, failed {len(failed)}; {frames} frames in "
           f"{time.perf_counter() - start:.1f} s; frames and {MANIFEST} in {args.frames}")
