@@ -63,9 +63,10 @@ def budgets(log: Path, cells: pd.DataFrame) -> list[str]:
             path = log / "pretrain" / name / "flags.json"
             flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}
             for flag in BUDGET.keys() & flags.keys():
-                value, first = seen.setdefault((flag, mode if BUDGET[flag] else ""), (flags[flag], name))
-                if flags[flag] != value:
-                    found.append(f"{dataset}: {name} was pretrained with --{flag} {flags[flag]}, and {first} with {value}")
+                own = flags[flag]
+                value, first = seen.setdefault((flag, mode if BUDGET[flag] else ""), (own, name))
+                if own != value:
+                    found.append(f"{dataset}: {name} was pretrained with --{flag} {own}, and {first} with {value}")
     return found
 
 
