@@ -127,7 +127,7 @@ def main(argv):
     check(args)
     args = frozen(args)
     lists = {part: open_list(args.dataset, part, args.split, args.storage, args.fps) for part in ("train", "test")}
-    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, fps=args.fps)
+    protocol = evaluation.ClipFlags(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, fps=args.fps)
     seed_everything(args.seed)
     weights = None
     if args.load_features:

@@ -198,7 +198,7 @@ def main(argv):
     check(args)
     args = frozen(args)
     lists = {split: open_list(args.dataset, "test", split, args.storage, args.fps) for split in splits}
-    protocol = evaluation.Protocol(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops, args.fps)
+    protocol = evaluation.ClipFlags(args.seq_len, args.ds, args.img_dim, args.resize, args.clips, args.crops, args.fps)
     saved, models, weights = {}, {}, {}
     for split, videos in lists.items():
         if args.from_predictions:

@@ -127,7 +127,7 @@ def forward(compute: Callable[[Tensor], Tensor], clips: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ClipFlags:
     """How the clips of a kept result were taken: the flags of these names. crops, fps: None where there are none."""
 
     seq_len: int
@@ -151,7 +151,7 @@ class Protocol:
     def to_json(self) -> str:
         return json.dumps(self.values())
 
-    def from_json(self, text: str, where: str, hint: str) -> "Protocol":
+    def from_json(self, text: str, where: str, hint: str) -> "ClipFlags":
         """The protocol of a kept result, with the same fields as this one; earlier versions wrote no fps.
 
         Where it differs from this one, which the flags gave, that is printed. Raises DataError, naming `where`, where
@@ -166,4 +166,4 @@ class Protocol:
         kept["resize"] = tuple(kept["resize"])
         if changed and rank() == 0:
             print(f"note: taken as kept: {flag_text(kept, changed)}")
-        return Protocol(**kept)
+        return ClipFlags(**kept)

@@ -20,7 +20,7 @@ from analysis.runs import Run, read_probe
 from core.errors import DataError
 from core.inputs import read_npz
 from dataset.lists import open_list
-from engine.evaluation import Protocol
+from engine.evaluation import ClipFlags
 from engine.log import log_rows
 from test import PREDICTIONS
 
@@ -81,9 +81,9 @@ def test_fuzz_probes(path, data):
 
 
 @cases()
-@given(damaged(Protocol(4, 2, 24, (27, 37), 10).to_json().encode()))
+@given(damaged(ClipFlags(4, 2, 24, (27, 37), 10).to_json().encode()))
 def test_fuzz_protocols(data):
-    own = Protocol(4, 2, 24, (27, 37), 10)
+    own = ClipFlags(4, 2, 24, (27, 37), 10)
     found = in_sentence(own.from_json, data.decode("utf-8", "replace"), "x", "again")
     assert isinstance(found, DataError) or found.values().keys() == own.values().keys() and min(found.resize) > 0
 
@@ -134,7 +134,7 @@ def save_features(folder):
     values = {part: torch.from_numpy(np.random.default_rng(0).normal(size=(len(v), 2, 4)).astype("f4"))
               for part, v in lists.items()}
     write_features(folder, lists, {part: x.mean(dim=1) for part, x in values.items()}, values,
-                   Protocol(4, 2, 24, (27, 37), 2).to_json())
+                   ClipFlags(4, 2, 24, (27, 37), 2).to_json())
 
 
 @cases()

@@ -14,7 +14,7 @@ from core.errors import DataError, UsageError
 from dataset import lists, rates
 from dataset.local_dataset import UCF101_GROUP, LocalDataset
 from dataset.sampling import CentreClip, EvenClips, PretrainViews, RandomClip
-from engine.evaluation import Protocol as Kept
+from engine.evaluation import ClipFlags
 from engine.setup import Weights, take_clips
 from models.protocol import CLIP_FLAGS, Protocol
 from models.weights import export
@@ -119,7 +119,7 @@ def test_clips_of_weights_and_of_flags(own, given, taken, said, capsys):
 
 def test_kept_results_say_their_own_spacing(capsys):
     """Also where flags, or results of earlier versions, say another."""
-    by_time, by_frames = (Kept(4, 1, 24, (27, 37), 2, fps=7.5), Kept(4, 3, 24, (27, 37), 2))
+    by_time, by_frames = (ClipFlags(4, 1, 24, (27, 37), 2, fps=7.5), ClipFlags(4, 3, 24, (27, 37), 2))
     old = json.dumps({name: value for name, value in by_frames.values().items() if name != "fps"})
     assert by_time.from_json(old, "x", "again").values() == {"seq_len": 4, "ds": 3, "img_dim": 24, "resize": [27, 37],
                                                              "clips": 2, "fps": None}
