@@ -331,6 +331,9 @@ def test_going_back_holds_after_a_kill_too(tmp_path):
     assert (tmp_path / "former_latest.pth.tar").read_bytes() == newest
     assert not (tmp_path / "previous.pth.tar").exists()
     assert saved_checkpoints(tmp_path)[0] == tmp_path / "latest.pth.tar"
+    os.rename(tmp_path / "epoch1.pth.tar", tmp_path / "previous.pth.tar")
+    become_latest(tmp_path, tmp_path / "previous.pth.tar")
+    assert (tmp_path / "latest.pth.tar").read_bytes() == (tmp_path / "previous.pth.tar").read_bytes() != wanted
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(monkeypatch, tmp_path):

@@ -69,9 +69,9 @@ def become_latest(folder: Path, path: Path) -> None:
         return
     with whole_file(folder / LATEST) as temporary:
         shutil.copyfile(path, temporary)
-        for name in (PREVIOUS, LATEST):
-            if (folder / name).exists():
-                os.replace(folder / name, folder / f"former_{name}")
+        for former in (folder / PREVIOUS, folder / LATEST):
+            if former.exists() and not former.samefile(path):  # which other processes may be reading
+                os.replace(former, former.with_name(f"former_{former.name}"))
 
 
 def epoch_copies(folder: Path) -> dict[int, Path]:
