@@ -1,5 +1,6 @@
 """S3D and S3D-G: separable Inception for video (Xie et al. 2018)."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -88,11 +89,14 @@ class Mixed(nn.Module):
         return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
 
 
-class S3D(Backbone):
-    """Its feature map is (T/8, H/32, W/32)."""
+class S3DTrunk(Backbone):
+    """The layout of S3D and its kin, whose feature map is (T/8, H/32, W/32)."""
 
-    rules = {"release": RELEASE}
-    gating = False
+    separable: type[nn.Module]  # (c_in, c_out, kernel, stride=1)
+
+    def block(self, c_in: int, channels: Sequence[int]) -> Any:
+        """An Inception block of six numbers of channels, which has `out_channels`."""
+        raise NotImplementedError
 
     def __init__(self, width: float = 1.0):
         super().__init__()
@@ -100,30 +104,42 @@ class S3D(Backbone):
         def mixed(c_in: int, *names: str) -> tuple[nn.Sequential, int]:
             blocks = []
             for name in names:
-                blocks.append(Mixed(c_in, [scaled(c, width) for c in MIXED[name]], self.gating))
+                blocks.append(self.block(c_in, [scaled(c, width) for c in MIXED[name]]))
                 c_in = blocks[-1].out_channels
             return nn.Sequential(*blocks), c_in
 
         def spatial_pool() -> nn.MaxPool3d:
             return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
-        self.stem = SeparableConv(3, scaled(64, width), 7, stride=2)
+        c64, c192 = scaled(64, width), scaled(192, width)
+        self.stem = self.separable(3, c64, 7, stride=2)
         self.pool1 = spatial_pool()
-        self.conv2b = Conv1x1(scaled(64, width), scaled(64, width))
-        self.conv2c = SeparableConv(scaled(64, width), scaled(192, width), 3)
+        self.conv2b = Conv1x1(c64, c64)
+        self.conv2c = self.separable(c64, c192, 3)
         self.pool2 = spatial_pool()
-        self.mixed3, c3 = mixed(scaled(192, width), "3b", "3c")
+        self.mixed3, c3 = mixed(c192, "3b", "3c")
         self.pool3 = nn.MaxPool3d(3, 2, 1)
         self.mixed4, c4 = mixed(c3, "4b", "4c", "4d", "4e", "4f")
         self.pool4 = nn.MaxPool3d(2, 2)
         self.mixed5, self.feature_dim = mixed(c4, "5b", "5c")
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.normal_(module.weight, std=0.01)
 
     def parts(self) -> Sequence[nn.Module]:
         return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
                 self.pool4, *self.mixed5]
+
+
+class S3D(S3DTrunk):
+    rules = {"release": RELEASE}
+    separable, gating = SeparableConv, False
+
+    def __init__(self, width: float = 1.0):
+        super().__init__(width)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.normal_(module.weight, std=0.01)
+
+    def block(self, c_in: int, channels: Sequence[int]) -> Mixed:
+        return Mixed(c_in, channels, self.gating)
 
     @classmethod
     def foreign_names(cls, name: str) -> dict[str, list[str]]:

@@ -6,9 +6,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..protocol import Protocol
-from .base import Backbone, Rules, SpatialConv, scaled
+from .base import Rules, SpatialConv
 from .resnet3d import full_conv
-from .s3d import MIXED, Conv1x1
+from .s3d import Conv1x1, S3DTrunk
 
 RSPNET: Rules = [
     (r"^stem\.", "feature.sepConv1."), (r"^conv2b\.", "feature.basicConv3d."), (r"^conv2c\.", "feature.sep_conv2."),
@@ -59,41 +59,17 @@ class GatedMixed(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
-class RSPNetS3DG(Backbone):
-    """Its feature map is (T/8, H/32, W/32)."""
-
+class RSPNetS3DG(S3DTrunk):
     rules = {"rspnet": RSPNET}
     # config/pretrain/s3dg.jsonnet: 16 consecutive frames; evaluated on the whole of a centre square, scaled to 224
     published = Protocol(16, 1, 224, (224, 299))
+    separable = GatedSeparableConv
 
     def __init__(self, width: float = 1.0):
-        super().__init__()
-
-        def mixed(c_in: int, *names: str) -> tuple[nn.Sequential, int]:
-            blocks = []
-            for name in names:
-                blocks.append(GatedMixed(c_in, [scaled(c, width) for c in MIXED[name]]))
-                c_in = blocks[-1].out_channels
-            return nn.Sequential(*blocks), c_in
-
-        def spatial_pool() -> nn.MaxPool3d:
-            return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
-
-        c64, c192 = scaled(64, width), scaled(192, width)
-        self.stem = GatedSeparableConv(3, c64, 7, stride=2)
-        self.pool1 = spatial_pool()
-        self.conv2b = Conv1x1(c64, c64)
-        self.conv2c = GatedSeparableConv(c64, c192, 3)
-        self.pool2 = spatial_pool()
-        self.mixed3, c3 = mixed(c192, "3b", "3c")
-        self.pool3 = nn.MaxPool3d(3, 2, 1)
-        self.mixed4, c4 = mixed(c3, "4b", "4c", "4d", "4e", "4f")
-        self.pool4 = nn.MaxPool3d(2, 2)
-        self.mixed5, self.feature_dim = mixed(c4, "5b", "5c")
+        super().__init__(width)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = module.momentum = 0.001
 
-    def parts(self) -> Sequence[nn.Module]:
-        return [self.stem, self.pool1, self.conv2b, self.conv2c, self.pool2, *self.mixed3, self.pool3, *self.mixed4,
-                self.pool4, *self.mixed5]
+    def block(self, c_in: int, channels: Sequence[int]) -> GatedMixed:
+        return GatedMixed(c_in, channels)
