@@ -358,6 +358,7 @@ def crash_at(name, what):
 
 @pytest.mark.parametrize("module, function", [(embed, "look_at_video"), (windows, "window_clips")])
 def test_a_decoder_that_crashes_costs_its_file_alone(module, function, disk, program, monkeypatch):
+    others = {*multiprocessing.active_children()}
     write_video(disk / "six.mp4")
     monkeypatch.setattr(module, function, crash_at("one.mp4", getattr(module, function)))
     monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2)  # each window by itself
@@ -369,7 +370,7 @@ def test_a_decoder_that_crashes_costs_its_file_alone(module, function, disk, pro
     rows = segments()
     assert sorted({row["file"] for row in rows}) == sorted(
         str(disk / name) for name in ("b/deep/er/two.mkv", "six.mp4", "b/ümlaut, \"quoted\".avi"))
-    assert not multiprocessing.active_children()
+    assert {*multiprocessing.active_children()} <= others
     code, out, error = program("embed.py", *flags)  # it is not tried again
     assert code == 0 and "1 of them, unchanged, was not tried again (--retry does)" in error
     monkeypatch.undo()
