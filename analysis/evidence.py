@@ -39,11 +39,16 @@ LAST = 5  # epochs of a training whose mean is taken of what is measured in ever
 SURE = 0.95  # confidence of the intervals of differences
 
 
+def looks_in(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of a log.jsonl that hold measures of features."""
+    return [row for row in rows if LOOKS.keys() & row.keys()]
+
+
 def monitored(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of the rows of a log.jsonl -> {column: value}: measures of features in the last epoch that has them, and of terms
     that shuffle segments the top-1 of those that moved, mean over their losses and the last LAST epochs.
     """
-    looks = [row for row in rows if LOOKS.keys() & row.keys()]
+    looks = looks_in(rows)
     found = {column: looks[-1][name] for name, column in LOOKS.items() if looks and name in looks[-1]}
     for name, term in TERMS.items():
         values = [row[key] for row in rows[-LAST:] for loss in term.names if (key := f"top1_permuted/{loss}") in row]
@@ -73,10 +78,10 @@ def budgets(log: Path, cells: pd.DataFrame) -> list[str]:
 def early_look(log: Path, name: str) -> str | None:
     """That a pretraining's features were last measured before its last epoch -> sentence or None"""
     rows = log_rows(log / "pretrain" / name)
-    looks = [row["epoch"] for row in rows if LOOKS.keys() & row.keys()]
-    if not looks or looks[-1] == rows[-1]["epoch"]:
+    looks = looks_in(rows)
+    if not looks or looks[-1] is rows[-1]:
         return None
-    look, end = (f"{number + 1:.0f}" for number in (looks[-1], rows[-1]["epoch"]))
+    look, end = (f"{row['epoch'] + 1:.0f}" for row in (looks[-1], rows[-1]))
     return f"{name}: variances and order are of epoch {look} of {end}, the last in which --eval_every had them measured"
 
 

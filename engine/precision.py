@@ -25,6 +25,7 @@ from torch import Tensor
 from core.environment import text_variable
 from core.errors import DataError, RunError, UsageError
 from core.files import one_at_a_time, whole_file
+from core.imports import first_line
 from core.inputs import read_json
 from core.names import shown
 from models.backbones.base import Backbone
@@ -225,7 +226,7 @@ def disagreement(layer: Layer, shape: Shape, dense: bool, precision: str, device
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # no kernel for it
-        return str(error).splitlines()[0][:100]
+        return first_line(error)[:100]
     finally:
         allow_tf32(False)
     got, x_gradient = [p.grad for p in layer.parameters()], x.grad

@@ -38,7 +38,8 @@ class Previews:
     def facts(self, place: int) -> tuple[str, VideoFacts]:
         """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
         number = self.library.file[place]
-        path, known = self.library.files[number], self.library.known.get(self.library.files[number])
+        path = self.library.files[number]
+        known = self.library.known.get(path)
         try:
             now = Path(path).stat()
         except OSError as error:

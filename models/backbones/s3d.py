@@ -1,5 +1,5 @@
 """S3D and S3D-G: separable Inception for video (Xie et al. 2018)."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,9 @@ class SelfGating(nn.Module):
 class Mixed(nn.Module):
     """Inception block: four branches, gated or not, concatenated over channels."""
 
-    def __init__(self, c_in: int, channels: Sequence[int], gating: bool):
+    gating = False
+
+    def __init__(self, c_in: int, channels: Sequence[int]):
         super().__init__()
         c0, c1a, c1b, c2a, c2b, c3 = channels
         self.branches = nn.ModuleList([
@@ -82,21 +84,22 @@ class Mixed(nn.Module):
             nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), Conv1x1(c_in, c3)),
         ])
         out = (c0, c1b, c2b, c3)
-        self.gates = nn.ModuleList([SelfGating(c) if gating else nn.Identity() for c in out])
+        self.gates = nn.ModuleList([SelfGating(c) if self.gating else nn.Identity() for c in out])
         self.out_channels = sum(out)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([gate(branch(x)) for branch, gate in zip(self.branches, self.gates, strict=True)], dim=1)
 
 
+class SelfGatedMixed(Mixed):
+    gating = True
+
+
 class S3DTrunk(Backbone):
     """The layout of S3D and its kin, whose feature map is (T/8, H/32, W/32)."""
 
     separable: type[nn.Module]  # (c_in, c_out, kernel, stride=1)
-
-    def block(self, c_in: int, channels: Sequence[int]) -> Any:
-        """An Inception block of six numbers of channels, which has `out_channels`."""
-        raise NotImplementedError
+    block: Callable[[int, Sequence[int]], Any]  # an Inception block of six numbers of channels, with `out_channels`
 
     def __init__(self, width: float = 1.0):
         super().__init__()
@@ -130,16 +133,13 @@ class S3DTrunk(Backbone):
 
 class S3D(S3DTrunk):
     rules = {"release": RELEASE}
-    separable, gating = SeparableConv, False
+    separable, block = SeparableConv, Mixed
 
     def __init__(self, width: float = 1.0):
         super().__init__(width)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.normal_(module.weight, std=0.01)
-
-    def block(self, c_in: int, channels: Sequence[int]) -> Mixed:
-        return Mixed(c_in, channels, self.gating)
 
     @classmethod
     def foreign_names(cls, name: str) -> dict[str, list[str]]:
@@ -150,4 +150,4 @@ class S3D(S3DTrunk):
 
 
 class S3DG(S3D):
-    gating = True
+    block = SelfGatedMixed

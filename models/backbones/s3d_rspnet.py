@@ -63,13 +63,10 @@ class RSPNetS3DG(S3DTrunk):
     rules = {"rspnet": RSPNET}
     # config/pretrain/s3dg.jsonnet: 16 consecutive frames; evaluated on the whole of a centre square, scaled to 224
     published = Protocol(16, 1, 224, (224, 299))
-    separable = GatedSeparableConv
+    separable, block = GatedSeparableConv, GatedMixed
 
     def __init__(self, width: float = 1.0):
         super().__init__(width)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = module.momentum = 0.001
-
-    def block(self, c_in: int, channels: Sequence[int]) -> GatedMixed:
-        return GatedMixed(c_in, channels)
