@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import FAST
+from helpers import FAST, PATIENCE
 from test_video import write_video
 
 flask = pytest.importorskip("flask", reason="of requirements-search.txt")
@@ -321,6 +321,10 @@ def test_windows_belong_to_the_content_that_was_embedded(disk):
     assert known[path].facts.hash in Path("index/labels.csv").read_text()
 
 
+def hang(wanted):
+    time.sleep(PATIENCE)
+
+
 def test_a_video_at_which_the_decoder_crashes_costs_its_picture_alone(disk, monkeypatch):
     """Such as one that is damaged where no window was read from."""
     import search.previews as previews
@@ -332,9 +336,12 @@ def test_a_video_at_which_the_decoder_crashes_costs_its_picture_alone(disk, monk
     assert not list(made.folder.iterdir())
     worker.function = previews.make
     assert made.still(0).exists()
-    monkeypatch.setattr(previews, "PATIENCE", 0)
-    with pytest.raises(DataError, match="one.mp4 cannot be shown: it took more than 0 s"):
+    monkeypatch.setattr(previews, "PATIENCE", 0.2)
+    made.workers.get()
+    made.workers.put(previews.Worker(hang))
+    with pytest.raises(DataError, match="one.mp4 cannot be shown: it took more than 0.2 s"):
         made.still(1)
+    assert len(list(made.folder.iterdir())) == 1
 
 
 def test_an_index_that_cannot_be_written_is_looked_through_all_the_same(disk, monkeypatch, capsys, tmp_path):
