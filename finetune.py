@@ -11,6 +11,7 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 # isort: split
 
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -179,17 +180,14 @@ def main(argv):
     optimizer = sgd(model, args.lr, args.momentum, args.wd)
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
     settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
-                           args.save_freq, args.keep, args.keep_epoch, args.skip_bad_samples)
+                           args.print_freq, args.save_steps, args.save_freq, args.keep, args.keep_epoch,
+                           args.skip_bad_samples)
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, loader, optimizer, scaler, epoch, args, device, session)
-            values = session.log_epoch(
-                epoch, session.look(lambda: held_out_accuracy(model, held, args, device), epoch) if held else {})
-            session.save(epoch, len(batches))
-            if session.stopping and epoch + 1 < args.epochs:
-                session.stop(f"epoch {epoch}")
+            values = session.end_epoch(epoch, partial(held_out_accuracy, model, held, args, device) if held else None)
             session.log.line(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         session.log.line(f"Trained: {folder / 'model' / 'latest.pth.tar'}")
 
@@ -212,16 +210,7 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
 
         accuracy = topk(scores, labels[:len(scores)], args.batch_size / world_size())
         session.record(step, loss, norm, {"loss": loss, **accuracy})
-        session.exchange(batch.get("error", ())[:len(scores)])
-        last = step + 1 == steps
-        if last or (step + 1) % args.print_freq == 0:
-            session.log_means(epoch, step)
-        if last:
-            continue  # main saves once the epoch is logged
-        if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
-            session.save(epoch, step + 1)
-        if session.stopping:
-            session.stop(f"epoch {epoch} step {step + 1} of {steps}")
+        session.end_step(epoch, step, batch.get("error", ())[:len(scores)])
 
 
 def forward_backward(model, clips, labels, scaler, batches):

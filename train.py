@@ -296,7 +296,8 @@ def main(argv):
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
                      "variance/within_clip is not measured")
     settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
-                           args.save_freq, args.keep, args.keep_epoch, args.skip_bad_samples)
+                           args.print_freq, args.save_steps, args.save_freq, args.keep, args.keep_epoch,
+                           args.skip_bad_samples)
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
@@ -305,11 +306,8 @@ def main(argv):
         for epoch in range(session.epoch, args.epochs):
             train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, device, session)
             due = args.eval_every and (epoch + 1) % args.eval_every == 0
-            means = session.log_epoch(epoch, session.look(
-                lambda: measure_features(model, watched, source, args, device, segments), epoch) if due else {})
-            session.save(epoch, len(batches))
-            if session.stopping and epoch + 1 < args.epochs:
-                session.stop(f"epoch {epoch}")
+            means = session.end_epoch(
+                epoch, partial(measure_features, model, watched, source, args, device, segments) if due else None)
             if warning := collapse.warning(means):
                 session.log.line(warning)
         if rank() == 0:
@@ -354,16 +352,7 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
         session.record(step, loss, norm, {
             "loss/total": loss, **{f"loss/{name}": value for name, value in out.losses.items()},
             **embedding_monitors(out, args.temperature, permutation)})
-        session.exchange(batch.get("error", ()))
-        last = step + 1 == steps
-        if last or (step + 1) % args.print_freq == 0:
-            session.log_means(epoch, step)
-        if last:
-            continue  # main saves once the epoch is logged
-        if session.stopping or args.save_steps and (step + 1) % args.save_steps == 0:
-            session.save(epoch, step + 1)
-        if session.stopping:
-            session.stop(f"epoch {epoch} step {step + 1} of {steps}")
+        session.end_step(epoch, step, batch.get("error", ()))
 
 
 def pretraining_step(model, views, parts):

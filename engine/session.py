@@ -42,6 +42,8 @@ class RunSettings:
     flags: Mapping[str, Any]  # all flags, as plain types
     inputs: Mapping[str, str]  # fingerprints of what is read
     epochs: int
+    print_freq: int = 10  # steps between lines of the log
+    save_steps: int = 0  # steps between checkpoints within an epoch; 0: at its end alone
     save_freq: int = 5  # epochs between the copies epoch<N>.pth.tar
     keep: int = 0  # copies that stay, older ones go; 0: all
     keep_epoch: int | None = None  # epoch whose copy is written and stays in any case
@@ -51,8 +53,7 @@ class RunSettings:
 class Session:
     """Used as `with Session(...) as session`; the training loop calls, in this order:
 
-    `steps` for the batches of an epoch; after each step `record`, `exchange`, and where it is time `log_means`, `save`
-    and `stop`; at the end of the epoch `log_epoch` and `save`.
+    `steps` for the batches of an epoch; after each step `record` and `end_step`; after the epoch `end_epoch`.
 
     scaler: a torch.amp.GradScaler; batches and videos: of the training list; resume: where to go on from, or None.
     Attributes: `epoch` to begin with, `log`, `stopping`: whether a signal asked a process of the run to stop.
@@ -149,13 +150,34 @@ class Session:
         self.epoch_means.update(values)
         self.finite.add(step, loss, gradient_norm)
 
-    def exchange(self, errors: Iterable[str] = ()) -> None:
-        """Tell all processes of signals, and of samples of this one's batch that were replaced (errors: why).
+    def end_step(self, epoch: int, step: int, errors: Iterable[str] = ()) -> None:
+        """Log and save where it is time; tell all processes of signals, and of samples of this one's batch that were
+        replaced (errors: why).
 
-        Sets `stopping`. With several processes what they hear is a step old. Raises RunError where more samples were
-        replaced than --skip_bad_samples allows.
+        With several processes what they hear is a step old. Raises RunError where more samples were replaced than
+        --skip_bad_samples allows, or a loss or gradient was not finite, and Stopped after a signal.
         """
+        its, done, steps = self.settings, step + 1, len(self.batches)
         self._take_up(*self._exchange(int(self.interrupt.name is not None), self.replacements.report(errors)))
+        if done == steps or done % its.print_freq == 0:
+            self._log_means(epoch, step)
+        if done == steps:
+            return  # `end_epoch` saves
+        if self.stopping or its.save_steps and done % its.save_steps == 0:
+            self._save(epoch, done)
+        if self.stopping:
+            self._stop(f"epoch {epoch} step {done} of {steps}")
+
+    def end_epoch(self, epoch: int, measure: Callable[[], dict[str, float]] | None = None) -> dict[str, float]:
+        """Log and save the epoch, with what measure() gives by name -> all that was logged.
+
+        Where measure() fails, the log says so: a look does not end a run. Raises as `end_step`.
+        """
+        values = self._log_epoch(epoch, self._look(measure, epoch) if measure else {})
+        self._save(epoch, len(self.batches))
+        if self.stopping and epoch + 1 < self.settings.epochs:
+            self._stop(f"epoch {epoch}")
+        return values
 
     def _take_up(self, signals: int, replaced: int) -> None:
         self.stopping = self.stopping or signals > 0
@@ -163,7 +185,7 @@ class Session:
             self.log.line(sentence)
         self.replacements.check(self.last_good)
 
-    def log_means(self, epoch: int, step: int) -> None:
+    def _log_means(self, epoch: int, step: int) -> None:
         """Log the means since the last log line. Raises RunError where a loss or gradient was not finite."""
         self._check_finite(epoch)
         self._count_device_time()
@@ -173,8 +195,7 @@ class Session:
             f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items()
             if name.startswith(("loss", "top", "time"))))
 
-    def look(self, measure: Callable[[], dict[str, float]], epoch: int) -> dict[str, float]:
-        """What measure() gives, by name; nothing, and a line in the log, where it fails: a look does not end a run."""
+    def _look(self, measure: Callable[[], dict[str, float]], epoch: int) -> dict[str, float]:
         try:
             return measure()
         except FAILURES as error:
@@ -182,18 +203,18 @@ class Session:
             self.log.line(f"note: epoch {epoch} could not be looked at, and training goes on: {reason}")
             return {}
 
-    def log_epoch(self, epoch: int, more: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Log the epoch's means and `more` -> all of them. `save` must follow: it makes this the epoch's record."""
+    def _log_epoch(self, epoch: int, more: Mapping[str, float]) -> dict[str, float]:
+        """Log the epoch's means and `more` -> all of them. `_save` must follow: it makes this the epoch's record."""
         self._take_up(*self._exchange.drain())
         self._count_device_time()
         values = {"lr": self._rate(), "data/replaced": self.replacements.total, **self.epoch_means.means(self.device),
-                  **(more or {})}
+                  **more}
         last_step = (epoch + 1) * len(self.batches) - 1
         self.log.scalars({f"epoch/{name}": value for name, value in values.items()}, last_step)
         self.log.epoch(epoch, values)  # before the checkpoint: a run that goes on drops lines it will write again
         return values
 
-    def save(self, epoch: int, done: int) -> None:
+    def _save(self, epoch: int, done: int) -> None:
         """Make this the latest checkpoint: `done` steps of `epoch` are behind it. All processes must call it.
 
         After a whole epoch, where it is time, a copy epoch<N>.pth.tar is made too. Raises RunError where a loss or
@@ -216,7 +237,7 @@ class Session:
         write_latest(folder, content, epoch if copy else None, its.keep, its.keep_epoch)
         self.last_good = f"the last good checkpoint is {folder / LATEST}, of epoch {epoch} step {done}"
 
-    def stop(self, where: str) -> NoReturn:
+    def _stop(self, where: str) -> NoReturn:
         """End the run, which has just been saved after `where`, in a way that a launcher sees. Raises Stopped."""
         sentence = (f"stopped by {self.interrupt.name or 'a signal to another process'} after {where}, saved in "
                     f"{self.folder / 'model' / LATEST}; the same command with --resume auto goes on from there")

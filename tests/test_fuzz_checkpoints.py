@@ -91,9 +91,8 @@ def resumed(runs, tmp_path_factory):
         optimizer, scaler = sgd(model, flags["lr"], flags["momentum"], flags["wd"]), torch.amp.GradScaler(enabled=False)
         with Session(settings, model, optimizer, scaler, batches, videos, CPU, resume) as session:
             session.record(2, torch.zeros(()), torch.zeros(()), {"loss": 0.0})
-            session.log_means(0, 2)
-            session.log_epoch(0)
-            session.save(0, 3)
+            session.end_step(0, 2)
+            session.end_epoch(0)
         return read_checkpoint(folder / "run/model/latest.pth.tar")
 
     return go_on
