@@ -29,18 +29,27 @@ def add_flags(commands: Any) -> None:
     for command, does in ((inspector, inspect), (converter, convert)):
         command.add_argument("file", metavar="FILE", type=Path,
                              help="checkpoint, folder of `save`, or hf:owner/name")
-        command.add_argument("--entry", help="which of the file's dictionaries holds the weights, e.g. "
-                             "model.state_dict; default: found")
         command.set_defaults(does=does)
+    add_entry_flag(inspector)
     inspector.add_argument("--all", action="store_true", help="list every name, not the first few")
     converter.add_argument("out", metavar="OUT", type=Path, help="file to write, for --pretrain of the other scripts")
-    converter.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
-    converter.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
-    converter.add_argument("--prefix",
-                           help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
+    add_choice_flags(converter)
     converter.add_argument("--allow_partial", action="store_true",
                            help="leave tensors that the file does not give as they are initialised (seed 0)")
     converter.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def add_entry_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--entry", help="which of the file's dictionaries holds the weights, e.g. model.state_dict; "
+                         "default: found")
+
+
+def add_choice_flags(command: argparse.ArgumentParser) -> None:
+    """What `chosen_network` and `read_weights` are told of a file."""
+    command.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
+    command.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
+    add_entry_flag(command)
+    command.add_argument("--prefix", help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
 
 
 def matched_text(result: Match) -> str:

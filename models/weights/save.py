@@ -16,12 +16,11 @@ from core.inputs import fault, hash_of
 from core.names import shown
 from core.versions import versions
 
-from ..backbones import BACKBONES
 from ..dualvar import parse_mode
 from . import export, hub
 from .card import card
 from .checkpoint import fingerprint, untrained_of
-from .convert import check_width, chosen_network
+from .convert import add_choice_flags, check_width, chosen_network
 from .identify import kind
 from .match import check_fit, load_strict
 from .origins import project_of
@@ -38,10 +37,7 @@ def add_flags(commands: Any) -> None:
     saver.add_argument("folder", metavar="DIR", type=Path, help="folder to write, new or empty")
     saver.add_argument("--heads", action="store_true", help="keep the heads too; default: the backbone alone")
     saver.add_argument("--license", metavar="ID", help="of the weights, as the Hugging Face hub calls it, e.g. mit")
-    saver.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
-    saver.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
-    saver.add_argument("--entry", help="which of the file's dictionaries holds the weights; default: found")
-    saver.add_argument("--prefix", help="what stands before the backbone's names; default: found")
+    add_choice_flags(saver)
     saver.set_defaults(does=save)
     pusher = commands.add_parser("push", help="upload a folder that `save` wrote, with its exported files")
     pusher.add_argument("folder", metavar="DIR", type=Path, help="folder that `save` wrote")
