@@ -210,7 +210,7 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
 
         accuracy = topk(scores, labels[:len(scores)], args.batch_size / world_size())
         session.record(step, loss, norm, {"loss": loss, **accuracy})
-        session.end_step(epoch, step, batch.get("error", ())[:len(scores)])
+        session.end_step(epoch, step, batch.get("error", ())[:len(scores)])  # logs and saves, where it is time
 
 
 def forward_backward(model, clips, labels, scaler, batches):

@@ -352,7 +352,7 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
         session.record(step, loss, norm, {
             "loss/total": loss, **{f"loss/{name}": value for name, value in out.losses.items()},
             **embedding_monitors(out, args.temperature, permutation)})
-        session.end_step(epoch, step, batch.get("error", ()))
+        session.end_step(epoch, step, batch.get("error", ()))  # logs and saves, where it is time
 
 
 def pretraining_step(model, views, parts):
