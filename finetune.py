@@ -60,6 +60,7 @@ from engine.setup import (
 )
 from models import build_classifier
 from models.backbones import BACKBONES
+from models.batchnorm import count_in_parts
 from models.classifier import topk
 from models.protocol import spacing
 
@@ -115,6 +116,7 @@ def build(args, opened, num_classes):
     check_shapes(net, args.seq_len, args.img_dim, args.batch_size // parts if args.train_what == "ft" else None)
     check_network(args, lambda: build_classifier(**config))
     model = build_classifier(**config)
+    count_in_parts(model, args.accumulate)
     if checkpoint:
         load_pretrained(model.backbone, checkpoint, args.pretrain)
         model.backbone.protocol = protocol

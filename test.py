@@ -82,6 +82,8 @@ def flags():
 def check_sources(args, splits):
     if (args.checkpoint is None) == (args.from_predictions is None):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
+    if args.checkpoint == "random":
+        raise UsageError("--checkpoint random: such a classifier is at chance; name one that finetune.py trained")
     if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
         raise UsageError("--split all: each split has its own classifier, so --checkpoint must hold {split}, "
                                "which stands for the split's number")

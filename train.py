@@ -28,7 +28,7 @@ from core.exits import run
 from core.files import write_text
 from core.names import shown
 from core.parser import new_parser
-from dataset.augment import BLUR_TAPS, PretrainDraw, prepare
+from dataset.augment import PretrainDraw, blur_reach, prepare
 from dataset.clips import SKIPPABLE, VideoClips, open_reader
 from dataset.crops import FixedCrops, RandomCrop
 from dataset.lists import VideoList, hold_out, local_dataset, open_list, video_groups
@@ -67,6 +67,7 @@ from engine.setup import check_shapes, compile_backbones, distribute, seed_every
 from engine.unlisted import FILES, LEFT_OUT, at_rate, find_unlisted, group_rule, list_unlisted
 from models import FRAMEWORKS, build_pretrainer
 from models.backbones import BACKBONES
+from models.batchnorm import count_in_parts
 from models.dualvar import TERMS, views_of_sample
 from models.protocol import spacing
 from models.weights.checkpoint import write_checkpoint
@@ -120,8 +121,8 @@ def check(args, videos):
     not_negative(args, "eval_every", *(f"{name}_weight" for name in TERMS))
     if args.eval_videos < 2:
         raise UsageError(f"--eval_videos {args.eval_videos}: videos are compared, so give 2 or more")
-    if args.img_dim <= BLUR_TAPS // 2:
-        raise UsageError(f"--img_dim must be above {BLUR_TAPS // 2} for the blur, got {args.img_dim}")
+    if args.img_dim <= (reach := blur_reach(args.img_dim)):
+        raise UsageError(f"--img_dim must be above {reach} for the blur, got {args.img_dim}")
     if args.bn == "sync" and args.bn_splits > 1 and world_size() > 1:
         raise UsageError("--bn sync takes statistics over all processes: --bn_splits goes with shuffle or local")
     framework = FRAMEWORKS[args.framework]
@@ -167,11 +168,13 @@ def build(args):
         config["shuffle_keys"] = args.bn == "shuffle"
     try:
         check_network(args, lambda: build_pretrainer(**config))
-        return build_pretrainer(**config), config
+        model = build_pretrainer(**config)
     except UsageError:
         raise
     except ValueError as error:
         raise UsageError(f"--mode, --n_series: {error}") from error
+    count_in_parts(model, args.accumulate)
+    return model, config
 
 
 def draws(args, videos, views):

@@ -15,13 +15,18 @@ import torch.nn.functional as F
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ORDER, FACTORS, JITTER, SIGMA, BLUR, MIRROR = slice(0, 4), slice(4, 8), 8, 9, 10, 11
 LENGTH = 12
-BLUR_TAPS = 13  # width of a kernel that holds three standard deviations of the widest blur
+MOST_SIGMA = 2.0  # of the blur, in pixels of a crop of 112
 
 
 def draw_jitter(row: np.ndarray, rng: np.random.Generator, strength: float = 0.8, hue: float = 0.2) -> None:
     """Fill in random order and factors: brightness, contrast, saturation in 1 +- strength, hue within +- hue."""
     row[ORDER] = rng.permutation(4)
     row[FACTORS] = [*rng.uniform(1 - strength, 1 + strength, 3), rng.uniform(-hue, hue)]
+
+
+def blur_reach(side: int) -> int:
+    """Pixels that a kernel reaches to each side: three standard deviations of the widest blur of a crop, at least 6."""
+    return max(6, math.ceil(3 * MOST_SIGMA * side / 112))
 
 
 class PretrainDraw:
@@ -44,7 +49,7 @@ class PretrainDraw:
         for row in rows:
             draw_jitter(row, rng)
             row[JITTER] = rng.random() < 0.8 * 0.8
-            row[SIGMA] = rng.uniform(0.1, 2.0) * self.blur
+            row[SIGMA] = rng.uniform(0.1, MOST_SIGMA) * self.blur
             row[BLUR] = rng.random() < 0.5
         if rng.random() < 0.2:
             rows[0, [JITTER, BLUR]] = 0
@@ -126,7 +131,7 @@ def blur(clips: torch.Tensor, rows: torch.Tensor) -> None:
     """Gaussian blur with the rows' sigmas, frames being reflected at their edges."""
     n, c, t, h, w = clips.shape
     sigmas = rows[:, SIGMA, None]
-    pad = min(BLUR_TAPS // 2, math.ceil(4 * sigmas.max().item()))  # further out the kernel is practically zero
+    pad = min(blur_reach(min(h, w)), math.ceil(4 * sigmas.max().item()))  # further out the kernel is practically zero
     kernels = torch.exp(-0.5 * (torch.arange(-pad, pad + 1) / sigmas) ** 2)
     kernels = (kernels / kernels.sum(dim=1, keepdim=True)).to(clips.device)
     kernels = kernels.repeat_interleave(c * t, dim=0)[:, None, None]

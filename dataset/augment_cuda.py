@@ -22,7 +22,6 @@ from . import augment
 LENGTH, ORDER, FACTORS = (tl.constexpr(x) for x in (augment.LENGTH, augment.ORDER.start, augment.FACTORS.start))
 JITTER, SIGMA, BLUR, MIRROR = (tl.constexpr(x) for x in (augment.JITTER, augment.SIGMA, augment.BLUR, augment.MIRROR))
 BRIGHTNESS, CONTRAST, _, HUE = (tl.constexpr(x) for x in range(4))  # as in augment.OPERATIONS
-REACH = tl.constexpr(augment.BLUR_TAPS // 2)
 R_MEAN, G_MEAN, B_MEAN = (tl.constexpr(x) for x in augment.MEAN)
 R_STD, G_STD, B_STD = (tl.constexpr(x) for x in augment.STD)
 BLOCK = 1024  # pixels or values of a program
@@ -49,9 +48,11 @@ def prepare(frames: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     launch(jitter_clips, (triton.cdiv(t * h * w, BLOCK), n), frames, rows, means, clips, t, h, w)
     if blurred:
         half = torch.empty_like(clips)  # blurred along the rows of its frames, not yet along the columns
-        size = t * h * w * 3
-        launch(blur_clips, (triton.cdiv(size, BLOCK), n), clips, rows, half, size, 3, w, NORMALISE=False)
-        launch(blur_clips, (triton.cdiv(size, BLOCK), n), half, rows, clips, size, 3 * w, h, NORMALISE=True)
+        size, reach = t * h * w * 3, augment.blur_reach(min(h, w))
+        launch(blur_clips, (triton.cdiv(size, BLOCK), n), clips, rows, half, size, 3, w, reach,
+               NORMALISE=False)
+        launch(blur_clips, (triton.cdiv(size, BLOCK), n), half, rows, clips, size, 3 * w, h, reach,
+               NORMALISE=True)
     return clips
 
 
@@ -148,15 +149,16 @@ def jitter_clips(frames: tl.tensor, rows: tl.tensor, means: tl.tensor, clips: tl
 
 @triton.jit
 def blur_clips(source: tl.tensor, rows: tl.tensor, out: tl.tensor, size: tl.tensor, step: tl.tensor, length: tl.tensor,
-               NORMALISE: tl.constexpr, BLOCK: tl.constexpr) -> None:
-    """Program (i, n): block i of a clip's `size` values, along an axis of `length` values that are `step` apart."""
+               most: tl.tensor, NORMALISE: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    """Program (i, n): block i of a clip's `size` values, along an axis of `length` values that are `step` apart; the
+    kernel reaches `most` of them to each side."""
     clip = tl.program_id(1).to(tl.int64)
     row, start = rows + clip * LENGTH, clip * size
     if tl.load(row + BLUR) != 0:
         value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         inside, position = value < size, value // step % length
         sigma = tl.load(row + SIGMA)
-        reach = tl.minimum(REACH, tl.ceil(4 * sigma).to(tl.int32))  # further out the kernel is practically zero
+        reach = tl.minimum(most, tl.ceil(4 * sigma).to(tl.int32))  # further out the kernel is practically zero
         total, weights = tl.full([BLOCK], 0.0, tl.float32), 0.0
         for offset in range(-reach, reach + 1):
             weight = tl.exp(-0.5 * (offset / sigma) * (offset / sigma))

@@ -32,7 +32,8 @@ class GradCache:
     The batch is encoded without gradient, part by part, and the loss of the whole batch is taken from the embeddings
     and differentiated with respect to them; then each part is encoded again, with gradient, and passes the gradient of
     its embeddings on to the parameters. Loss and gradients are those of the undivided batch, but for batch norm, whose
-    statistics are those of a part (as --bn_splits makes them): each part counts in the running statistics once.
+    statistics are those of a part (as --bn_splits makes them): each part counts in the running statistics once, in the
+    momentum of `models.batchnorm.count_in_parts`.
 
     model: the pretrainer itself, not what DistributedDataParallel made of it: gradients are averaged over the
     processes here, once a step. parts: a divisor of the samples of a process.

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from core.dist import alone, initialised, rank, world_size
+from core.imports import first_line
 from models.backbones.base import Backbone
 
 from .precision import default_precision
@@ -74,7 +75,7 @@ def memory_plan(model: nn.Module, step: Step, batch: Sequence[int], device: torc
         fits = {next((way for way in ways if gib(way) <= room), None): gb for gb, room in GPUS.items()
                 if not for_cpu}
     except RuntimeError as error:  # as of a network whose shapes depend on values
-        return f"not known before the run: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return f"not known before the run: {first_line(error)}"
     for way, gb in fits.items():
         if way == own:
             text += f"; fits {gb} GB"

@@ -29,7 +29,7 @@ from core.imports import first_line
 from core.inputs import read_json
 from core.names import shown
 from models.backbones.base import Backbone
-from models.batchnorm import own_statistics
+from models.batchnorm import own_statistics, undivided
 
 from .agreement import of_all_processes
 
@@ -307,6 +307,8 @@ def timings(backbone: Backbone, shape: Shape, kept: dict[str, list[str]], traini
         seconds: dict[str, float] = {}
         for precision, names in {"fp32": [], **kept}.items():
             tried = own_statistics(copy.deepcopy(backbone).requires_grad_(training).train(training))
+            if clips < shape[0]:  # perhaps too few for --bn_splits
+                undivided(tried)
             lower(tried, precision, names)
             allow_tf32(precision == "tf32")
             seconds[precision] = math.inf

@@ -13,6 +13,7 @@ from core.dist import rank
 from core.errors import RunError, Stopped
 from core.exits import crashes_go_to
 from core.files import FULL, check_regular, take_lock, whole_file
+from core.imports import first_line
 from core.versions import versions
 from dataset.lists import VideoList
 from dataset.loader import TrainBatches
@@ -199,8 +200,7 @@ class Session:
         try:
             return measure()
         except FAILURES as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.log.line(f"note: epoch {epoch} could not be looked at, and training goes on: {reason}")
+            self.log.line(f"note: epoch {epoch} could not be looked at, and training goes on: {first_line(error)}")
             return {}
 
     def _log_epoch(self, epoch: int, more: Mapping[str, float]) -> dict[str, float]:

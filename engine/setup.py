@@ -90,8 +90,7 @@ def compile_backbones(backbones: list[Backbone], device: torch.device) -> None:
     try:
         torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
     except Exception as error:  # whatever a compiler that is not there makes torch stumble over
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
+        raise UsageError(f"--compile: torch.compile does not work here ({first_line(error)}); leave it out") from error
     for backbone in backbones:
         backbone.compile(dynamic=False)
 

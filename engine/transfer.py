@@ -1,8 +1,15 @@
 """The loader's batches on their way to the device."""
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+
+@functools.cache
+def stream_of_copies(device: torch.device) -> torch.cuda.Stream:
+    """One for good: the memory that torch's allocator keeps belongs to a stream."""
+    return torch.cuda.Stream(device)
 
 
 def on_device(batches: Iterable[dict], device: torch.device, names: Sequence[str]) -> Iterator[dict]:
@@ -14,7 +21,7 @@ def on_device(batches: Iterable[dict], device: torch.device, names: Sequence[str
     if device.type != "cuda":
         yield from batches
         return
-    copies = torch.cuda.Stream(device)
+    copies = stream_of_copies(device)
     for batch in batches:
         with torch.cuda.stream(copies):
             moved: dict[str, Tensor] = {name: batch[name].to(device, non_blocking=True) for name in names}

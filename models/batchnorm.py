@@ -26,9 +26,10 @@ class SyncBatchNorm(_BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: float
+    former_class: type[nn.Module]
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """For the forward of torch's class, in evaluation: any number of dimensions will do."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -120,6 +121,7 @@ def sync_batchnorm(module: nn.Module) -> nn.Module:
     """Make every BatchNorm1d and BatchNorm3d of `module` a SyncBatchNorm, with the names and tensors that it has."""
     for layer in module.modules():
         if type(layer) in (nn.BatchNorm1d, nn.BatchNorm3d):
+            layer.former_class = type(layer)  # type: ignore[assignment]
             layer.__class__ = SyncBatchNorm
     return module
 
@@ -172,6 +174,13 @@ def split_batchnorm(module: nn.Module, splits: int) -> nn.Module:
     return module
 
 
+def undivided(module: nn.Module) -> None:
+    """Have batch norms inside `module` take their statistics over whole batches, whose size `splits` may not divide."""
+    for layer in module.modules():
+        if isinstance(layer, SplitBatchNorm3d):
+            layer.splits = 1
+
+
 # --- running statistics ---------------------------------------------------------------------------------------
 
 
@@ -181,14 +190,31 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
     For clips that pass a second time, only to get their gradient.
     """
-    buffers = [buffer for layer in module.modules() if isinstance(layer, _BatchNorm)
-               for buffer in layer.buffers(recurse=False)]
-    former = [buffer.clone() for buffer in buffers]
+    # .data, which autograd does not watch: it has saved these buffers
+    buffers = [buffer.data for layer in batch_norms(module) for buffer in layer.buffers(recurse=False)]
+    by_type = {dtype: [buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}}
+    former = {dtype: [torch.empty_like(buffer) for buffer in some] for dtype, some in by_type.items()}
+    for dtype, some in by_type.items():
+        torch._foreach_copy_(former[dtype], some)  # all of a type in one launch on a GPU
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, former, strict=True):
-            buffer.data.copy_(value)  # of .data, which autograd does not watch: it has saved these buffers
+        for dtype, some in by_type.items():
+            torch._foreach_copy_(some, former[dtype])
+
+
+def batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
+    return (layer for layer in module.modules() if isinstance(layer, _BatchNorm))
+
+
+def count_in_parts(module: nn.Module, parts: int) -> None:
+    """Have the running statistics of batch norms inside `module` forget as much in `parts` updates as now in one.
+
+    For batches that pass in parts, each of which updates them.
+    """
+    for layer in batch_norms(module):
+        assert layer.momentum is not None
+        layer.momentum = 1 - (1 - layer.momentum) ** (1 / parts)
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -198,5 +224,5 @@ def own_statistics(module: M) -> M:
     """Have synchronised batch norms inside `module` take this process's statistics, without asking the others."""
     for layer in module.modules():
         if isinstance(layer, SyncBatchNorm):
-            layer.__class__ = nn.BatchNorm3d  # type: ignore[assignment]
+            layer.__class__ = layer.former_class  # type: ignore[assignment]
     return module

@@ -74,7 +74,7 @@ def random_permutation(batch: int, n: int, device: torch.device | None = None,
 def shuffle_segments(clips: Tensor, permutation: Tensor) -> Tensor:
     """clips (B, 3, T, H, W), permutation (B, n), n divides T: segment j of the result is segment permutation[j].
 
-    Channels-last clips stay so.
+    Channels-last clips stay so. Raises ValueError where n does not divide T.
     """
     n = permutation.shape[1]
     if clips.shape[2] % n:

@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from distributed_step import BATCH, MODES
 from golden.formula import noise
@@ -12,7 +13,7 @@ import finetune
 from dataset.loader import TrainBatches
 from engine.gradcache import GradCache
 from models import build_backbone, build_classifier, build_pretrainer
-from models.batchnorm import running_statistics_kept
+from models.batchnorm import count_in_parts, running_statistics_kept, split_batchnorm
 from models.losses import all_but
 from models.weights.checkpoint import read_checkpoint
 
@@ -82,6 +83,27 @@ def test_parts_have_the_batch_statistics_of_bn_splits_and_count_in_the_running_o
             fresh.encoder(part)
     for (name, ours), by_hand in zip(parts.encoder.named_buffers(), fresh.encoder.buffers(), strict=True):
         assert torch.allclose(ours, by_hand, rtol=1e-9), name
+
+
+def test_parts_count_in_the_running_statistics_as_a_batch_does():
+    """As --bn_splits N has them, whose mean is over the parts; here later parts weigh up to 1.1 times as much."""
+    x, models = noise((8, 3, 8, 24, 24), "step"), [build_backbone("r3d", 0.0625).train() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    split, parts = split_batchnorm(models[0], 4), models[1]
+    count_in_parts(parts, 4)
+    with torch.no_grad():
+        split(x)
+        for part in x.chunk(4):
+            parts(part)
+    for name in ("running_mean", "running_var"):
+        start = float(name == "running_var")
+        a, b = (getattr(model.stem_bn, name) - start for model in (split, parts))
+        assert (a - b).norm() < 0.1 * a.norm()
+    one = nn.BatchNorm1d(1)
+    count_in_parts(one, 4)
+    for _ in range(4):
+        one(torch.tensor([[0.0], [2.0]]))
+    assert one.running_mean.item() == pytest.approx(0.1, rel=1e-5)
 
 
 def test_scores_of_finetuning_in_parts_come_in_order():

@@ -9,7 +9,6 @@ import torchvision.transforms.v2.functional as tv
 
 from dataset.augment import (
     BLUR,
-    BLUR_TAPS,
     FACTORS,
     JITTER,
     LENGTH,
@@ -20,6 +19,7 @@ from dataset.augment import (
     STD,
     FinetuneDraw,
     PretrainDraw,
+    blur_reach,
     prepare,
 )
 from models.dualvar import shuffle_segments
@@ -33,7 +33,8 @@ def one_by_one(clip, row):
         for operation in row[ORDER]:
             clip = TORCHVISION[int(operation)](clip, row[FACTORS][int(operation)])
     if row[BLUR]:
-        clip = tv.gaussian_blur(clip, [BLUR_TAPS, BLUR_TAPS], [row[SIGMA], row[SIGMA]])
+        taps = 2 * blur_reach(min(clip.shape[-2:])) + 1
+        clip = tv.gaussian_blur(clip, [taps, taps], [row[SIGMA], row[SIGMA]])
     return clip.flip(-1) if row[MIRROR] else clip
 
 
@@ -52,6 +53,19 @@ def test_prepare_is_torchvision_clip_by_clip():
             expected = one_by_one(clips[b, v].permute(0, 3, 1, 2) / 255, rows[b, v].tolist())
             mine = out[b, v].transpose(0, 1) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
             assert (mine - expected).abs().max().item() < 0.5 / 255, (b, v, rows[b, v])
+
+
+@pytest.mark.parametrize("side", [56, 112, 128, 224])
+def test_a_blur_of_any_size_is_as_wide_as_its_sigma(side):
+    """The kernel holds three standard deviations of the widest blur, here of a point in the middle."""
+    rows = torch.zeros(1, 1, LENGTH)
+    rows[..., BLUR], rows[..., SIGMA] = 1, 2 * side / 112
+    clip = torch.zeros(1, 1, 1, side, side, 3, dtype=torch.uint8)
+    clip[..., side // 2, side // 2, :] = 255
+    out = prepare(clip, rows)[0, 0, 0, 0] * STD[0] + MEAN[0]
+    offsets = torch.arange(side) - side // 2
+    assert out.sum().item() == pytest.approx(1, abs=1e-3)
+    assert (out.sum(0) * offsets**2).sum().sqrt().item() == pytest.approx(2 * side / 112, rel=0.02)
 
 
 def test_prepare_without_augmentation_only_normalises():

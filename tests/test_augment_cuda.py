@@ -78,7 +78,7 @@ def test_every_order_of_jitter(interpreted):
 
 # heights and widths that differ, clips of less and more than a block, of one frame, as wide as --img_dim 224
 @pytest.mark.parametrize("shape", [(6, 2, 24, 20), (4, 1, 9, 31), (5, 3, 29, 17), (4, 1, 7, 7), (3, 1, 8, 224),
-                                   (3, 1, 224, 7)], ids=str)
+                                   (3, 1, 224, 7), (4, 1, 130, 129)], ids=str)
 def test_whatever_is_drawn(interpreted, shape):
     rng = np.random.default_rng(sum(shape))
     frames, n = frames_of(shape), len(frames_of(shape))

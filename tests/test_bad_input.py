@@ -74,6 +74,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
 ]] + [(f"test.py {case}", code, message) for case, code, message in [
     ("", 2, "give --checkpoint"), ("--checkpoint seven.tar --from_predictions x", 2, "give --checkpoint"),
     ("--checkpoint seven.tar", 1, "has 7 classes, ucf101 2"), ("--checkpoint pretrainer.tar", 1, "fine-tune it first"),
+    ("--checkpoint random --net r3d", 2, "at chance"),
     ("--checkpoint none.tar", 1, "none.tar does not exist"), ("--from_predictions nowhere", 1, "nowhere"),
     ("--checkpoint seven.tar --split all", 2, "{split}"), ("--checkpoint seven.tar --split x", 2, "--split"),
     ("--checkpoint two.tar --clips 0", 2, "--clips"), ("--checkpoint two.tar --crops 3", 2, "--crops"),

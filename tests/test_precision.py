@@ -23,7 +23,7 @@ from engine import precision
 from engine.monitor import FiniteWatch
 from engine.precision import disagreement, layers_with_inputs, set_precision
 from models import build_backbone
-from models.batchnorm import sync_batchnorm
+from models.batchnorm import split_batchnorm, sync_batchnorm
 from models.weights.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
@@ -292,6 +292,12 @@ def test_auto_checks_what_it_would_choose_and_nothing_else(monkeypatch, seconds,
     takes(monkeypatch, fp32=1.0, **seconds)
     set_precision([build_backbone("r3d", 0.0625)], "auto", [SHAPE], CPU)
     assert found == checked
+
+
+def test_auto_times_fewer_clips_than_bn_splits_divides():
+    backbone = split_batchnorm(build_backbone("r3d", 0.0625), 4)
+    assert set_precision([backbone], "auto", [(8, *SHAPE[1:])], CPU)[1]
+    assert backbone.stem_bn.splits == 4
 
 
 def test_auto_times_a_clip_whose_feature_map_has_one_value():
