@@ -28,13 +28,14 @@ from models.dualvar import TERMS
 from .modes import SEED, Cell, mode_position, parse_cell, unknown_modes, without_seed
 from .page import csv_text, markdown
 from .runs import Run, read_probe
-from .temporal_output import protocol_of, read_results
+from .temporal_output import SAME, protocol_of, read_results
 
 TIME = "time: "  # what columns of analysis.temporal begin with, which have a table of their own
 CELL_COLUMNS = ("name", "mode", "dataset", "split", "seed")
 LOOKS = {"variance/between_video": "between videos", "variance/within_video": "within a video",
          "variance/within_clip": "within a clip", "order/shuffled": "order", "effective_rank": "rank"}
 BUDGET = {"epochs": False, "batch_size": False, "lr": True}  # flags, and whether modes may have other ones
+CLIPS = ("seq_len", "ds", "fps", "img_dim", "resize", "clips", "crops")  # flags of what is measured
 LAST = 5  # epochs of a training whose mean is taken of what is measured in every step
 SURE = 0.95  # confidence of the intervals of differences
 
@@ -72,6 +73,34 @@ def budgets(log: Path, cells: pd.DataFrame) -> list[str]:
                 value, first = seen.setdefault((flag, mode if BUDGET[flag] else ""), (own, name))
                 if own != value:
                     found.append(f"{dataset}: {name} was pretrained with --{flag} {own}, and {first} with {value}")
+    return found
+
+
+def protocols(log: Path, cells: pd.DataFrame) -> list[str]:
+    """That results of one data set were measured on other clips, or with other draws, than the first -> sentences"""
+    found: list[str] = []
+    for (dataset, _), rows in cells.groupby(["dataset", "split"]):
+        seen: dict[str, tuple[Any, str]] = {}
+        for name in rows["name"]:
+            for what, own in protocol_facts(log, name).items():
+                value, first = seen.setdefault(what, (own, name))
+                if own != value:
+                    found.append(f"{dataset}: {what} {own} in {name}, and {value} in {first}")
+    return found
+
+
+def protocol_facts(log: Path, name: str) -> dict[str, Any]:
+    """What the measures of a result were made with, that others should have too -> {words: value}"""
+    found: dict[str, Any] = {}
+    for stage in ("retrieval", "test"):
+        path = log / stage / name / "results.json"
+        flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}
+        found |= {f"{stage} with --{flag}": flags[flag] for flag in CLIPS if flag in flags}
+    found |= {f"{measure}, draws:": len(values) for measure, values in read_probe(log / "features" / name).items()}
+    if (path := log / "temporal" / name / "results.json").exists():
+        asked = read_results(path)
+        found |= {f"questions about time with --{flag}": asked["flags"][flag] for flag in SAME}
+        found |= {f"{task['title']} with stride": task["stride"] for task in asked["tasks"].values()}
     return found
 
 
@@ -226,7 +255,7 @@ def main(argv: Sequence[str]) -> None:
                      for table in (summary(rows, time), differences(rows, args.base, time)) if table.shape[1] > 2)
     print(text)
     early = [sentence for name in cells["name"] if (sentence := early_look(args.log, name))]
-    for sentence in [*unknown, *([] if args.variants else budgets(args.log, cells)), *early]:
+    for sentence in [*unknown, *budgets(args.log, cells), *protocols(args.log, cells), *early]:
         print(f"note: {sentence}")
     if args.out:
         write_text(args.out, text)

@@ -6,12 +6,14 @@ from torch import Tensor
 
 
 class Thumbnail(nn.Module):
-    """Clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1)."""
+    """Clips (N, 3, T, H, W) as mean pictures of 12 x 16 px, (N, 576, 1, 1, 1), whatever the order of their frames."""
 
     SIZE = (12, 16)
 
     def forward(self, clips: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(clips.mean(dim=2), self.SIZE).flatten(1)[:, :, None, None, None]
+        # in float32 another order would be rounded otherwise, and votes among equals fall by that
+        mean = clips.mean(dim=2, dtype=torch.float64).to(clips.dtype)
+        return F.adaptive_avg_pool2d(mean, self.SIZE).flatten(1)[:, :, None, None, None]
 
 
 class Cues(nn.Module):

@@ -18,6 +18,7 @@ folder, and those of fewer shots are part of those of more.
 """
 import argparse
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch import Tensor
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import write_json
-from core.names import quoted, shown
+from core.names import counted, quoted, shown
 from core.parser import new_parser
 from core.versions import versions
 from dataset.lists import VideoList, hold_out, local_dataset, of_both_lists, video_groups
@@ -40,6 +41,7 @@ from .features import PARTS, PROBED, features_fingerprint, read_features
 from .nearest import centre_and_normalise, nearest, vote
 
 Part = tuple[np.ndarray, VideoList]  # features (N, D) float32 and their videos
+ITERATIONS = 2000  # of a logistic regression, at most
 SHOT_STRENGTH = 1.0  # of scikit-learn's C, for features of length 1
 
 
@@ -49,7 +51,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--features", type=Path, nargs="+", required=True, help="folders that --save_features wrote")
     parser.add_argument("--seeds", type=int, default=5, help="draws of held-out recordings")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1e-3, 1e-2, 1e-1, 1, 10],
-                        help="of scikit-learn's C, the inverse of regularisation")
+                        help="of scikit-learn's C, the inverse of regularisation, to choose from, or one")
     parser.add_argument("--shots", type=int, nargs="+", default=[],
                         help="numbers of training videos of each class: a probe with no more of them than that")
     parser.add_argument("--folds", type=int, help="draws of the videos of --shots; None: 5")
@@ -85,11 +87,27 @@ def predicted_by_vote(query: Tensor, gallery: Tensor, labels: Tensor, k: int) ->
 
 def fit(features: np.ndarray, labels: np.ndarray, strength: float, standardise: bool = True) -> Any:
     """Logistic regression on features (N, D), standardised if asked -> what scikit-learn has fitted."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     steps = [StandardScaler()] if standardise else []
-    return make_pipeline(*steps, LogisticRegression(C=strength, max_iter=2000)).fit(features, labels)
+    with warnings.catch_warnings():  # weak regularisation may take more iterations: docs/evaluation.md says so
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return make_pipeline(*steps, LogisticRegression(C=strength, max_iter=ITERATIONS)).fit(features, labels)
+
+
+def divided(videos: VideoList, group: str, seed: int) -> tuple[VideoList, VideoList]:
+    """A training list as (to train on, to choose a strength on), no recording in both. Raises DataError where its
+    recordings are too few or too large for that.
+    """
+    try:
+        return hold_out(videos, 0.2, group, seed)
+    except DataError as error:
+        count = len(np.unique(video_groups(videos.names, group)))
+        raise DataError(f"the {len(videos)} training videos, of {counted(count, 'recording')}, cannot be divided into "
+                        "four fifths of each class to train on and a fifth of other recordings to choose a strength "
+                        "on") from error
 
 
 def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str, seed: int) -> tuple[float, float]:
@@ -99,11 +117,13 @@ def linear_probe(train: Part, test: Part, strengths: Sequence[float], group: str
     draw of held-out recordings
     """
     features, videos = train
-    kept, held = hold_out(videos, 0.2, group, seed)
-    rows = {name: i for i, name in enumerate(videos.names)}
-    kept_rows, held_rows = ([rows[name] for name in some.names] for some in (kept, held))
-    scores = [fit(features[kept_rows], kept.labels, c).score(features[held_rows], held.labels) for c in strengths]
-    best = strengths[int(np.argmax(scores))]  # of equals the strongest regularisation
+    best = strengths[0]
+    if len(strengths) > 1:
+        kept, held = divided(videos, group, seed)
+        rows = {name: i for i, name in enumerate(videos.names)}
+        kept_rows, held_rows = ([rows[name] for name in some.names] for some in (kept, held))
+        scores = [fit(features[kept_rows], kept.labels, c).score(features[held_rows], held.labels) for c in strengths]
+        best = strengths[int(np.argmax(scores))]  # of equals the strongest regularisation
     return fit(features, videos.labels, best).score(test[0], test[1].labels), best
 
 
@@ -185,13 +205,20 @@ def measure(folder: Path, group: str, *, seeds: int, strengths: Sequence[float],
     found, shared = without_shared(found, group, apart)
     (train, videos), (test, queries) = found["train"], found["test"]
     few = measure_shots(found["train"], found["test"], group, shots, folds)
-    linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
-                           for seed in range(seeds)), strict=True)
+    try:
+        linear, chosen = zip(*(linear_probe(found["train"], found["test"], sorted(strengths), group, seed)
+                               for seed in range(seeds)), strict=True)
+    except DataError as error:
+        raise DataError(f"--features: {folder}: {error}: give one, as in --strengths 0.1") from error
     labels = torch.from_numpy(videos.labels)
     votes = {k: float((predicted_by_vote(torch.from_numpy(test), torch.from_numpy(train), labels, k).numpy()
                        == queries.labels).mean()) for k in ks if k <= len(train)}
     return {"linear": linear, "strengths": chosen, "shots": few, "vote": votes, "train": len(train), "test": len(test),
             "shared": shared}
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.4f}" + (f" +- {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -210,17 +237,17 @@ def main(argv: Sequence[str]) -> None:
     for folder, row in rows.items():
         write_json(folder / PROBED[args.apart], {
             **row, "dataset": args.dataset, "features": features_fingerprint(folder), **versions()})
-        print(f"{folder}: linear {np.mean(row['linear']):.4f} +- {np.std(row['linear']):.4f} ({args.seeds} seeds), "
+        print(f"{folder}: linear {mean_and_deviation(row['linear'])} ({args.seeds} seeds), "
               + ", ".join(f"{k} nearest {value:.4f}" for k, value in row["vote"].items()))
         if row["shots"]:
-            print(f"{folder}: " + ", ".join(f"{k}-shot {np.mean(values):.4f} +- {np.std(values):.4f}"
+            print(f"{folder}: " + ", ".join(f"{k}-shot {mean_and_deviation(values)}"
                                             for k, values in row["shots"].items()) + f" ({folds} draws)")
     if shared := max(row["shared"] for row in rows.values()):
         print(f"note: {shared} training videos are of recordings that the test list has too"
               + (": they are left out" if args.apart else "; --apart leaves them out"))
     if len(rows) > 1:
         means = [np.mean(row["linear"]) for row in rows.values()]
-        print(f"all {len(rows)}: linear {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f} over folders")
+        print(f"all {len(rows)}: linear {mean_and_deviation(means)} over folders")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ The tasks are in analysis/temporal_tasks.py, and docs/temporal.md says what each
 training list and asked the test list; beside it stand chance, floors without a network and without training, and a
 control in which there is nothing to find. Where a control is not at chance, the task's numbers are not shown.
 Features are kept in <log_dir>/<prefix>/temporal/features/, and taken from there again.
-Writes <log_dir>/<prefix>/temporal/<name>/: results.json, tables.md, .tex and .csv, and the picture temporal.png,
-.pdf and .svg.
+Writes <log_dir>/<prefix>/temporal/<name>/: results.json, answers.csv, tables.md, .tex and .csv, and the picture
+temporal.png, .pdf and .svg.
 """
 import core.lifeline  # noqa: F401  # before what takes seconds to import
 
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch.nn as nn
 
 from core.dist import rank
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
-from core.files import take_lock, write_json
-from core.names import shown
+from core.files import take_lock, write_json, write_text
+from core.names import name_fault, quoted, shown
 from core.parser import new_parser
 from core.versions import versions
 from dataset.lists import VideoList, local_dataset, of_both_lists, open_list, video_groups
@@ -54,13 +55,26 @@ from models.weights.checkpoint import fingerprint
 from . import figures
 from .features import PARTS
 from .floors import FLOORS
+from .page import csv_text
 from .temporal_features import extract, first_pictures
-from .temporal_output import BY_VOTE, HOWS, KINDS, WITHHELD, draw, write_tables
-from .temporal_probe import Measured, Side, answered, answered_by_few, class_gaps, is_above, is_chance, measured, units
+from .temporal_output import BY_VOTE, HOWS, KINDS, WITHHELD, draw, read_results, write_tables
+from .temporal_probe import (
+    Measured,
+    Side,
+    answered,
+    answered_by_few,
+    class_gaps,
+    is_above,
+    is_chance,
+    measured,
+    units,
+    without_labels,
+)
 from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, choose_stride, fits_length, make_plan
 from .titles import add_titles, panel_titles
 
 RANDOM = "random weights"
+FEATURES = "features"  # folder of those that are kept, beside the results
 FEWEST = 10  # videos of a list that a task must fit
 SEED = {"train": 0, "test": 1}
 
@@ -94,6 +108,27 @@ def apart(lists: Mapping[str, VideoList], group: str) -> VideoList:
     if shared.any() and rank() == 0:
         print(f"note: {shared.sum()} training videos are left out: the test list has others of the same recordings")
     return lists["train"].subset(np.flatnonzero(~shared))
+
+
+def lists_and_rates(args: argparse.Namespace,
+                    group: str) -> tuple[dict[str, VideoList], dict[str, np.ndarray], str | None]:
+    """-> (both lists, the frames a second of their videos, why these are not known and all 1, or None)
+
+    Raises DataError where the training list has no two recordings.
+    """
+    lists = {part: open_list(args.dataset, part, args.split, args.storage) for part in PARTS}
+    lists["train"] = apart(lists, group)
+    lists = {part: some(videos, args.videos, args.seed) for part, videos in lists.items()}
+    if len(set(video_groups(lists["train"].names, group))) < 2:
+        raise DataError(f"--dataset {args.dataset}: the training list has no two recordings of which the test list has "
+                        "no video: a probe needs both, one to choose its strength: mend the lists, or the group rule "
+                        "in dataset/local_dataset.py")
+    root = local_dataset(args.dataset).root(args.storage)
+    rates = {part: frame_rates(root, args.storage, videos.names) for part, videos in lists.items()}
+    unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
+    if unknown is not None:
+        return lists, {part: np.ones(len(videos)) for part, videos in lists.items()}, unknown
+    return lists, rates, None
 
 
 class Source(NamedTuple):
@@ -157,14 +192,28 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         own["shots"] = {str(k): measured([one[k] for one in few], recordings) for k in few[0]}
         count = len(np.unique(units(recordings[plans["test", 0].fit[name]])))
         own["at_chance"] = {how: is_chance(share, TASKS[name], count) for how, share in own["control"].items()}
-    whole = [plans[part, 0].fit["arrow"] for part in PARTS]
-    if len(np.unique(lists["train"].labels[whole[0]])) > 1 and min(map(np.sum, whole)) >= FEWEST:
+    whole = plans["train", 0].fit["arrow"]
+    if len(np.unique(lists["train"].labels[whole])) > 1 and not not_asked("arrow", lists, plans, group, draws):
         gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
         found["classes"] = {clip: measured([one[clip] for one in gaps], recordings) for clip in gaps[0]}
         true, *others = CLASS_CLIPS
         found["classes"] |= {f"{true} - {clip}{way}": measured([one[true + way] - one[clip + way] for one in gaps],
                                                                recordings) for way in ("", BY_VOTE) for clip in others}
     return found, shares
+
+
+def not_asked(task: str, lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan], group: str,
+              draws: int) -> str:
+    """Why a task cannot be asked of the videos that are long enough for it; "" where it can."""
+    fit = {part: plans[part, 0].fit[task] for part in PARTS}
+    if min(own.sum() for own in fit.values()) < FEWEST:
+        return f"fewer than {FEWEST} are left"
+    try:
+        for draw in range(draws):
+            without_labels(lists["train"].subset(np.flatnonzero(fit["train"])), group, draw)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def above_floors(own: Shares, floors: Mapping[str, Shares], task: str, how: str, recordings: np.ndarray,
@@ -185,8 +234,11 @@ def to_plain(found: Any) -> Any:
 
 
 def print_plan(args: argparse.Namespace, lists: Mapping[str, VideoList], strides: Mapping[str, int],
-               fitting: Mapping[str, Mapping[str, int]], rate: float | str, clips: int, folder: Path) -> None:
-    """rate: frames a second, or why they are not known; clips: that each network is shown."""
+               fitting: Mapping[str, Mapping[str, int]], faults: Mapping[str, str], rate: float | str, clips: int,
+               folder: Path) -> None:
+    """fitting: {task: {part: videos}}; faults: why tasks are not asked, or ""; rate: frames a second, or why they are
+    not known; clips: that each network is shown.
+    """
     if rank() != 0:
         return
     print(f"{args.dataset} split {args.split}: {len(lists['train'])} training and {len(lists['test'])} test videos, "
@@ -196,11 +248,13 @@ def print_plan(args: argparse.Namespace, lists: Mapping[str, VideoList], strides
           f"speed by {rate:.4g} frames a second")
     for name, counts in fitting.items():
         left_out = {part: len(lists[part]) - count for part, count in counts.items()}
-        why = (f": not asked, {args.seq_len} frames cannot be divided so" if not fits_length(name, args.seq_len) else
-               f", too short or too slow for it: {left_out['train']} training, {left_out['test']} test videos"
+        if not fits_length(name, args.seq_len):
+            print(f"{TASKS[name].title}: not asked, {args.seq_len} frames cannot be divided so")
+            continue
+        why = (f", too short or too slow for it: {left_out['train']} training, {left_out['test']} test videos"
                if any(left_out.values()) else "")
-        few = f": not asked, fewer than {FEWEST} are left" if 0 < min(counts.values()) < FEWEST else ""
-        print(f"{TASKS[name].title}: stride {strides[name]}{why}{few}")
+        print(f"{TASKS[name].title}: stride {strides[name]}{why}" + (
+            f": not asked, {faults[name]}" if faults[name] else ""))
 
 
 def sentence(title: str, found: Mapping[str, Any]) -> str:
@@ -208,6 +262,22 @@ def sentence(title: str, found: Mapping[str, Any]) -> str:
     return f"{title}: " + ", ".join(
         f"{TASKS[name].title} " + (f"{own['clips']['linear'].mean:.3f}" if own["at_chance"]["linear"] else WITHHELD)
         for name, own in found["tasks"].items())
+
+
+def answers_by_video(videos: VideoList, shares: Mapping[str, Shares], tasks: Sequence[str]) -> pd.DataFrame:
+    """A row for each test video: its share of right answers, by network or floor, task and classifier."""
+    return pd.DataFrame({"video": videos.names, **{
+        f"{title}, {TASKS[task].title}, {HOWS[how]}": own[task, "clips", how]
+        for title, own in shares.items() for task in tasks for how in HOWS}})
+
+
+def check_place(folder: Path, titles: Sequence[str]) -> None:
+    """Raise UsageError where results of other networks would be lost, or nothing can be written."""
+    check_folder(folder)
+    if (folder / "results.json").exists() and (others := {*read_results(folder / "results.json")["networks"]} - {
+            *titles}):
+        raise UsageError(f"{folder} has results of {shown(min(others))}, which these would replace: give these another "
+                         "--name, or move those away")
 
 
 def check(args: argparse.Namespace) -> list[str]:
@@ -220,6 +290,9 @@ def check(args: argparse.Namespace) -> list[str]:
         raise UsageError("--shots: give numbers of videos from 2")
     if args.seq_len < 8:
         raise UsageError(f"--seq_len {args.seq_len}: four segments with gaps between need clips of 8 frames or more")
+    if args.name is not None and (wrong := name_fault(args.name) or (
+            "features are kept in the folder of that name" if args.name == FEATURES else None)):
+        raise UsageError(f"--name {quoted(args.name)}: {wrong}, give another")
     titles = panel_titles(args.titles, args.pretrain)
     reserved = {*FLOORS, *KINDS.values(), "chance"}
     if taken := {title for title in titles if title in reserved or title.startswith(RANDOM)}:
@@ -237,14 +310,8 @@ def main(argv: Sequence[str]) -> None:
     known = [(one.net, one.width) for one in opened]
     del opened
     titles = check(args)
-    group, root = local_dataset(args.dataset).group, local_dataset(args.dataset).root(args.storage)
-    lists = {part: some(open_list(args.dataset, part, args.split, args.storage), args.videos, args.seed)
-             for part in PARTS}
-    lists["train"] = apart(lists, group)
-    rates = {part: frame_rates(root, args.storage, videos.names) for part, videos in lists.items()}
-    unknown = next((rate for rate in rates.values() if isinstance(rate, str)), None)
-    if unknown is not None:
-        rates = {part: np.ones(len(videos)) for part, videos in lists.items()}
+    group = local_dataset(args.dataset).group
+    lists, rates, unknown = lists_and_rates(args, group)
     usual = float(np.median(np.concatenate([*rates.values()])))
     if args.fps is not None:
         if unknown is not None:
@@ -253,10 +320,6 @@ def main(argv: Sequence[str]) -> None:
         if rank() == 0:
             print(f"note: --ds {args.ds}, the nearest to these frames a second in videos of {usual:.4g}")
     args = frozen(args)
-    if len(set(video_groups(lists["train"].names, group))) < 2:
-        raise DataError(f"--dataset {args.dataset}: the training list has no two recordings of which the test list has "
-                        "no video: a probe needs both, one to choose its strength: mend the lists, or the group rule "
-                        "in dataset/local_dataset.py")
     networks, floors = sources(titles, known, args)
     frames = np.concatenate([videos.num_frames for videos in lists.values()])
     strides = {task: choose_stride(task, frames, args.seq_len, args.ds) for task in ("clip", *TASKS)}
@@ -264,14 +327,19 @@ def main(argv: Sequence[str]) -> None:
                                      [args.seed, SEED[part], draw], stills=draw == 0)
              for draw in range(args.draws) for part, videos in lists.items()}
     tasks = {name: {part: int(plans[part, 0].fit[name].sum()) for part in PARTS} for name in args.tasks}
-    possible = [name for name, counts in tasks.items() if min(counts.values()) >= FEWEST]
+    faults = {name: not_asked(name, lists, plans, group, args.draws) for name in tasks}
+    possible = [name for name in tasks if not faults[name]]
     folder = Path(args.log_dir) / args.prefix / "temporal" / (args.name or args.dataset)
-    print_plan(args, lists, strides, tasks, unknown or usual, sum(plan.indices[..., 0].size for plan in plans.values()),
-               folder)
+    print_plan(args, lists, strides, tasks, faults, unknown or usual,
+               sum(plan.indices[..., 0].size for plan in plans.values()), folder)
     if not possible:
-        raise DataError(f"--dataset {args.dataset}: no task fits {FEWEST} videos of each list: they are too few, or "
-                        "too short: try a smaller --seq_len or --ds")
-    check_folder(folder)
+        raise DataError(f"--dataset {args.dataset}: none of the tasks can be asked: the videos are too few, too short "
+                        "or of too few recordings: try a smaller --seq_len or --ds")
+    for name in possible:
+        if max(args.shots, default=0) > tasks[name]["train"]:
+            raise UsageError(f"--shots {max(args.shots)}: {TASKS[name].title} has {tasks[name]['train']} training "
+                             "videos: give fewer shots")
+    check_place(folder, titles)
     if args.dry_run:
         return
 
@@ -284,7 +352,7 @@ def main(argv: Sequence[str]) -> None:
         if source.title in titles:
             assert isinstance(network, Backbone)
             weights[source.title] = fingerprint(network.state_dict(), network.protocol)
-        features = extract(source.title, network, lists, plans, pictures, args, device, folder.parent / "features")
+        features = extract(source.title, network, lists, plans, pictures, args, device, folder.parent / FEATURES)
         if rank() == 0:
             found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,
                                                             sorted(set(args.shots)))
@@ -304,6 +372,7 @@ def main(argv: Sequence[str]) -> None:
         "class_chance": float(np.bincount(lists["test"].labels).max() / len(lists["test"])),
         "recordings": len(set(recordings)), "flags": plain_types(vars(args)), **versions()}
     write_json(folder / "results.json", results)
+    write_text(folder / "answers.csv", csv_text(answers_by_video(lists["test"], shares, possible), "%.6g"))
     write_tables(folder, results)
     figures.save(draw(results), folder / "temporal")
     print(f"written to {folder}")

@@ -25,7 +25,7 @@ from models.classifier import pooled
 
 from .temporal_tasks import Plan
 
-COMPUTED = 1  # one more whenever what computes features of the same clips is changed: kept ones are then of no use
+COMPUTED = 2  # one more whenever what computes features of the same clips is changed: kept ones are then of no use
 
 
 class PlannedClips(VideoClips):

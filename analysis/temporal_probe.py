@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dataset.lists import VideoList, hold_out, video_groups
+from dataset.lists import VideoList, video_groups
 
-from .probe import different_first, fit, predicted_by_vote, said_by_few
+from .probe import different_first, divided, fit, predicted_by_vote, said_by_few
 from .temporal_output import BY_VOTE, FEWEST_RECORDINGS
 from .temporal_tasks import CLASS_CLIPS, TASKS, Plan, Task
 
@@ -55,14 +55,18 @@ class Measured(NamedTuple):
     error: float
 
 
+def without_labels(videos: VideoList, group: str, seed: int) -> tuple[VideoList, VideoList]:
+    """As `analysis.probe.divided`, where labels play no part."""
+    alike = VideoList(videos.names, videos.num_frames, np.zeros(len(videos), int), np.array(["any"]))
+    return divided(alike, group, seed)
+
+
 def choose_strength(features: np.ndarray, answers: np.ndarray, videos: VideoList, group: str, seed: int) -> float:
     """Of STRENGTHS the one that is best on recordings held out of the training list; of equals the strongest.
 
     features: (V, E, D); answers: (V, E); videos: these V
     """
-    # labels play no part
-    alike = VideoList(videos.names, videos.num_frames, np.zeros(len(videos), int), np.array(["any"]))
-    _, held = hold_out(alike, 0.2, group, seed)
+    _, held = without_labels(videos, group, seed)
     inside = np.isin(videos.names, held.names)
     own = features[~inside].reshape(-1, features.shape[2]), answers[~inside].ravel()
     other = features[inside].reshape(-1, features.shape[2]), answers[inside].ravel()

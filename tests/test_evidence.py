@@ -13,9 +13,9 @@ from core.errors import DataError, UsageError
 from models.dualvar import TERMS, Term
 
 
-def write(log, name, r1, linear, within=None, shots=None):
+def write(log, name, r1, linear, within=None, shots=None, **flags):
     few = {} if shots is None else {"shots": shots}
-    for folder, file, content in (("retrieval", "results.json", {"results": {"R@1": r1, "R@50": 1.0}}),
+    for folder, file, content in (("retrieval", "results.json", {"results": {"R@1": r1, "R@50": 1.0}, "flags": flags}),
                                   ("features", "probe.json", {"linear": linear, **few})):
         (log / folder / name).mkdir(parents=True)
         (log / folder / name / file).write_text(json.dumps(content))
@@ -54,6 +54,22 @@ def test_cells_with_other_budgets_are_named(tmp_path, capsys):
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")] == [
         "note: demo: clip_demo_split1_seed1 was pretrained with --lr 0.2, and clip_demo_split1_seed0 with 0.1",
         "note: demo: tc_demo_split1_seed0 was pretrained with --epochs 8, and clip_demo_split1_seed0 with 9"]
+
+
+def test_results_of_other_clips_or_draws_are_named(tmp_path, capsys):
+    for name, linear, ds in (("a_seed0", [0.5, 0.5], 2), ("b_seed0", [0.5], 7), ("b_seed1", [0.5, 0.5], 2)):
+        write(tmp_path, name, 0.5, linear, dataset="demo", split=1, ds=ds, clips=10)
+    for name, flags in (("a_seed0", {}), ("b_seed0", {"draws": 9})):
+        (tmp_path / "temporal" / name).mkdir(parents=True)
+        found = results_of("x")
+        found["flags"].update(flags)
+        (tmp_path / "temporal" / name / "results.json").write_text(json.dumps(found))
+    evidence.main([str(tmp_path), "--variants", "--base", "a"])
+    own = results_of("x")["flags"]["draws"]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")] == [
+        "note: demo: retrieval with --ds 7 in b_seed0, and 2 in a_seed0",
+        "note: demo: linear probe, draws: 1 in b_seed0, and 2 in a_seed0",
+        f"note: demo: questions about time with --draws 9 in b_seed0, and {own} in a_seed0"]
 
 
 def test_top1_of_shuffled_segments_is_of_both_views_and_the_last_epochs(tmp_path, capsys):

@@ -58,6 +58,16 @@ def test_the_strength_is_chosen_on_held_out_recordings_of_the_training_list(tmp_
     assert [count for count, _ in asked[:3]] == [15] * 3 and asked[3] == (18, 1.0)  # a recording of each class is held
 
 
+def test_a_list_that_cannot_be_divided_wants_one_strength(tmp_path, capsys):
+    folder = write(tmp_path / "f", groups=2)
+    with pytest.raises(DataError, match="f: the 6 training videos, of 6 recordings, cannot .*--strengths 0.1"):
+        probe.main(["--features", str(folder), "--shots", "1"])
+    probe.main(["--features", str(folder), "--shots", "1", "--strengths", "0.1", "--seeds", "1"])
+    found = json.loads((folder / "probe.json").read_text())
+    assert found["strengths"] == [0.1] and len(found["shots"]["1"]) == 5
+    assert ": linear 0.8333 (1 seeds)" in capsys.readouterr().out
+
+
 def shots_of(folder, capsys, *flags):
     """The probes of few shots in probe.json, and what was printed of them."""
     probe.main(["--features", str(folder), "--seeds", "1", "--strengths", "1", "--k", "1", "--shots", *flags])
@@ -100,7 +110,7 @@ def test_few_shots_of_separable_features_and_of_noise(tmp_path, capsys):
     noise, line = shots_of(write(tmp_path / "noise", separable=False, groups=40), capsys, "1", "10")
     for k, values in noise.items():
         assert len(values) == 5 and 0.2 < np.mean(values) < 0.47 and np.std(values) > 0
-        assert f"{k}-shot {np.mean(values):.4f} +- {np.std(values):.4f}" in line
+        assert f"{k}-shot {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f}" in line
 
 
 def test_few_shots_of_permuted_labels_are_at_chance(tmp_path):

@@ -1,12 +1,14 @@
 """Probes of what features know of time: which frames are shown, floors that cannot be fooled, and networks whose
 answers are known.
 """
+import dataclasses
 import itertools
 import json
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import REPOSITORY, InProcess, environment, exit_code, make_dataset, results_of, succeed
@@ -16,7 +18,7 @@ from analysis.temporal_probe import Side, answered, is_chance, measured
 from analysis.temporal_tasks import CLIPS, TASKS, choose_stride, draw_clips, make_plan, steps
 from core.errors import DataError
 from dataset.lists import VideoList, open_list
-from dataset.local_dataset import DATASETS, DEMO_GROUP, LocalDataset
+from dataset.local_dataset import DATASETS, DEMO_GROUP, NO_GROUP, LocalDataset
 from models import build_backbone
 from models.protocol import Protocol
 
@@ -365,6 +367,27 @@ def test_a_control_off_chance_withholds_the_number():
 # --- the command -----------------------------------------------------------------------------------------------
 
 
+def test_a_mean_picture_is_the_same_whatever_the_order_of_the_frames():
+    clips = torch.rand(20, 3, 16, 12, 16) * 4 - 2
+    found = floors.Thumbnail()(clips)
+    for order in (list(range(15, -1, -1)), torch.randperm(16).tolist()):
+        assert torch.equal(floors.Thumbnail()(clips[:, :, order]), found)
+
+
+def test_a_task_whose_training_videos_cannot_be_divided_is_not_asked():
+    """Of two recordings of equal size neither is a fifth."""
+    some = dict.fromkeys(("train", "test"), lists(40))
+    same = dataclasses.replace(some["train"], names=np.array([f"a/v_a_g{i % 2}_c{i}" for i in range(40)]))
+    plans = {("train", 0): SimpleNamespace(fit={"arrow": np.ones(40, bool)}),
+             ("test", 0): SimpleNamespace(fit={"arrow": np.ones(40, bool)})}
+    rule = r"(?P<group>.+_g\d+)_c\d+"
+    said = temporal.not_asked("arrow", {**some, "train": same}, plans, rule, 1)
+    assert said.startswith("the 40 training videos, of 2 recordings, cannot be divided")
+    assert temporal.not_asked("arrow", some, plans, NO_GROUP, 1) == ""
+    plans["test", 0].fit["arrow"][9:] = False
+    assert temporal.not_asked("arrow", some, plans, NO_GROUP, 1) == "fewer than 10 are left"
+
+
 def test_floors_show_what_they_say():
     clips = torch.zeros(2, 3, 4, 6, 6)
     clips[0, :, 2] = 1
@@ -473,6 +496,10 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     assert text.count("Top-1 of a linear probe of the classes") == text.count("Top-1 of a vote of 10 neigh") == 1
     assert gaps["true - reversed"]["mean"] == pytest.approx(gaps["true"]["mean"] - gaps["reversed"]["mean"])
     assert cv2.imread(str(folder / "temporal.png")).std() > 5
+    by_video = pd.read_csv(folder / "answers.csv")
+    shown = by_video["random, arrow of time, linear probe"]
+    assert len(by_video) == 10 and shown.mean() == pytest.approx(
+        results["measures"]["random"]["tasks"]["arrow"]["clips"]["linear"]["mean"], abs=1e-5)
 
     def never(*_, **__):
         raise AssertionError("the features are there")
@@ -488,6 +515,8 @@ def test_the_command_writes_tables_and_a_picture_and_keeps_the_features(call, tm
     np.save(kept[0], np.zeros((3, 4, 5), np.float32))
     code, _, error = call("--tasks", "arrow", "speed")
     assert code == 1 and str(kept[0].relative_to(tmp_path)) in error and error.count("\n") == 1
+    code, _, error = call("--titles", "other", "--dry_run")
+    assert code == 2 and "x has results of random, which these would replace: give these another --name" in error
 
 
 @pytest.mark.slow
@@ -530,8 +559,10 @@ def test_rendered_videos_lie_between_chance_and_certainty(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("flags, code, words", [
     (["--seq_len", "4"], 2, "--seq_len 4"), (["--draws", "0"], 2, "--draws"), (["--tasks", "x"], 2, "--tasks"),
-    (["--titles", "cues"], 2, "--titles"), (["--seq_len", "64"], 1, "or too short"),
+    (["--titles", "cues"], 2, "--titles"), (["--seq_len", "64"], 1, "too few, too short"),
     (["--videos", "9"], 2, "--videos 9: give 10"), (["--shots", "1"], 2, "--shots"),
+    (["--name", "features"], 2, "features are kept"),
+    (["--shots", "15"], 2, "--shots 15: arrow of time has 14 training videos"), (["--name", "a/b"], 2, "--name"),
     (["--pretrain", "random", "nowhere.tar"], 1, "nowhere.tar"),
     (["--pretrain", "nowhere.tar"], 1, "nowhere.tar")])
 def test_what_is_wrong_gets_a_sentence(call, tmp_path, flags, code, words):

@@ -367,6 +367,9 @@ def look(args):
         _, splits = READERS[args.layout](args.splits, args.frames)
         listed = [name for split in splits for names in split.train + split.test for name in names]
         found = find_flat_videos(args.videos, {name.partition("/")[2]: name for name in listed})
+        if absent := sorted({*listed} - {*found.named}):
+            print(f"note: {plural(len(absent), 'video')} of the lists {'is' if len(absent) == 1 else 'are'} not in "
+                  f"{args.videos}: {first(absent, 3)}")
     else:
         found = find_videos(args.videos)
     for what, paths, why in (("file", found.others, "not taken for a video"),
