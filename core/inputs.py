@@ -344,9 +344,9 @@ def _npy(file: IO[bytes], size: int, dtype: str, ndim: int, name: str, hint: str
     fill(found.reshape(-1).view(np.uint8).data, file, name, hint)
     if dtype == "U":
         codes = found.reshape(-1).view(np.uint32)
-        whole = (codes <= sys.maxunicode) & (codes >> 11 != 0xd800 >> 11)  # half a character is none
+        valid = (codes <= sys.maxunicode) & (codes >> 11 != 0xd800 >> 11)  # half a character is none
     else:
-        whole = np.isfinite(found)
-    if not whole.all():
+        valid = np.isfinite(found)
+    if not valid.all():
         raise DataError(f"{name} holds values that are {'no text' if dtype == 'U' else 'not finite'}: {hint}")
     return found

@@ -42,6 +42,7 @@ CONTAINER = re.compile(
     rb"|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01\xba|\x47.{187}\x47|.{4}\x47.{191}\x47", re.DOTALL)
 FFMPEG_OPTIONS = "format_whitelist;avi,mov,matroska,flv,asf,mpeg,mpegts|protocol_whitelist;file"
 
+ERRORS = 2  # OpenCV's LOG_LEVEL_ERROR
 # not OpenCV's reader of pictures, which takes a name with a number for the first of a series of files
 BACKENDS = (cv2.CAP_FFMPEG, cv2.CAP_GSTREAMER, cv2.CAP_OPENCV_MJPEG)
 
@@ -88,14 +89,14 @@ def open_video(path: str | Path, packets: bool = False) -> Iterator[cv2.VideoCap
 
 def _capture(name: str, settings: Sequence[int]) -> cv2.VideoCapture:
     """That of the first of BACKENDS which can open the file, or one that is not open."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(ERRORS)
     try:
         capture = cv2.VideoCapture()
         any(capture.open(name, backend, [cv2.CAP_PROP_N_THREADS, 1, *settings]) for backend in BACKENDS)
         return capture
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        cv2.setLogLevel(level)
 
 # --- going to a frame ----------------------------------------------------------------------------------------
 

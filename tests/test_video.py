@@ -1,6 +1,8 @@
 """Original videos: frames are reached by jumps, and are those that decoding from the start gives."""
+import base64
 import pickle
 import struct
+import zlib
 from itertools import islice
 
 import cv2
@@ -9,6 +11,7 @@ import pytest
 from helpers import SHARED
 
 from dataset import video
+from dataset.by_time import frames_at, look_at_video
 from dataset.reader import FrameReader
 from dataset.video import FrameTimes, VideoFiles, decoded, frame_times
 
@@ -141,3 +144,21 @@ def test_jumps_in_real_videos(path, jumps):
 def test_what_is_wrong_with_a_video_goes_from_process_to_process():
     error = pickle.loads(pickle.dumps(video.BrokenVideo("a/b.mp4", "holds nothing")))
     assert str(error) == "video a/b.mp4 holds nothing" and error.reason == "holds nothing"
+
+
+INTERLACED = """
+    c-oV4y}x*|Q(GgW({~{L)X3uWxsk)EsUtVBq$s~QJJG2fDAd}>BoW+@&d2})Oj87XXO|q<-(o-Y>mA?S-NCC{L_Jrg1+Qsb2;qr^tjh-SKKkzN
+    0rG@G4yOmNX=1d8aAksb10|c7D&9a$V+dxTJ^;Dr^!}E=2gIVau5WDScXIG;==Dh~OEb09GcwmRG%yHvMCBJRnZUu!?NrEGdT_7z=ESISaW|LF
+    4u?31c_1I1+~1;_cy-k}sI#rEH!>C<?TD!tIF!h^y<kowgVNSH&82xM9gPfa?P2l00j};w&5ex8kDFVVlA;(MbZ%%=*wv^otC0y5A`b2QTdY3H
+    M-~?^NIuYzeqxsE;&xX*XMY#hAeVMDrxo8$KG2<vuq*w<Qe@RLfU1*$s*S;_6><ww(~Zh9Q&RKOPb_j>+~E=$<QU@V@8{A!#lXM{jPwkR3?P7k
+    LEd>=sl&4UEt{_t20d?NSbV;bfuVtcfpIevgM#q?{|_X9?5!eA3}A0F?qJ|xa9{v&`2YU^$@KsK43=PYu3a}}iR)5Lj}9P@3Bg;uq>({`0jwqb
+    |8J1VTN~w}dYtldK#GABNL2tt)pXpdKxt?C{ubX~+$_8MH#ahD?*gXTk4=ncJ~VOy01<TG9s
+"""  # three white frames of 32 x 32 pixels, MPEG-2 in MKV, compressed
+
+
+def test_interlaced_frames_are_what_they_show(tmp_path):
+    """And no memory that nobody has written to, as in OpenCV 4.13 to 5.0."""
+    path = tmp_path / "x.mkv"
+    path.write_bytes(zlib.decompress(base64.b85decode("".join(INTERLACED.split()))))
+    assert [picture.min() for picture in decoded(path, range(3), None)] == [255] * 3
+    assert [picture.min() for picture in frames_at(path, look_at_video(path), np.array([0.0, 0.08]))] == [255] * 2
