@@ -587,5 +587,5 @@ def test_one_motion_at_any_frame_rate_has_the_same_vectors(by, tmp_path):
 
     same = {name: cosines(found["30"], found[name]).min() for name in ("25", "60", "varying")}
     other = {name: cosines(found["30"], strided[name]).min() for name in ("25", "60")}
-    assert min(same.values()) >= 0.99, same
+    assert min(same.values()) >= (0.99 if by is film else 0.98), same  # OpenCV's MPEG-4 is noisy
     assert all(other[name] < same[name] for name in other) and other["60"] < 0.9, other
