@@ -486,6 +486,47 @@ def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
     assert "9 windows in all, 3 of them new" in program("embed.py", *flags, "--prune")[1]
 
 
+def test_a_run_that_is_stopped_while_it_looks_at_files_looks_at_the_others_then(disk, program, monkeypatch):
+    (disk / "broken.mp4").write_bytes(b"no film")
+    looked, own = [], embed.look_at_video
+
+    def look(path):
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+        looked.append(Path(path).name)
+        return own(path)
+
+    monkeypatch.setattr(embed, "KEEP", 0)
+    monkeypatch.setattr(embed, "look_at_video", look)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    assert program("embed.py", *flags)[0] == 130
+    monkeypatch.setattr(embed, "look_at_video", lambda path: (looked.append(Path(path).name), own(path))[1])
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "9 windows in all, 9 of them new" in out, error
+    assert sorted(looked) == ["broken.mp4", "one.mp4", "two.mkv", "ümlaut, \"quoted\".avi"]
+
+
+def test_a_run_that_is_stopped_amid_windows_has_their_files_and_faults_in_its_tables(disk, program, monkeypatch):
+    own, faulty = windows.window_clips, []
+
+    def clips(path, *more):
+        if len(faulty) == 2:
+            raise KeyboardInterrupt
+        if path.endswith(("one.mp4", "two.mkv")):
+            faulty.append(path)
+            raise BrokenVideo(path, "has a frame that cannot be decoded")
+        return own(path, *more)
+
+    monkeypatch.setattr(embed, "KEEP", 0)
+    monkeypatch.setattr(windows, "CHUNK", 1)
+    monkeypatch.setattr(windows, "window_clips", clips)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5"]
+    files = [str(disk / name) for name in ("b/ümlaut, \"quoted\".avi", "one.mp4", "b/deep/er/two.mkv")]
+    assert program("embed.py", *flags, *files)[0] == 130
+    assert {row["file"] for row in segments()} == {files[0]} and {*files} == index.read_files(Path("index")).keys()
+    assert index.read_unreadable(Path("index")).keys() == {files[1]}
+
+
 @pytest.mark.kept
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(tmp_path):
