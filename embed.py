@@ -235,7 +235,10 @@ def embed(args, index, paths, windows, size, network, device):
                     unreadable[path] = one
                     if one.bytes >= 0 and one != tried.get(path):
                         gone.append(path)
-                    opened += tried.get(path) == one and path in known
+                    if path in known and known[path][:2] == one[:2]:
+                        opened += 1  # but is broken later on
+                    elif one.bytes >= 0:
+                        known.pop(path, None)
                     continue
                 if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash):
                     gone.append(path)

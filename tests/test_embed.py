@@ -448,6 +448,16 @@ def test_broken_files_are_tried_again_when_they_change(disk, program, monkeypatc
     assert "1 could not be read" in error and "not tried again" not in error
 
 
+def test_videos_that_could_be_opened_are_counted_as_they_are_now(disk, program):
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk / "one.mp4"]
+    assert "3 windows in all, 3 of them new; 1 video could" in program("embed.py", *flags)[1]
+    (disk / "one.mp4").write_bytes(bytes((disk / "one.mp4").stat().st_size))
+    for more in ([], [], ["--retry"], []):
+        code, out, _ = program("embed.py", *flags, *more)
+        assert code == 1 and "0 windows in all, 0 of them new; 0 videos could be opened" in out
+    assert index.read_files(Path("index")) == {}
+
+
 @pytest.mark.parametrize("together", [1, 2, 9])
 def test_a_file_that_is_broken_in_its_middle_keeps_its_beginning(together, disk, program, monkeypatch):
     monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2 * together)
