@@ -26,7 +26,7 @@ from analysis import index
 from core.errors import DataError
 from dataset import windows
 from dataset.augment import prepare
-from dataset.by_time import TOLERANCE, VideoFacts, frames_at, look_at_video
+from dataset.by_time import TOLERANCE, VideoFacts, cut_short, frames_at, look_at_video
 from dataset.crops import FixedCrops
 from dataset.loader import surviving_items
 from dataset.reader import FrameReader
@@ -322,6 +322,21 @@ def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(dis
         assert "1 could not be read, or not to the end" in error and "its header announces 8.0 s" in error
     assert 2 <= len([row for row in segments() if row["file"].endswith("long.avi")]) <= 4
     assert program("embed.py", *flags[:-1], "--out", "alone", disk / "long.avi")[0] == 0
+
+
+def test_a_trim_by_an_edit_list_is_no_copy_that_was_stopped(tmp_path):
+    path = tmp_path / "film.mp4"
+    write_video(path, frames=200)
+    data = bytearray(path.read_bytes())
+    tick = int.from_bytes(data.split(b"stts")[1][12:16], "big")
+    entry, whole = data.index(b"elst") + 12, data.index(b"mvhd") + 20
+    half = int.from_bytes(data[whole:whole + 4], "big") // 2
+    data[whole:whole + 4] = struct.pack(">I", half)
+    data[entry:entry + 8] = struct.pack(">II", half, 100 * tick)  # how long; from which time of the track on
+    path.write_bytes(data)
+    facts = look_at_video(str(path))
+    assert facts.seconds == pytest.approx(4, abs=0.05) and cut_short(facts) is None
+    assert cut_short(facts._replace(announced=8.0))
 
 
 MANIFEST = {"weights": "x", "dim": 2, "windows": {"window": 1.0, "hop": 1.0, "frames": 4},
