@@ -307,6 +307,26 @@ def test_a_disk_that_is_full_names_its_file_when_the_index_is_closed_too(tmp_pat
     assert error.value.filename == str(tmp_path / "i/vectors.npy")
 
 
+def test_a_disk_that_is_full_leaves_whole_lines_of_segments(tmp_path):
+    import resource
+    facts, spans = VideoFacts("h", 25.0, 0.0, 30.0), np.stack([np.arange(20.0), np.arange(1, 21.0)], axis=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with index.Index(tmp_path / "i", MANIFEST, ["weights"]) as one:
+        one.append("/a", facts, spans, np.ones((20, 2), np.float32))
+        text = (tmp_path / "i/segments.csv").read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + 100, limits[1]))  # some lines and a half
+        try:
+            with pytest.raises(OSError) as error:
+                one.append("/b", facts, spans, np.ones((20, 2), np.float32))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(tmp_path / "i/segments.csv")
+    assert (tmp_path / "i/segments.csv").read_bytes() == text and len(np.load(tmp_path / "i/vectors.npy")) == 20
+    with index.Index(tmp_path / "i", MANIFEST, ["weights"]) as one:
+        one.append("/b", facts, spans, np.ones((20, 2), np.float32))
+    assert [segment.row for segment in index.segments_of(tmp_path / "i")] == list(range(40))
+
+
 def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(disk, program):
     write_video(disk / "long.avi", "MJPG", frames=200)
     data = (disk / "long.avi").read_bytes()
