@@ -262,8 +262,10 @@ def embed(args, index, paths, windows, size, network, device):
             print(f"{first} of {len(good)} videos: {counted(index.rows - rows, 'new window')}", flush=True)
     index.write_files(known, before | unreadable)
     count = sum(count for _, count in index.done.values())
-    print(f"written to {args.out}: {counted(count, 'window')} in all, {index.rows - rows} of them new; "
-          f"{counted(opened, 'video')} could be opened")
+    left = sum(count for path, (_, count) in index.done.items() if paths.get(path, "not named") or is_gone(path))
+    print(f"written to {args.out}: {counted(count, 'window')} in all, {index.rows - rows} of them new; " + (
+        f"{left} of files that were not named or are gone (--prune forgets what is gone); " if left else "")
+        + f"{counted(opened, 'video')} could be opened")
     if unreadable:
         path, one = next(iter(unreadable.items()))
         again = sum(tried.get(path) == one for path, one in unreadable.items())

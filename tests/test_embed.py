@@ -520,9 +520,13 @@ def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
     before, rows = np.load("index/vectors.npy"), segments()
     for name in ("one.mp4", "broken.mp4"):
         (disk / name).unlink()
-    assert "9 windows in all" in program("embed.py", *flags)[1] and segments() == rows  # not by itself
+    out = program("embed.py", *flags)[1]
+    assert segments() == rows  # not by itself
+    assert "9 windows in all, 0 of them new; 3 of files that were not named or are gone (--prune forgets what" in out
+    assert "6 of files that were not named or are gone" in program("embed.py", *flags[:-1], disk / "b/deep")[1]
     code, out, error = program("embed.py", *flags, "--prune")
     assert code == 0 and "1 file of the index is gone: forgotten, with 3 windows" in out and not error
+    assert "6 windows in all, 0 of them new; 2 videos" in out
     assert segments() == [row for row in rows if not row["file"].endswith("one.mp4")]
     assert np.array_equal(np.load("index/vectors.npy"), before)
     assert index.read_files(Path("index")).keys() == {row["file"] for row in segments()}
