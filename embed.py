@@ -192,6 +192,7 @@ def main(argv):
     paths, others = find(args.paths, args.list)
     if opened:
         check_network(args, partial(build_backbone, opened.net, opened.width))
+    refused = [f"{quoted(path)}: {reason}" for path, reason in paths.items() if reason]
     network, weights, dim = network_for(opened, args.seq_len, args.img_dim, args.seed)
     precision = lower(network, args, device)
     utils.print_plan("Embedding", {
@@ -199,8 +200,9 @@ def main(argv):
         "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of {windows.window:.3g} s",
         "windows": f"{windows.frames} frames, one in {windows.window / windows.frames:.3g} s, {args.img_dim} px of "
                    f"{args.resize[0]} x {args.resize[1]}",
-        "videos": f"{len(paths)}" + (f"; {counted(others, 'other file')} in the folders, no videos by their names or "
-                                     "hidden" if others else ""),
+        "videos": f"{len(paths) - len(refused)}" + (
+            f"; {len(refused)} that cannot be taken, such as {refused[0]}" if refused else "") + (
+            f"; {counted(others, 'other file')} in the folders, no videos by their names or hidden" if others else ""),
         "folder": args.out})
     if not paths:
         raise DataError("there is no video in what was named: folders are searched for files that end in "

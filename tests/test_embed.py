@@ -275,6 +275,15 @@ def test_rows_of_a_list_that_lead_nowhere_are_said_and_the_rest_is_embedded(disk
     assert "0 files of the index are gone: forgotten, with 0 windows" in out
 
 
+def test_the_plan_counts_videos_that_can_be_taken_and_those_that_cannot(disk, program):
+    for name in ("a\nb.mp4", "a\tb.mp4"):
+        (disk / name).write_bytes(b"")
+    code, out, error = program("embed.py", "--pretrain", "thumbnail", *SMALL, "--out", "x", "--dry_run", disk)
+    said = " ".join(out.split())
+    assert code == 0 and "videos 3; 2 that cannot be taken, such as" in said, out + error
+    assert "it holds the control character '" in said and "': rename it; 1 other file in the folders" in said
+
+
 def test_a_pattern_with_stars_that_stand_for_no_folders(disk, program):
     flags = ["--pretrain", "thumbnail", *SMALL, "--out", "x", "--dry_run"]
     code, out, error = program("embed.py", *flags, f"{disk}/**.mp4")
