@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -351,6 +352,20 @@ def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(dis
         assert "1 could not be read, or not to the end" in error and "its header announces 8.0 s" in error
     assert 2 <= len([row for row in segments() if row["file"].endswith("long.avi")]) <= 4
     assert program("embed.py", *flags[:-1], "--out", "alone", disk / "long.avi")[0] == 0
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_slow_videos_whose_times_go_back_are_refused(tmp_path):
+    def made(name, codec):
+        source = ["-f", "lavfi", "-i", "testsrc2=rate=1/5:size=64x48", "-t", "60", "-c:v", codec, tmp_path / name]
+        if subprocess.run(["ffmpeg", "-v", "error", *source], stdin=subprocess.DEVNULL, capture_output=True).returncode:
+            pytest.skip(f"this ffmpeg has no {codec}")
+        return str(tmp_path / name)
+
+    assert look_at_video(made("a.mkv", "mpeg4")).seconds == pytest.approx(60)
+    with pytest.raises(BrokenVideo, match="their times go back as it is read: `ffmpeg -i FILE -c copy NEW.mp4`"):
+        look_at_video(made("b.mkv", "libx264"))
+    assert look_at_video(made("c.mp4", "libx264")).seconds == pytest.approx(60)
 
 
 def test_a_trim_by_an_edit_list_is_no_copy_that_was_stopped(tmp_path):
