@@ -12,7 +12,6 @@ import core.lifeline  # noqa: F401  # before what takes seconds to import
 # isort: split
 import os
 import sys
-import time
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -49,13 +48,13 @@ from engine.folders import check_folder
 from engine.log import plain_types
 from engine.precision import check_precision, default_precision, set_precision
 from engine.setup import open_weights, start, take_clips
-from engine.unlisted import KEEP
+from engine.unlisted import KEEP, for_a_while
 from models import build_backbone
 from models.protocol import Protocol
 
 WORDS = ("random", "thumbnail")  # of --pretrain, which are no paths
 SAME = ("weights", "dim", "precision", "windows", "clips")
-BATCH = 500  # files that are looked at before their windows are read
+BATCH = 500  # files at least that are looked at before their windows are read
 
 
 def flags():
@@ -153,14 +152,6 @@ def printed(path):
     return path.encode(errors="backslashreplace").decode()
 
 
-def look(paths, known, args):
-    """What must be known of videos, looked at where they have changed -> ({path: Known}, {path: Known with a Fault})"""
-    found, unreadable = {}, {}
-    for path, one in look_at_files(paths, known, look_at_video, args.workers, "looking at videos"):
-        (unreadable if isinstance(one.facts, Fault) else found)[path] = one
-    return {path: found[path] for path in paths if path in found}, unreadable
-
-
 def is_gone(path):
     """Whether there is no such file; one that cannot be asked for, as on a disk with faults, may be there."""
     try:
@@ -201,6 +192,7 @@ def main(argv):
     paths, others = find(args.paths, args.list)
     if opened:
         check_network(args, partial(build_backbone, opened.net, opened.width))
+    refused = [f"{quoted(path)}: {reason}" for path, reason in paths.items() if reason]
     network, weights, dim = network_for(opened, args.seq_len, args.img_dim, args.seed)
     precision = lower(network, args, device)
     utils.print_plan("Embedding", {
@@ -208,8 +200,9 @@ def main(argv):
         "vectors": f"{dim} numbers for every {windows.hop:.3g} s, of windows of {windows.window:.3g} s",
         "windows": f"{windows.frames} frames, one in {windows.window / windows.frames:.3g} s, {args.img_dim} px of "
                    f"{args.resize[0]} x {args.resize[1]}",
-        "videos": f"{len(paths)}" + (f"; {counted(others, 'other file')} in the folders, no videos by their names or "
-                                     "hidden" if others else ""),
+        "videos": f"{len(paths) - len(refused)}" + (
+            f"; {len(refused)} that cannot be taken, such as {refused[0]}" if refused else "") + (
+            f"; {counted(others, 'other file')} in the folders, no videos by their names or hidden" if others else ""),
         "folder": args.out})
     if not paths:
         raise DataError("there is no video in what was named: folders are searched for files that end in "
@@ -231,32 +224,50 @@ def embed(args, index, paths, windows, size, network, device):
     if args.prune:
         prune(index, known, before)
     unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
-    others = {path: one for path, one in before.items() if path not in paths}
     tried = {path: one for path, one in before.items() if one.bytes >= 0 and path in paths and not args.retry}
     looked_at = known | tried  # a file is in one batch
-    good, opened, new = [path for path, reason in paths.items() if not reason], 0, 0
-    written = time.monotonic()
-    for first in range(0, len(good), BATCH):
-        found, wrong = look(good[first:first + BATCH], looked_at, args)
-        short = {path: with_fault(said, *one[:2]) for path, one in found.items() if (said := cut_short(one.facts))}
-        known.update(found)
-        unreadable.update(wrong | short)
-        opened += len(found) + sum(tried.get(path) == one and path in known for path, one in wrong.items())
-        gone = [path for path, one in wrong.items() if one.bytes >= 0 and one != tried.get(path)] + [
-            path for path, one in found.items() if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)]
-        if gone or time.monotonic() > written + KEEP:  # the tables of many files are long
-            index.write_files(known, others | unreadable)
-            written = time.monotonic()
-        index.drop(gone)
-        done, broken = embed_batch(args, index, found, before, windows, size, network, device,
-                                   f"videos {first + 1} to {first + len(good[first:first + BATCH])} of {len(good)}")
-        new, unreadable = new + done, unreadable | broken
-        if first + BATCH < len(good):  # for who reads a log, where there is no bar
-            print(f"{first + BATCH} of {len(good)} videos: {counted(new, 'new window')}", flush=True)
-    index.write_files(known, others | unreadable)
+    good, first, opened, rows = [path for path, reason in paths.items() if not reason], 0, 0, index.rows
+    while first < len(good):
+        batch, found = good[first:first + max(BATCH, len(known) // 10)], {}  # the tables of many files are long
+        looks = look_at_files(batch, looked_at, look_at_video, args.workers, "looking at videos")
+        while part := dict(for_a_while(looks, KEEP)):
+            gone = []
+            for path, one in part.items():
+                if isinstance(one.facts, Fault):
+                    unreadable[path] = one
+                    if one.bytes >= 0 and one != tried.get(path):
+                        gone.append(path)
+                    if path in known and known[path][:2] == one[:2]:
+                        opened += 1  # but is broken later on
+                    elif one.bytes >= 0:
+                        known.pop(path, None)
+                    continue
+                if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash):
+                    gone.append(path)
+                if said := cut_short(one.facts):
+                    unreadable[path] = with_fault(said, *one[:2])
+                found[path] = known[path] = one
+            index.drop(gone)
+            if any(looked_at.get(path) != one for path, one in part.items()):
+                index.write_files(known, before | unreadable)
+        opened += len(found)
+        done = embed_batch(args, index, {path: found[path] for path in batch if path in found}, before, windows, size,
+                           network, device, f"videos {first + 1} to {first + len(batch)} of {len(good)}")
+        while part := dict(for_a_while(done, KEEP)):
+            if broken := {path: one for path, one in part.items() if one}:
+                unreadable.update(broken)
+                index.write_files(known, before | unreadable)
+        for path in found.keys() - unreadable.keys():
+            before.pop(path, None)
+        first += len(batch)
+        if first < len(good):  # for who reads a log, where there is no bar
+            print(f"{first} of {len(good)} videos: {counted(index.rows - rows, 'new window')}", flush=True)
+    index.write_files(known, before | unreadable)
     count = sum(count for _, count in index.done.values())
-    print(f"written to {args.out}: {counted(count, 'window')} in all, {new} of them new; {counted(opened, 'video')} "
-          "could be opened")
+    left = sum(count for path, (_, count) in index.done.items() if paths.get(path, "not named") or is_gone(path))
+    print(f"written to {args.out}: {counted(count, 'window')} in all, {index.rows - rows} of them new; " + (
+        f"{left} of files that were not named or are gone (--prune forgets what is gone); " if left else "")
+        + f"{counted(opened, 'video')} could be opened")
     if unreadable:
         path, one = next(iter(unreadable.items()))
         again = sum(tried.get(path) == one for path, one in unreadable.items())
@@ -282,8 +293,8 @@ def prune(index, known, unreadable):
 
 
 def embed_batch(args, index, found, before, windows, size, network, device, description):
-    """Embed what is not in the index yet of some files -> (windows that are new, {path: Known with a Fault, of those
-    that cannot be read to their end})
+    """Embed what is not in the index yet of some files. Yields (path, Known with a Fault where it cannot be read to its
+    end, or None) as they are read.
 
     before: such of earlier runs; of a file that has nothing new they still hold
     """
@@ -291,8 +302,9 @@ def embed_batch(args, index, found, before, windows, size, network, device, desc
     done = [index.done.get(path, ("", 0))[1] for path, _ in videos]
     chunks = Chunks(videos, windows, size, done)
     items = surviving_items(chunks, min(args.workers, len(chunks)), chunks.video)
-    new, untouched = 0, found.keys() - {videos[number][0] for number in chunks.video.tolist()}
+    untouched = found.keys() - {videos[number][0] for number in chunks.video.tolist()}
     broken = {path: before[path] for path in untouched if path in before and before[path][:2] == found[path][:2]}
+    yield from broken.items()
     with tqdm(desc=description, total=int(chunks.count.sum()), unit="window", leave=False, disable=None) as bar:
         for item in items:
             path, facts = videos[chunks.video[item["index"]]]
@@ -301,10 +313,9 @@ def embed_batch(args, index, found, before, windows, size, network, device, desc
             if len(clips) and path not in broken:
                 index.append(path, facts, spans_of(windows, facts, first, len(clips)),
                              vectors_of(network, clips, device))
-                new += len(clips)
             if item["error"]:
                 broken.setdefault(path, with_fault(item["error"], *found[path][:2 if item["lasting"] else 0]))
-    return new, broken
+            yield path, broken.get(path)
 
 
 if __name__ == "__main__":

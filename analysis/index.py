@@ -128,7 +128,7 @@ class Index:
             rows = segment.row + 1
         begun = (self.folder / VECTORS).exists() and (self.folder / VECTORS).stat().st_size
         stated = len(map_npy(self.folder / VECTORS, AGAIN)) if begun else 0
-        self.segments = open(self.folder / SEGMENTS, "r+b" if (self.folder / SEGMENTS).exists() else "w+b")
+        self.segments = open(self.folder / SEGMENTS, "r+b" if (self.folder / SEGMENTS).exists() else "w+b", buffering=0)
         self.vectors = open(self.folder / VECTORS, "r+b" if (self.folder / VECTORS).exists() else "w+b")
         there = max(self.vectors.seek(0, os.SEEK_END) - HEADER, 0) // (4 * self.dim)
         if there < rows:
@@ -151,8 +151,18 @@ class Index:
         self.segments.truncate(end)
         self.segments.seek(end)
         if not end:
-            self.segments.write(csv_lines([COLUMNS]).encode())
-            self.segments.flush()
+            self._write_segments(csv_lines([COLUMNS]))
+
+    def _write_segments(self, lines: str) -> None:
+        """Add lines to segments.csv, or none where the disk is full: who reads it may do so then."""
+        end, rest = self.segments.tell(), lines.encode()
+        try:
+            while rest:
+                rest = rest[self.segments.write(rest):]
+            os.fsync(self.segments.fileno())
+        except OSError as error:
+            self.segments.truncate(end)
+            raise OSError(error.errno, error.strerror, str(self.folder / SEGMENTS)) from error
 
     def _keep(self, rows: int) -> None:
         """Have vectors.npy say that it has so many rows, and end there."""
@@ -173,14 +183,13 @@ class Index:
         assert content == facts.hash and vectors.shape == (len(spans), self.dim)
         lines = csv_lines(Segment(self.rows + i, file, facts.hash, start, end, facts.fps, self.weights).fields()
                           for i, (start, end) in enumerate(spans.tolist()))
-        for name, out, data in ((VECTORS, self.vectors, np.ascontiguousarray(vectors, "<f4").tobytes()),
-                                (SEGMENTS, self.segments, lines.encode())):
-            try:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(self.folder / name)) from error
+        try:
+            self.vectors.write(np.ascontiguousarray(vectors, "<f4").tobytes())
+            self.vectors.flush()
+            os.fsync(self.vectors.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / VECTORS)) from error
+        self._write_segments(lines)
         self.rows += len(spans)
         self.done[file] = facts.hash, count + len(spans)
         self._keep(self.rows)
@@ -195,7 +204,7 @@ class Index:
             out.writelines(csv_lines([segment.fields()]) for segment in segments_of(self.folder)
                            if segment.file not in gone)
         self.segments.close()
-        self.segments = open(self.folder / SEGMENTS, "r+b")
+        self.segments = open(self.folder / SEGMENTS, "r+b", buffering=0)
         self.segments.seek(0, os.SEEK_END)
         for file in gone:
             del self.done[file]

@@ -1,10 +1,14 @@
 """A video by time, whatever its frame rate: what must be known of a file, and the frames shown at any times."""
 import math
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from core.inputs import open_file
 
 from .video import MOST_RATE, BrokenVideo, content_hash, open_video, packets
 
@@ -13,12 +17,15 @@ TAIL = 0.5  # seconds before the end that is announced, from which on frames are
 EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame wanted, at which decoding begins
 NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
 LONGEST, LONGEST_GAP = 1e7, 3600  # seconds of a video, and between two of its frames
+SLOW = 1  # frames a second, below which no two may have the same time
+MOST_BOXES = 1000  # of an MP4, among which its header is looked for
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
 
 
 class VideoFacts(NamedTuple):
     """Of a file: a hash of its content, frames a second by its header, when its first frame is shown by the decoder
-    (milliseconds), its last after that (seconds), and how long the header says that it is (seconds; 0: it does not)."""
+    (milliseconds), its last after that (seconds), and how long the header says that it is shown (seconds; 0: it does
+    not)."""
 
     hash: str
     fps: float
@@ -49,8 +56,13 @@ def look_at_video(path: str) -> VideoFacts:
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
         frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    first, last, gap = math.inf, -math.inf, 0.0
+    first, last, gap, seen = math.inf, -math.inf, 0.0, set()
     for time, _ in packets(path):
+        if 0 < fps < SLOW:  # OpenCV may count anew after some frames of H.264 in Matroska
+            if time in seen:
+                raise BrokenVideo(path, f"has less than {SLOW} frame a second, and their times go back as it is read: "
+                                        "`ffmpeg -i FILE -c copy NEW.mp4` may mend that")
+            seen.add(time)
         gap = max(gap, time - max(first, last))
         first, last = min(first, time), max(last, time)
     if not 0 < fps < MOST_RATE or not 0 <= last - first < 1000 * LONGEST:
@@ -58,8 +70,29 @@ def look_at_video(path: str) -> VideoFacts:
     if gap > 1000 * LONGEST_GAP:
         raise BrokenVideo(path, f"shows no new frame for {gap / 3.6e6:.3g} hours, {LONGEST_GAP / 3600:g} at most: cut "
                                 "it there")
-    announced = frames / fps if 0 < frames < LONGEST * fps else 0.0
+    announced = min(frames / fps, movie_seconds(path)) if 0 < frames < LONGEST * fps else 0.0
     return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000, announced)
+
+
+def movie_seconds(path: str) -> float:
+    """How long an MP4 or MOV says that it is shown, without what its edit lists hide; inf where it does not say."""
+    try:
+        with open_file(path, most=2**62) as file:
+            place, end = 0, file.seek(0, os.SEEK_END)
+            for _ in range(MOST_BOXES):
+                file.seek(place)
+                start = file.read(56).ljust(56, b"\0")  # of a box; moov begins with the box mvhd
+                size, kind, long_size = struct.unpack_from(">I4sQ", start)
+                if kind == b"moov":
+                    units, length = struct.unpack_from(">IQ" if start[16] else ">II", start, 36 if start[16] else 28)
+                    return length / units if start[12:16] == b"mvhd" and units and length else math.inf
+                size = long_size if size == 1 else size
+                if not 8 <= size < end - place:
+                    break
+                place += size
+    except OSError as error:
+        raise BrokenVideo(path, f"cannot be read ({error.strerror})") from error
+    return math.inf
 
 
 def last_shown(path: str, begin: float, announced: float) -> float:

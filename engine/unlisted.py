@@ -146,7 +146,7 @@ def _count(found: Unlisted, workers: int) -> dict[str, Known]:
     known = read_known(found.place / FILES, Counted._fields, Counted.of)
     looks = look_at_files(found.paths[rank()::world_size()], known, count_frames, workers, "counting frames")
     looked: dict[str, Known] = {}
-    while any(parts := of_all_processes(dict(_for_a_while(looks, KEEP)))):
+    while any(parts := of_all_processes(dict(for_a_while(looks, KEEP)))):
         for part in parts:
             looked |= part
         now = known | {path: one for path, one in looked.items() if not isinstance(one.facts, Fault)}
@@ -156,7 +156,7 @@ def _count(found: Unlisted, workers: int) -> dict[str, Known]:
     return looked
 
 
-def _for_a_while(items: Iterable[T], seconds: float) -> Iterator[T]:
+def for_a_while(items: Iterable[T], seconds: float) -> Iterator[T]:
     """The next of `items`, at least one, for some seconds."""
     end = time.monotonic() + seconds
     for item in items:

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from analysis import index
 from core.errors import DataError
 from dataset import windows
 from dataset.augment import prepare
-from dataset.by_time import TOLERANCE, VideoFacts, frames_at, look_at_video
+from dataset.by_time import TOLERANCE, VideoFacts, cut_short, frames_at, look_at_video
 from dataset.crops import FixedCrops
 from dataset.loader import surviving_items
 from dataset.reader import FrameReader
@@ -275,6 +276,15 @@ def test_rows_of_a_list_that_lead_nowhere_are_said_and_the_rest_is_embedded(disk
     assert "0 files of the index are gone: forgotten, with 0 windows" in out
 
 
+def test_the_plan_counts_videos_that_can_be_taken_and_those_that_cannot(disk, program):
+    for name in ("a\nb.mp4", "a\tb.mp4"):
+        (disk / name).write_bytes(b"")
+    code, out, error = program("embed.py", "--pretrain", "thumbnail", *SMALL, "--out", "x", "--dry_run", disk)
+    said = " ".join(out.split())
+    assert code == 0 and "videos 3; 2 that cannot be taken, such as" in said, out + error
+    assert "it holds the control character '" in said and "': rename it; 1 other file in the folders" in said
+
+
 def test_a_pattern_with_stars_that_stand_for_no_folders(disk, program):
     flags = ["--pretrain", "thumbnail", *SMALL, "--out", "x", "--dry_run"]
     code, out, error = program("embed.py", *flags, f"{disk}/**.mp4")
@@ -307,6 +317,26 @@ def test_a_disk_that_is_full_names_its_file_when_the_index_is_closed_too(tmp_pat
     assert error.value.filename == str(tmp_path / "i/vectors.npy")
 
 
+def test_a_disk_that_is_full_leaves_whole_lines_of_segments(tmp_path):
+    import resource
+    facts, spans = VideoFacts("h", 25.0, 0.0, 30.0), np.stack([np.arange(20.0), np.arange(1, 21.0)], axis=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with index.Index(tmp_path / "i", MANIFEST, ["weights"]) as one:
+        one.append("/a", facts, spans, np.ones((20, 2), np.float32))
+        text = (tmp_path / "i/segments.csv").read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + 100, limits[1]))  # some lines and a half
+        try:
+            with pytest.raises(OSError) as error:
+                one.append("/b", facts, spans, np.ones((20, 2), np.float32))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(tmp_path / "i/segments.csv")
+    assert (tmp_path / "i/segments.csv").read_bytes() == text and len(np.load(tmp_path / "i/vectors.npy")) == 20
+    with index.Index(tmp_path / "i", MANIFEST, ["weights"]) as one:
+        one.append("/b", facts, spans, np.ones((20, 2), np.float32))
+    assert [segment.row for segment in index.segments_of(tmp_path / "i")] == list(range(40))
+
+
 def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(disk, program):
     write_video(disk / "long.avi", "MJPG", frames=200)
     data = (disk / "long.avi").read_bytes()
@@ -322,6 +352,35 @@ def test_a_copy_that_was_stopped_is_said_and_what_there_is_of_it_is_embedded(dis
         assert "1 could not be read, or not to the end" in error and "its header announces 8.0 s" in error
     assert 2 <= len([row for row in segments() if row["file"].endswith("long.avi")]) <= 4
     assert program("embed.py", *flags[:-1], "--out", "alone", disk / "long.avi")[0] == 0
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_slow_videos_whose_times_go_back_are_refused(tmp_path):
+    def made(name, codec):
+        source = ["-f", "lavfi", "-i", "testsrc2=rate=1/5:size=64x48", "-t", "60", "-c:v", codec, tmp_path / name]
+        if subprocess.run(["ffmpeg", "-v", "error", *source], stdin=subprocess.DEVNULL, capture_output=True).returncode:
+            pytest.skip(f"this ffmpeg has no {codec}")
+        return str(tmp_path / name)
+
+    assert look_at_video(made("a.mkv", "mpeg4")).seconds == pytest.approx(60)
+    with pytest.raises(BrokenVideo, match="their times go back as it is read: `ffmpeg -i FILE -c copy NEW.mp4`"):
+        look_at_video(made("b.mkv", "libx264"))
+    assert look_at_video(made("c.mp4", "libx264")).seconds == pytest.approx(60)
+
+
+def test_a_trim_by_an_edit_list_is_no_copy_that_was_stopped(tmp_path):
+    path = tmp_path / "film.mp4"
+    write_video(path, frames=200)
+    data = bytearray(path.read_bytes())
+    tick = int.from_bytes(data.split(b"stts")[1][12:16], "big")
+    entry, whole = data.index(b"elst") + 12, data.index(b"mvhd") + 20
+    half = int.from_bytes(data[whole:whole + 4], "big") // 2
+    data[whole:whole + 4] = struct.pack(">I", half)
+    data[entry:entry + 8] = struct.pack(">II", half, 100 * tick)  # how long; from which time of the track on
+    path.write_bytes(data)
+    facts = look_at_video(str(path))
+    assert facts.seconds == pytest.approx(4, abs=0.05) and cut_short(facts) is None
+    assert cut_short(facts._replace(announced=8.0))
 
 
 MANIFEST = {"weights": "x", "dim": 2, "windows": {"window": 1.0, "hop": 1.0, "frames": 4},
@@ -448,6 +507,16 @@ def test_broken_files_are_tried_again_when_they_change(disk, program, monkeypatc
     assert "1 could not be read" in error and "not tried again" not in error
 
 
+def test_videos_that_could_be_opened_are_counted_as_they_are_now(disk, program):
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk / "one.mp4"]
+    assert "3 windows in all, 3 of them new; 1 video could" in program("embed.py", *flags)[1]
+    (disk / "one.mp4").write_bytes(bytes((disk / "one.mp4").stat().st_size))
+    for more in ([], [], ["--retry"], []):
+        code, out, _ = program("embed.py", *flags, *more)
+        assert code == 1 and "0 windows in all, 0 of them new; 0 videos could be opened" in out
+    assert index.read_files(Path("index")) == {}
+
+
 @pytest.mark.parametrize("together", [1, 2, 9])
 def test_a_file_that_is_broken_in_its_middle_keeps_its_beginning(together, disk, program, monkeypatch):
     monkeypatch.setattr(windows, "CHUNK", 3 * 4 * 24**2 * together)
@@ -475,15 +544,60 @@ def test_files_that_are_gone_are_forgotten_when_it_is_asked_for(disk, program):
     before, rows = np.load("index/vectors.npy"), segments()
     for name in ("one.mp4", "broken.mp4"):
         (disk / name).unlink()
-    assert "9 windows in all" in program("embed.py", *flags)[1] and segments() == rows  # not by itself
+    out = program("embed.py", *flags)[1]
+    assert segments() == rows  # not by itself
+    assert "9 windows in all, 0 of them new; 3 of files that were not named or are gone (--prune forgets what" in out
+    assert "6 of files that were not named or are gone" in program("embed.py", *flags[:-1], disk / "b/deep")[1]
     code, out, error = program("embed.py", *flags, "--prune")
     assert code == 0 and "1 file of the index is gone: forgotten, with 3 windows" in out and not error
+    assert "6 windows in all, 0 of them new; 2 videos" in out
     assert segments() == [row for row in rows if not row["file"].endswith("one.mp4")]
     assert np.array_equal(np.load("index/vectors.npy"), before)
     assert index.read_files(Path("index")).keys() == {row["file"] for row in segments()}
     assert index.read_unreadable(Path("index")) == {}
     write_video(disk / "one.mp4")
     assert "9 windows in all, 3 of them new" in program("embed.py", *flags, "--prune")[1]
+
+
+def test_a_run_that_is_stopped_while_it_looks_at_files_looks_at_the_others_then(disk, program, monkeypatch):
+    (disk / "broken.mp4").write_bytes(b"no film")
+    looked, own = [], embed.look_at_video
+
+    def look(path):
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+        looked.append(Path(path).name)
+        return own(path)
+
+    monkeypatch.setattr(embed, "KEEP", 0)
+    monkeypatch.setattr(embed, "look_at_video", look)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5", disk]
+    assert program("embed.py", *flags)[0] == 130
+    monkeypatch.setattr(embed, "look_at_video", lambda path: (looked.append(Path(path).name), own(path))[1])
+    code, out, error = program("embed.py", *flags)
+    assert code == 0 and "9 windows in all, 9 of them new" in out, error
+    assert sorted(looked) == ["broken.mp4", "one.mp4", "two.mkv", "ümlaut, \"quoted\".avi"]
+
+
+def test_a_run_that_is_stopped_amid_windows_has_their_files_and_faults_in_its_tables(disk, program, monkeypatch):
+    own, faulty = windows.window_clips, []
+
+    def clips(path, *more):
+        if len(faulty) == 2:
+            raise KeyboardInterrupt
+        if path.endswith(("one.mp4", "two.mkv")):
+            faulty.append(path)
+            raise BrokenVideo(path, "has a frame that cannot be decoded")
+        return own(path, *more)
+
+    monkeypatch.setattr(embed, "KEEP", 0)
+    monkeypatch.setattr(windows, "CHUNK", 1)
+    monkeypatch.setattr(windows, "window_clips", clips)
+    flags = ["--pretrain", "thumbnail", *SMALL, "--out", "index", "--window", "1", "--hop", "0.5"]
+    files = [str(disk / name) for name in ("b/ümlaut, \"quoted\".avi", "one.mp4", "b/deep/er/two.mkv")]
+    assert program("embed.py", *flags, *files)[0] == 130
+    assert {row["file"] for row in segments()} == {files[0]} and {*files} == index.read_files(Path("index")).keys()
+    assert index.read_unreadable(Path("index")).keys() == {files[1]}
 
 
 @pytest.mark.kept
