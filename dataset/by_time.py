@@ -17,7 +17,6 @@ TAIL = 0.5  # seconds before the end that is announced, from which on frames are
 EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame wanted, at which decoding begins
 NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
 LONGEST, LONGEST_GAP = 1e7, 3600  # seconds of a video, and between two of its frames
-SLOW = 1  # frames a second, below which no two may have the same time
 MOST_BOXES = 1000  # of an MP4, among which its header is looked for
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
 
@@ -56,17 +55,13 @@ def look_at_video(path: str) -> VideoFacts:
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
         frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    first, last, gap, seen = math.inf, -math.inf, 0.0, set()
+    first, last, gap = math.inf, -math.inf, 0.0
     for time, _ in packets(path):
-        if 0 < fps < SLOW:  # OpenCV may count anew after some frames of H.264 in Matroska
-            if time in seen:
-                raise BrokenVideo(path, f"has less than {SLOW} frame a second, and their times go back as it is read: "
-                                        "`ffmpeg -i FILE -c copy NEW.mp4` may mend that")
-            seen.add(time)
         gap = max(gap, time - max(first, last))
         first, last = min(first, time), max(last, time)
     if not 0 < fps < MOST_RATE or not 0 <= last - first < 1000 * LONGEST:
-        raise BrokenVideo(path, "does not say when its frames are shown")
+        raise BrokenVideo(path, "does not say when its frames are shown: `ffmpeg -i FILE -c copy NEW.mp4` may mend "
+                                "that")
     if gap > 1000 * LONGEST_GAP:
         raise BrokenVideo(path, f"shows no new frame for {gap / 3.6e6:.3g} hours, {LONGEST_GAP / 3600:g} at most: cut "
                                 "it there")
