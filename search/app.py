@@ -13,6 +13,7 @@ from flask import Flask, Response, abort, jsonify, render_template, request, sen
 
 from core.inputs import fault
 from core.names import cell
+from dataset.by_time import TOLERANCE, VideoFacts
 
 from .asked import Asked, number
 from .guard import guard
@@ -26,8 +27,21 @@ MOST_FOUND = 960  # similar segments
 MOST_FOLDERS, MOST_GROUPS = 2000, 200  # to choose from; of near-duplicates
 TWINS = 0.98  # cosine of near-duplicates
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
-# H.264 that plays everywhere, which has even sides
-ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
+EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # sides, which H.264 needs where it is to play everywhere
+# at the times that the pictures have, to 1/90000 s, and not at multiples of the frame rate
+ENCODED = "$mode vfr -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p"
+
+
+def cut(path: str, facts: VideoFacts | None, start: float, end: float, target: str) -> str:
+    """A shell's line that writes the pictures which frames_at gives between two times.
+
+    The file is decoded from its start on: where ffmpeg seeks, it is wrong by some frames in AVI with B-frames and MPEG.
+    """
+    standing = max(start + TOLERANCE - (1 / facts.fps if facts else 0), 0)  # the picture at `start` may have begun then
+    filters = (f"settb=AVTB,setpts=PTS-STARTPTS,trim={standing:.6f}:{end - TOLERANCE:.6f},"
+               f"setpts=max(PTS-{start:.3f}/TB\\,0),{EVEN}")
+    return (f"ffmpeg -nostdin -copyts -i {shlex.quote('file:' + path)} -map 0:v:0 -vf {shlex.quote(filters)} {ENCODED} "
+            f"-an {target}")
 
 
 def make_app(library: Library) -> Flask:
@@ -169,10 +183,10 @@ def make_app(library: Library) -> Flask:
             csv.writer(text).writerows([("file", "start", "end", "label"), *(
                 (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
             return download(text.getvalue(), kind, "text/csv")
-        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
-        for place, row in enumerate(rows, 1):
-            lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
-                         f"{row['end'] - row['start']:.3f} {ENCODED} -an cut_{place:04d}.mp4")
+        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew, without sound",
+                 "mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1"]
+        for count, (place, row) in enumerate(zip(wanted, rows, strict=True), 1):
+            lines.append(cut(row["file"], library.facts(place), row["start"], row["end"], f"cut_{count:04d}.mp4"))
         return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:

@@ -12,6 +12,7 @@ from analysis.index import SEGMENTS, VECTORS, read_files, read_manifest, segment
 from core.errors import DataError
 from core.files import whole_file
 from core.inputs import map_npy, read_npz
+from dataset.by_time import VideoFacts
 from dataset.unlisted import Known
 
 BLOCK = 2**16  # vectors that are read at a time
@@ -67,6 +68,12 @@ class Library:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def facts(self, place: int) -> VideoFacts | None:
+        """What is known of a segment's file; None: that is of another content by now."""
+        number = self.file[place]
+        known = self.known.get(self.files[number])
+        return known.facts if known and known.facts.hash == self.hashes[number] else None
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (mean of the vectors (D,), length of each without it (rows,)), kept beside the index"""

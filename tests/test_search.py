@@ -23,7 +23,7 @@ waitress = pytest.importorskip("waitress", reason="of requirements-search.txt")
 from analysis.index import Index, Known, read_files  # noqa: E402
 from core.errors import DataError  # noqa: E402
 from core.files import take_lock  # noqa: E402
-from dataset.by_time import VideoFacts, look_at_video  # noqa: E402
+from dataset.by_time import VideoFacts, frames_at, look_at_video  # noqa: E402
 from dataset.unlisted import write_known  # noqa: E402
 from search import upload  # noqa: E402
 from search.app import make_app  # noqa: E402
@@ -256,8 +256,9 @@ def test_exports(client):
     table = ask(client, "/export/selection.csv").get_data(as_text=True).splitlines()
     assert table[0] == "file,start,end,label" and len(table) == 3 and "'=SUM(A1)" in table[1]
     script = ask(client, "/export/cut.sh?ids=0,31,62").get_data(as_text=True)
-    assert script.count("ffmpeg ") == 3 and "'file:/disk/a/<img src=x onerror='\"'\"'alert(1)'\"'\"'>.mp4'" in script
-    assert "-ss 1.000" in script and "-t 1.000" in script
+    assert script.count("ffmpeg -nostdin ") == 3
+    assert "'file:/disk/a/<img src=x onerror='\"'\"'alert(1)'\"'\"'>.mp4'" in script
+    assert "-ss" not in script and script.count("trim=0.960500:1.999500,") == 1
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -272,6 +273,31 @@ def test_the_cut_list_cuts_videos_of_any_size(tmp_path):
     done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [look_at_video(str(tmp_path / f"cut_000{i}.mp4")).seconds for i in (1, 2)] == pytest.approx([1, 1], abs=0.05)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("name, encoded", [
+    ("x.avi", "libx264 -bf 2 -g 12"), ("x.ts", "libx264 -bf 2 -g 12"), ("x.mpg", "mpeg2video -bf 2"),
+    ("x.flv", "libx264 -bf 2"), ("x.avi", "mpeg4 -bf 2 -vtag XVID"), ("x.mkv", "libx264 -bf 2")])
+def test_pieces_show_what_was_embedded(name, encoded, tmp_path):
+    """Each frame is a little brighter than the one before it."""
+    path = str(tmp_path / name)
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=size=64x48:rate=25:duration=2.8,"
+                    "format=yuv420p,geq=lum=40+3*N:cb=128:cr=128", "-c:v", *encoded.split(), "-b:v", "2M", path],
+                   check=True)
+    write_index(tmp_path / "index", np.eye(4, dtype=np.float32), [path], hop=0.5)  # 12.5 frames
+    client = make_app(Library(tmp_path / "index")).test_client()
+    (tmp_path / "cut.sh").write_bytes(ask(client, "/export/cut.sh?ids=0,1,2,3").data)
+    done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def brightness(video, times):
+        return [picture.mean() for picture in frames_at(video, look_at_video(video), times)]
+
+    for number, start in enumerate((0, 0.5, 1, 1.5), 1):
+        piece, times = str(tmp_path / f"cut_{number:04d}.mp4"), np.arange(0, 1, 0.01) + 0.002
+        assert look_at_video(piece).last < 1
+        np.testing.assert_allclose(brightness(piece, times), brightness(path, start + times), atol=1.5)
 
 
 # --- with videos ---------------------------------------------------------------------------------------------
