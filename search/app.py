@@ -148,8 +148,8 @@ def make_app(library: Library) -> Flask:
             said = None
         if fault(said, {"label": str, "ids": [int]}):
             abort(400, "a label needs windows")
-        labels.set(asked.places(",".join(map(str, said["ids"])), 10_000), said["label"])
-        return jsonify(labels=sorted(set(labels.of.values())), labelled=len(labels.of))
+        same = labels.set(asked.places(",".join(map(str, said["ids"])), 10_000), said["label"])
+        return jsonify(ids=same, labels=sorted(set(labels.of.values())), labelled=len(labels.of))
 
     @app.get("/api/guesses")
     def guesses() -> Response:

@@ -192,6 +192,26 @@ def test_a_probe_of_labels(library):
     assert "/gone.mp4,h,0.000,1.000,x\n" in (library.folder / "labels.csv").read_text()
 
 
+def test_labels_belong_to_the_content_under_any_name(tmp_path):
+    """Also while the index still has the windows of the former name."""
+    vectors, folder = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32), tmp_path / "i"
+    write_index(folder, vectors, ["/a", "/b"])
+    Labels(Library(folder)).set([1, 3], "jump")
+    with Index(folder, {**MANIFEST, "dim": 4}, ["weights"]) as index:
+        times = np.array([[0.0, 1.0], [1.0, 2.0]])
+        index.append("/renamed", VideoFacts(f"{0:032x}", 25.0, 0.0, 3.0), times, vectors[:2])
+    labels = Labels(Library(folder))
+    assert labels.of == {1: "jump", 3: "jump", 7: "jump"}
+    assert labels.set([7], "") == [1, 7] and Labels(Library(folder)).of == {3: "jump"}
+    assert labels.set([0], "run") == [0, 6]
+    with Index(folder, {**MANIFEST, "dim": 4}, ["weights"]) as index:
+        index.drop(["/a"])
+    library = Library(folder)
+    named = {(library.files[library.file[place]], library.start[place]): own
+             for place, own in Labels(library).of.items()}
+    assert named == {("/b", 0.0): "jump", ("/renamed", 0.0): "run"}
+
+
 # --- the server ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("headers", [
@@ -207,7 +227,7 @@ def test_a_change_needs_a_page_of_this_server(client, library):
     body = {"ids": [1], "label": "x"}
     answer = client.post("/api/label", json=body, headers={"Host": f"127.0.0.1:{PORT}"})
     assert answer.status_code == 403 and not (library.folder / "labels.csv").exists()
-    assert ask(client, "/api/label", "post", json=body).json == {"labels": ["x"], "labelled": 1}
+    assert ask(client, "/api/label", "post", json=body).json == {"ids": [1], "labels": ["x"], "labelled": 1}
 
 
 @pytest.mark.parametrize("path, code", [

@@ -265,7 +265,7 @@ async function label(number, box) {
   try {
     const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
                                                body: JSON.stringify({ ids, label: name }) });
-    for (const one of document.querySelectorAll(".card")) if (ids.includes(one.segment.id)) {
+    for (const one of document.querySelectorAll(".card")) if (answer.ids.includes(one.segment.id)) {
       one.segment.label = one.label.textContent = name;
       one.label.hidden = !name;
       chosen.delete(one.segment.id);
@@ -274,7 +274,7 @@ async function label(number, box) {
     chosen.clear();
     count();
     drawMap();
-    say(`${ids.length} ${name ? `labelled ${apart(name)}` : "without label now"}; ${answer.labelled} have labels`);
+    say(`${answer.ids.length} ${name ? `labelled ${apart(name)}` : "without label now"}; ${answer.labelled} have labels`);
   } catch (error) { say(error.message, true); }
 }
 
