@@ -164,7 +164,7 @@ def make_app(library: Library) -> Flask:
             return [{**segment, "guess": names[best[place]], "probability": round(float(sure[place]), 3)}
                     for place, segment in zip(one.tolist(), told(one), strict=True)]
 
-        return jsonify(labels=names, accuracy=accuracy, counts=np.bincount(best, minlength=len(names)).tolist(),
+        return jsonify(labels=names, accuracy=accuracy, counts=np.bincount(best[new], minlength=len(names)).tolist(),
                        surest={name: of(sure, new & (best == i)) for i, name in enumerate(names)},
                        unsure=of(-sure, new))
 

@@ -212,6 +212,16 @@ def test_labels_belong_to_the_content_under_any_name(tmp_path):
     assert named == {("/b", 0.0): "jump", ("/renamed", 0.0): "run"}
 
 
+def test_guesses_are_counted_among_windows_without_labels_that_pass_the_filter(library, client):
+    for place in range(0, 90, 3):
+        ask(client, "/api/label", "post", json={"ids": [place], "label": "ab"[place % 2]})
+    for address, windows in (("/api/guesses", 60), ("/api/guesses?folder=/disk/b", 20),
+                             ("/api/guesses?folder=/disk/b&before=3", 2)):
+        found = ask(client, address).json
+        assert sum(found["counts"]) == windows
+        assert [len(found["surest"][name]) for name in found["labels"]] == [min(count, 24) for count in found["counts"]]
+
+
 # --- the server ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("headers", [
