@@ -25,6 +25,7 @@ from .upload import MOST_BYTES, Embedder
 PAGE = 60  # segments of a page
 MOST_FOUND = 960  # similar segments
 MOST_FOLDERS, MOST_GROUPS = 2000, 200  # to choose from; of near-duplicates
+FIRST = 24  # segments of each group
 TWINS = 0.98  # cosine of near-duplicates
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # sides, which H.264 needs where it is to play everywhere
@@ -81,6 +82,8 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/api/segments")
     def segments() -> Response:
+        if request.args.get("ids"):
+            return jsonify(segments=told(asked.places(request.args["ids"])))
         allowed, first = asked.allowed(), int(number("first", 0))
         all_of_them = np.arange(len(library)) if allowed is None else np.flatnonzero(allowed)
         if request.args.get("labelled"):
@@ -108,7 +111,7 @@ def make_app(library: Library) -> Flask:
     def duplicates() -> Response:
         groups = library.duplicates(number("least", TWINS, 0.5, 1), asked.allowed())
         shown = groups[:MOST_GROUPS]
-        return jsonify(groups=[told(group[:24]) for group in shown], sizes=[len(group) for group in shown],
+        return jsonify(groups=[told(group[:FIRST]) for group in shown], rest=[group[FIRST:] for group in shown],
                        total=len(groups), least=TWINS)
 
     @app.post("/api/upload")
@@ -160,7 +163,7 @@ def make_app(library: Library) -> Flask:
         new[list(labels.of)] = False
 
         def of(order: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
-            one = library.best(order, 24, mask)
+            one = library.best(order, FIRST, mask)
             return [{**segment, "guess": names[best[place]], "probability": round(float(sure[place]), 3)}
                     for place, segment in zip(one.tolist(), told(one), strict=True)]
 

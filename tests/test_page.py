@@ -380,6 +380,22 @@ def many(tmp_path_factory):
     return folder
 
 
+def test_the_rest_of_a_group_of_near_duplicates_is_opened(visit, tmp_path):
+    write_index(tmp_path / "twins", np.eye(2, 4, dtype=np.float32).repeat((100, 3), axis=0),
+                [f"/{i}.mp4" for i in range(103)])
+    with served(make_app(Library(tmp_path / "twins"))) as port:
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.click("#twins")
+        for shown in (24, 84):
+            page.wait_for_selector(f"text=The first {shown} of 100 windows like each other")
+            page.click("text=More of this group")
+        page.wait_for_selector("h2:text-is('100 windows like each other')")
+        assert page.locator("#found h2").all_inner_texts() == [f"{n} windows like each other" for n in (100, 3)]
+        assert page.locator("#found ul").first.locator(".card").count() == 100
+        assert page.locator("text=More of this group").count() == 0 and focused(page).startswith("84.mp4")
+    visit.said[:] = [text for text in visit.said if "409" not in text]  # the videos are not there
+
+
 def test_100_000_windows(many, visit):
     with served(make_app(Library(many))) as port:
         page = visit(f"http://127.0.0.1:{port}/")

@@ -155,6 +155,15 @@ def test_near_duplicates_do_not_count_windows_that_overlap(tmp_path):
     assert library.duplicates(0.99, library.allowed(after=1000)) == []
 
 
+def test_all_of_a_large_group_of_near_duplicates_can_be_seen(tmp_path):
+    write_index(tmp_path / "i", np.eye(2, 4, dtype=np.float32).repeat(40, axis=0), [f"/{i}.mp4" for i in range(80)])
+    client = make_app(Library(tmp_path / "i")).test_client()
+    found = ask(client, "/api/duplicates").json
+    for group, rest, first in zip(found["groups"], found["rest"], (0, 40), strict=True):
+        assert [one["id"] for one in group] + rest == list(range(first, first + 40)) and len(group) == 24
+    assert ask(client, "/api/segments?ids=39,3").json["segments"][0]["file"] == "/39.mp4"
+
+
 def test_the_map_keeps_what_is_alike_together_and_is_computed_once(tmp_path, monkeypatch):
     vectors = np.random.default_rng(0).standard_normal((90, 16)).astype(np.float32) * 0.1
     vectors[30:60, 0] += 5

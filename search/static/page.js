@@ -91,7 +91,7 @@ async function show() {
     } else if (state.view === "duplicates") {
       const answer = await ask("/api/duplicates", filters());
       if (turn !== asked) return;
-      list(answer.groups.map((group, i) => [`${answer.sizes[i]} windows like each other`, group]),
+      list(answer.groups.map((group, i) => [alike(group.length, group.length + answer.rest[i].length), group, answer.rest[i]]),
            answer.groups.length ? `${answer.groups.length} of ${answer.total} groups with a cosine of ${answer.least} or more, the largest first` : "There are no near-duplicates");
     } else if (state.view === "guesses") {
       const answer = await ask("/api/guesses", filters());
@@ -154,9 +154,30 @@ const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed
 const title = (segment) => `${segment.file.split("/").pop()}, ${clock(segment.start)}`;
 
 function list(groups, text) {
-  $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found]) =>
-    [...(title ? [element("h2", {}, title)] : []), grid(found)]));
+  $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found, rest = []]) => {
+    const heading = element("h2", {}, title), cards = grid(found);
+    return [...(title ? [heading] : []), cards, ...(rest.length ? [opener(heading, cards, rest)] : [])];
+  }));
   say(text);
+}
+
+const alike = (shown, size) => `${shown < size ? `The first ${shown} of ${size}` : size} windows like each other`;
+
+function opener(heading, cards, rest) {  // shows the rest of a group, a page at a time
+  const button = element("button", { type: "button", onclick: async () => {
+    button.disabled = true;
+    try {
+      const next = rest.slice(0, 60), answer = await ask("/api/segments", { ids: next.join() });
+      rest = rest.slice(next.length);
+      const made = answer.segments.map(card);
+      cards.append(...made);
+      heading.textContent = alike(cards.children.length, cards.children.length + rest.length);
+      made[0].querySelector(".show").focus();
+      if (!rest.length) button.remove();
+      drawMap();
+    } catch (error) { say(error.message, true); } finally { button.disabled = false; }
+  } }, "More of this group");
+  return element("div", { className: "buttons" }, button);
 }
 
 function grid(found) {
