@@ -40,7 +40,7 @@ def cut(path: str, facts: VideoFacts | None, start: float, end: float, target: s
     """
     standing = max(start + TOLERANCE - (1 / facts.fps if facts else 0), 0)  # the picture at `start` may have begun then
     filters = (f"settb=AVTB,setpts=PTS-STARTPTS,trim={standing:.6f}:{end - TOLERANCE:.6f},"
-               f"setpts=max(PTS-{start:.3f}/TB\\,0),{EVEN}")
+               f"setpts=gt(N\\,0)*max(PTS-{start:.3f}/TB\\,0),{EVEN}")
     return (f"ffmpeg -nostdin -copyts -i {shlex.quote('file:' + path)} -map 0:v:0 -vf {shlex.quote(filters)} {ENCODED} "
             f"-an {target}")
 
