@@ -53,9 +53,10 @@ def make_app(library: Library) -> Flask:
     labels, previews, embedder, asked = Labels(library), Previews(library), Embedder(library), Asked(library)
 
     def told(found: Iterable[int], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """Segments as the page takes them."""
+        """Segments as the page takes them; around: seconds between which they are played."""
         return [{"id": int(place), "file": library.files[library.file[place]], "label": labels.of.get(int(place), ""),
                  "start": round(float(library.start[place]), 3), "end": round(float(library.end[place]), 3),
+                 "around": [round(float(side), 3) for side in previews.around(place)],
                  **({} if scores is None else {"score": round(float(scores[i]), 4)})}
                 for i, place in enumerate(found)]
 

@@ -283,7 +283,7 @@ def test_by_keyboard_alone(visit, tmp_path):
     page.keyboard.press("Space")
     assert page.inner_text("#count") == ""
     page.keyboard.press("p")
-    assert page.locator("#player").is_visible()
+    assert page.locator("#player").is_visible() and page.inner_text("#playing").endswith(", 0:00.0 to 0:02.0")
     page.keyboard.press("Escape")
     assert not page.locator("#player").is_visible() and focused(page) == first
     page.keyboard.press("3")

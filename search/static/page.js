@@ -260,7 +260,7 @@ function add(kind, id) {
 }
 
 function play(segment) {
-  $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`);
+  $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${segment.around.map(clock).join(" to ")}`);
   $("large").removeAttribute("src");  // it would show the one before until this one is made
   $("large").src = `/moving/${segment.id}?around=1`;
   $("large").alt = `animation of ${segment.file}`;
