@@ -12,7 +12,7 @@ import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request, send_file
 
 from core.inputs import fault
-from core.names import cell
+from core.names import cell, one_line
 from dataset.by_time import TOLERANCE, VideoFacts
 
 from .asked import Asked, number
@@ -64,7 +64,8 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/")
     def page() -> str:
-        return render_template("page.html", folder=str(library.folder), count=len(library), files=len(library.files))
+        return render_template("page.html", folder=one_line(str(library.folder)), count=len(library),
+                               files=len(library.files))
 
     @app.get("/api/overview")
     def overview() -> Response:

@@ -35,11 +35,13 @@ function store() {
 async function ask(path, parameters = {}, options = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null));
   const answer = await fetch(`${path}?${query}`, options);
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(visible((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`));
   return options.raw ? answer.arrayBuffer() : answer.json();
 }
 
-const apart = (name) => `\u2068${name}\u2069`;  // whatever direction its letters have, the rest keeps its own
+// what cannot be seen and turns text, so that \u202egnp.avi would look like iva.png, as an escape
+const visible = (name) => name.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const apart = (name) => `\u2068${visible(name)}\u2069`;  // whatever direction its letters have, the rest keeps its own
 
 function say(text, error = false) {
   $("said").textContent = text;
@@ -151,7 +153,7 @@ function drawQuery() {
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
 
-const title = (segment) => `${segment.file.split("/").pop()}, ${clock(segment.start)}`;
+const title = (segment) => `${visible(segment.file.split("/").pop())}, ${clock(segment.start)}`;
 
 function list(groups, text) {
   $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found, rest = []]) => {
@@ -185,7 +187,7 @@ function grid(found) {
 }
 
 function card(segment) {
-  const id = String(segment.id), base = segment.file.split("/").pop();
+  const id = String(segment.id), base = visible(segment.file.split("/").pop());
   const image = element("img", { loading: "lazy", src: `/still/${id}`, alt: "" });
   image.addEventListener("error", () => { image.alt = LOST; });
   let waiting = 0;  // no animation is made for a pointer that only passes
@@ -196,11 +198,11 @@ function card(segment) {
   };
   const when = title(segment);
   titles.set(id, when);
-  const text = [element("div", { className: "name", title: segment.file }, element("bdi", {}, base)),
+  const text = [element("div", { className: "name", title: visible(segment.file) }, element("bdi", {}, base)),
                 element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
   if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
   if (segment.guess) text.push(element("div", {}, `${apart(segment.guess)}? ${(100 * segment.probability).toFixed(0)} %`));
-  const label = element("span", { className: "label", hidden: !segment.label }, segment.label);
+  const label = element("span", { className: "label", hidden: !segment.label }, visible(segment.label));
   const box = element("li", { className: "card" },
     element("button", { type: "button", className: "show", ariaLabel: `${when}: show what is like it`,
       onclick: () => go([id], []), onmouseenter: moving(true), onmouseleave: moving(false), onfocus: moving(true),
@@ -260,10 +262,10 @@ function add(kind, id) {
 }
 
 function play(segment) {
-  $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${segment.around.map(clock).join(" to ")}`);
+  $("playing").replaceChildren(element("bdi", {}, visible(segment.file)), `, ${segment.around.map(clock).join(" to ")}`);
   $("large").removeAttribute("src");  // it would show the one before until this one is made
   $("large").src = `/moving/${segment.id}?around=1`;
-  $("large").alt = `animation of ${segment.file}`;
+  $("large").alt = `animation of ${visible(segment.file)}`;
   $("player").showModal();
 }
 
@@ -287,7 +289,8 @@ async function label(number, box) {
     const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
                                                body: JSON.stringify({ ids, label: name }) });
     for (const one of document.querySelectorAll(".card")) if (answer.ids.includes(one.segment.id)) {
-      one.segment.label = one.label.textContent = name;
+      one.segment.label = name;
+      one.label.textContent = visible(name);
       one.label.hidden = !name;
       chosen.delete(one.segment.id);
       mark(one);
@@ -490,7 +493,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
 drawLabels();
 ask("/api/overview").then((answer) => {
-  $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${path} (${count})`)));
+  $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${visible(path)} (${count})`)));
   if (answer.left_out) $("folder").append(element("option", { disabled: true }, `${answer.left_out} more folders are not listed`));
   answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
     const free = names.indexOf("");
