@@ -600,7 +600,12 @@ def test_bad_indices_and_ports_are_one_sentence(program, tmp_path):
     assert found == 1 and "index is served already, in another program: use that page, or end it" in error
     (tmp_path / "index/vectors.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"x" * 200)
     found, _, error = program("search/__main__.py", "index")
-    assert found == 1 and "vectors.npy is damaged" in error
+    assert found == 1 and "vectors.npy is damaged" in error and "make the index anew in another folder" in error
+    write_index(tmp_path / "other", np.ones((90, 4), np.float32))
+    os.truncate(tmp_path / "other/vectors.npy", 500)
+    found, _, error = program("search/__main__.py", "other")
+    assert found == 1 and error.endswith(
+        "vectors.npy is damaged, or no table of float32: make the index anew in another folder\n")
 
 
 def test_two_at_once(library):
