@@ -12,7 +12,8 @@ import numpy as np
 from flask import Flask, Response, abort, jsonify, render_template, request, send_file
 
 from core.inputs import fault
-from core.names import cell
+from core.names import cell, one_line
+from dataset.by_time import TOLERANCE, VideoFacts
 
 from .asked import Asked, number
 from .guard import guard
@@ -24,10 +25,24 @@ from .upload import MOST_BYTES, Embedder
 PAGE = 60  # segments of a page
 MOST_FOUND = 960  # similar segments
 MOST_FOLDERS, MOST_GROUPS = 2000, 200  # to choose from; of near-duplicates
+FIRST = 24  # segments of each group
 TWINS = 0.98  # cosine of near-duplicates
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
-# H.264 that plays everywhere, which has even sides
-ENCODED = "-vf 'crop=trunc(iw/2)*2:trunc(ih/2)*2' -c:v libx264 -crf 18 -pix_fmt yuv420p"
+EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # sides, which H.264 needs where it is to play everywhere
+# at the times that the pictures have, to 1/90000 s, and not at multiples of the frame rate
+ENCODED = "$mode vfr -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p"
+
+
+def cut(path: str, facts: VideoFacts | None, start: float, end: float, target: str) -> str:
+    """A shell's line that writes the pictures which frames_at gives between two times.
+
+    The file is decoded from its start on: where ffmpeg seeks, it is wrong by some frames in AVI with B-frames and MPEG.
+    """
+    standing = max(start + TOLERANCE - (1 / facts.fps if facts else 0), 0)  # the picture at `start` may have begun then
+    filters = (f"settb=AVTB,setpts=PTS-STARTPTS,trim={standing:.6f}:{end - TOLERANCE:.6f},"
+               f"setpts=gt(N\\,0)*max(PTS-{start:.3f}/TB\\,0),{EVEN}")
+    return (f"ffmpeg -nostdin -copyts -i {shlex.quote('file:' + path)} -map 0:v:0 -vf {shlex.quote(filters)} {ENCODED} "
+            f"-an {target}")
 
 
 def make_app(library: Library) -> Flask:
@@ -38,9 +53,10 @@ def make_app(library: Library) -> Flask:
     labels, previews, embedder, asked = Labels(library), Previews(library), Embedder(library), Asked(library)
 
     def told(found: Iterable[int], scores: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """Segments as the page takes them."""
+        """Segments as the page takes them; around: seconds between which they are played."""
         return [{"id": int(place), "file": library.files[library.file[place]], "label": labels.of.get(int(place), ""),
                  "start": round(float(library.start[place]), 3), "end": round(float(library.end[place]), 3),
+                 "around": [round(float(side), 3) for side in previews.around(place)],
                  **({} if scores is None else {"score": round(float(scores[i]), 4)})}
                 for i, place in enumerate(found)]
 
@@ -48,7 +64,8 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/")
     def page() -> str:
-        return render_template("page.html", folder=str(library.folder), count=len(library), files=len(library.files))
+        return render_template("page.html", folder=one_line(str(library.folder)), count=len(library),
+                               files=len(library.files))
 
     @app.get("/api/overview")
     def overview() -> Response:
@@ -67,6 +84,8 @@ def make_app(library: Library) -> Flask:
 
     @app.get("/api/segments")
     def segments() -> Response:
+        if request.args.get("ids"):
+            return jsonify(segments=told(asked.places(request.args["ids"])))
         allowed, first = asked.allowed(), int(number("first", 0))
         all_of_them = np.arange(len(library)) if allowed is None else np.flatnonzero(allowed)
         if request.args.get("labelled"):
@@ -94,7 +113,7 @@ def make_app(library: Library) -> Flask:
     def duplicates() -> Response:
         groups = library.duplicates(number("least", TWINS, 0.5, 1), asked.allowed())
         shown = groups[:MOST_GROUPS]
-        return jsonify(groups=[told(group[:24]) for group in shown], sizes=[len(group) for group in shown],
+        return jsonify(groups=[told(group[:FIRST]) for group in shown], rest=[group[FIRST:] for group in shown],
                        total=len(groups), least=TWINS)
 
     @app.post("/api/upload")
@@ -134,8 +153,8 @@ def make_app(library: Library) -> Flask:
             said = None
         if fault(said, {"label": str, "ids": [int]}):
             abort(400, "a label needs windows")
-        labels.set(asked.places(",".join(map(str, said["ids"])), 10_000), said["label"])
-        return jsonify(labels=sorted(set(labels.of.values())), labelled=len(labels.of))
+        same = labels.set(asked.places(",".join(map(str, said["ids"])), 10_000), said["label"])
+        return jsonify(ids=same, labels=sorted(set(labels.of.values())), labelled=len(labels.of))
 
     @app.get("/api/guesses")
     def guesses() -> Response:
@@ -146,11 +165,11 @@ def make_app(library: Library) -> Flask:
         new[list(labels.of)] = False
 
         def of(order: np.ndarray, mask: np.ndarray) -> list[dict[str, Any]]:
-            one = library.best(order, 24, mask)
+            one = library.best(order, FIRST, mask)
             return [{**segment, "guess": names[best[place]], "probability": round(float(sure[place]), 3)}
                     for place, segment in zip(one.tolist(), told(one), strict=True)]
 
-        return jsonify(labels=names, accuracy=accuracy, counts=np.bincount(best, minlength=len(names)).tolist(),
+        return jsonify(labels=names, accuracy=accuracy, counts=np.bincount(best[new], minlength=len(names)).tolist(),
                        surest={name: of(sure, new & (best == i)) for i, name in enumerate(names)},
                        unsure=of(-sure, new))
 
@@ -169,10 +188,10 @@ def make_app(library: Library) -> Flask:
             csv.writer(text).writerows([("file", "start", "end", "label"), *(
                 (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
             return download(text.getvalue(), kind, "text/csv")
-        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew"]
-        for place, row in enumerate(rows, 1):
-            lines.append(f"ffmpeg -nostdin -ss {row['start']:.3f} -i {shlex.quote('file:' + row['file'])} -t "
-                         f"{row['end'] - row['start']:.3f} {ENCODED} -an cut_{place:04d}.mp4")
+        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew, without sound",
+                 "mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1"]
+        for count, (place, row) in enumerate(zip(wanted, rows, strict=True), 1):
+            lines.append(cut(row["file"], library.facts(place), row["start"], row["end"], f"cut_{count:04d}.mp4"))
         return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:

@@ -18,39 +18,58 @@ LONGEST = 60  # characters of a label
 
 
 class Labels:
-    """Labels of segments, kept in labels.csv of the index: {position: label}. Safe for several threads."""
+    """Labels of segments, kept in labels.csv of the index: {position: label}. Safe for several threads.
+
+    A label belongs to the content of a file: copies have the same ones, and so has a file with another name.
+    """
 
     def __init__(self, library: Library) -> None:
         self.path, self.library, self.lock = library.folder / LABELS, library, threading.Lock()
         self.of: dict[int, str] = {}
         self.others: list[list[str]] = []  # of contents that are not in the index any more
-        numbers = {path: number for number, path in enumerate(library.files)}
-        places = {(int(file), f"{start:.3f}"): place for place, (file, start) in enumerate(
-            zip(library.file, library.start, strict=True))} if self.path.exists() else {}
+        names, content = np.unique(library.hashes, return_inverse=True)
+        self.content = content[library.file]
+        order = np.argsort(self.content, kind="stable")
+        parts = np.split(order, np.searchsorted(self.content[order], np.arange(1, len(names))))
+        self.places = dict(zip(names.tolist(), parts, strict=True))
+        self.windows: dict[str, dict[tuple[str, str], list[int]]] = {}  # of the contents that were asked for
         for row in read_table(self.path, COLUMNS, HINT) if self.path.exists() else ():
-            place = places.get((numbers.get(row["file"], -1), row["start"]))
-            if place is None or self._hash(place) != row["hash"]:
-                self.others.append(list(row.values()))
+            if same := self._same(row["hash"], row["start"], row["end"]):
+                self.of.update(dict.fromkeys(same, row["label"]))
             else:
-                self.of[place] = row["label"]
+                self.others.append(list(row.values()))
 
-    def _hash(self, place: int) -> str:
-        return self.library.hashes[self.library.file[place]]
+    def _content(self, place: int) -> tuple[str, str, str]:
+        """Hash of a segment's file, its start and its end, as they stand in the table."""
+        library = self.library
+        return library.hashes[library.file[place]], f"{library.start[place]:.3f}", f"{library.end[place]:.3f}"
 
-    def set(self, places: list[int], label: str) -> None:
-        """Give segments a label, or none by ""; the file is written whole, or nothing changes."""
+    def _same(self, content: str, start: str, end: str) -> list[int]:
+        """Segments of that content and these times, one in each copy of the file."""
+        if content not in self.windows:
+            found = self.windows[content] = dict[tuple[str, str], list[int]]()
+            for place in self.places[content].tolist() if content in self.places else ():
+                found.setdefault(self._content(place)[1:], []).append(place)
+        return self.windows[content].get((start, end), [])
+
+    def set(self, places: list[int], label: str) -> list[int]:
+        """Give segments a label, or none by "" -> these and the same ones in copies of their files. The file is written
+        whole, or nothing changes.
+        """
         label, library = " ".join(label.split())[:LONGEST], self.library
         with self.lock:
-            new = {**self.of, **dict.fromkeys(places, label)}
+            same = sorted({one for place in places for one in self._same(*self._content(place))})
+            new = {**self.of, **dict.fromkeys(same, label)}
             new = {place: own for place, own in new.items() if own}
-            rows = [(library.files[library.file[place]], self._hash(place), f"{library.start[place]:.3f}",
-                     f"{library.end[place]:.3f}", own) for place, own in sorted(new.items())]
+            rows = [(library.files[library.file[place]], *self._content(place), own)
+                    for place, own in sorted(new.items())]
             write_text(self.path, csv_lines([COLUMNS, *self.others, *rows]))
             self.of = new
+        return same
 
     def guesses(self) -> tuple[list[str], np.ndarray, float | None]:
         """A linear probe of the labels -> (labels, probability of each for every segment (N, L), accuracy on files
-        that it was not trained on, None where the labels are of too few files).
+        whose content it was not trained on, None where the labels are of too few files).
 
         Raises DataError where there are fewer than two labels.
         """
@@ -68,7 +87,7 @@ class Labels:
         def fit(chosen: np.ndarray) -> LogisticRegression:
             return LogisticRegression(C=STRENGTH, max_iter=1000).fit(units[chosen] * scale, truth[chosen])
 
-        files, right, asked = library.file[places], 0, 0
+        files, right, asked = self.content[places], 0, 0
         parts = np.array_split(np.random.default_rng(0).permutation(np.unique(files)), PARTS)
         for part in parts if len(np.unique(files)) > 1 else ():  # leave a tenth of the files out
             out = np.isin(files, part)

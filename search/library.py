@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.index import SEGMENTS, VECTORS, read_files, read_manifest, segments_of
+from analysis.index import AGAIN, SEGMENTS, VECTORS, read_files, read_manifest, segments_of
 from core.errors import DataError
 from core.files import whole_file
 from core.inputs import map_npy, read_npz
+from dataset.by_time import VideoFacts
 from dataset.unlisted import Known
 
 BLOCK = 2**16  # vectors that are read at a time
@@ -58,7 +59,7 @@ class Library:
         self.row, self.file = np.array(rows), np.array(files)
         self.start, self.end = np.array(starts), np.array(ends)
         self.known: dict[str, Known] = read_files(folder)
-        self.vectors, self.lock = map_npy(folder / VECTORS), threading.Lock()
+        self.vectors, self.lock = map_npy(folder / VECTORS, AGAIN), threading.Lock()
         there = int(np.searchsorted(self.row, len(self.vectors)))  # embed.py may be writing the next ones
         self.row, self.file, self.start, self.end = (x[:there] for x in (self.row, self.file, self.start, self.end))
         if not there:
@@ -67,6 +68,12 @@ class Library:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def facts(self, place: int) -> VideoFacts | None:
+        """What is known of a segment's file; None: that is of another content by now."""
+        number = self.file[place]
+        known = self.known.get(self.files[number])
+        return known.facts if known and known.facts.hash == self.hashes[number] else None
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (mean of the vectors (D,), length of each without it (rows,)), kept beside the index"""
@@ -86,7 +93,7 @@ class Library:
         for first, block in self._blocks():
             norm[first:first + len(block)] = np.sqrt(np.square(block - mean).sum(axis=1))
         if not np.isfinite(norm).all():
-            raise DataError(f"{self.folder / VECTORS} holds values that are not finite: make the index anew")
+            raise DataError(f"{self.folder / VECTORS} holds values that are not finite: {AGAIN}")
         norm = np.maximum(norm, TINY)
         self._keep(place, mean=mean, norm=norm, stamp=stamp)
         return mean, norm

@@ -62,9 +62,14 @@ class Previews:
         middle = (self.library.start[place] + self.library.end[place]) / 2
         return self._made(place, f"{middle:.3f}", np.array([middle]), HEIGHT, moving=False)
 
+    def around(self, place: int) -> tuple[float, float]:
+        """Between which seconds a segment is played: some before it and after, within the video."""
+        facts, end = self.library.facts(place), self.library.end[place] + AROUND
+        return max(self.library.start[place] - AROUND, 0), min(end, facts.seconds) if facts else end
+
     def moving(self, place: int, around: bool = False) -> Path:
         """A WebP animation of a segment, and of the seconds around it if `around`. Raises DataError as `still`."""
-        start, end = max(self.library.start[place] - AROUND * around, 0), self.library.end[place] + AROUND * around
+        start, end = self.around(place) if around else (self.library.start[place], self.library.end[place])
         times = np.arange(start, end, max(1 / RATE, (end - start) / MOST_FRAMES))
         return self._made(place, f"{start:.3f}_{end:.3f}", times, LARGE if around else HEIGHT, moving=True)
 

@@ -27,6 +27,7 @@ from search.library import Library  # noqa: E402
 
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
 TURNED = "\u202e"  # what follows is written from right to left, until something ends it
+SEEN = "\\u202e"  # as the page shows it
 NAMES = ("one.mp4", f"two{TURNED} \".mp4", "<b>three & 'four'.mp4")
 
 
@@ -175,19 +176,19 @@ def test_a_file_is_dropped_or_chosen(visit, embedded):
     name = f"<i>my & {TURNED}own.mp4"
     assert page.evaluate(DROP, [base64.b64encode(video.read_bytes()).decode(), name]) == [True, False]
     page.wait_for_selector("text=the most similar first")
-    assert page.locator("#query button").inner_text() == f"+ \u2068{name}\u2069 ×"
+    assert page.locator("#query button").inner_text() == f"+ \u2068{name.replace(TURNED, SEEN)}\u2069 ×"
     keep(page, "turned")
-    # the sign and the cross stand on their own sides of a name that turns what follows it
+    # the sign and the cross stand on their own sides of the name
     left, right = (page.evaluate(WHERE, ["#query button", sign]) for sign in "+×")
     assert left < right
-    assert page.locator(".card .name").first.inner_text().startswith(f"two{TURNED}")
+    assert page.locator(".card .name").first.inner_text() == NAMES[1].replace(TURNED, SEEN)
     page.reload()  # its name is not forgotten
     page.wait_for_selector("text=the most similar first")
-    assert page.locator("#query button").inner_text() == f"+ \u2068{name}\u2069 ×"
+    assert page.locator("#query button").inner_text() == f"+ \u2068{name.replace(TURNED, SEEN)}\u2069 ×"
     open_parts(page)
     page.check("#each")
     page.wait_for_selector("text=3 windows, the most similar first")
-    assert sorted(page.locator(".card .name").all_inner_texts()) == sorted(NAMES)
+    assert sorted(page.locator(".card .name").all_inner_texts()) == sorted(name.replace(TURNED, SEEN) for name in NAMES)
     page.locator("#query button").click()  # out of the query again
     page.wait_for_selector("text=evenly spread")
     assert visit.said == []
@@ -195,6 +196,29 @@ def test_a_file_is_dropped_or_chosen(visit, embedded):
     page.wait_for_selector(".error")
     assert page.inner_text("#said").startswith("\u2068x.mp4\u2069: it is no AVI, MP4, MOV, MKV, WebM, FLV, WMV or MPEG")
     assert len(visit.said) == 1 and "409" in visit.said.pop()  # the browser's own line
+
+
+def test_names_cannot_turn_what_is_shown(visit, tmp_path):
+    turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    name = f"{turning}gnp.avi"
+    write_index(tmp_path / turning, np.eye(3, 4, dtype=np.float32), [f"/{turning}/a/{name}"])
+    with served(make_app(Library(tmp_path / turning))) as port:
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.locator(".card .like").first.click()
+        page.wait_for_selector("#query .like")
+        page.locator(".card .show").first.focus()
+        page.keyboard.press("p")
+        escaped = ascii(turning)[1:-1]
+        assert page.inner_text("#playing").startswith(f"/{escaped}/a/{escaped}gnp.avi, ")
+        assert page.locator(".card .name").first.inner_text() == f"{escaped}gnp.avi"
+        assert page.inner_text("h1").endswith(escaped)
+        text = page.evaluate("document.title + document.documentElement.outerHTML")
+        values = page.eval_on_selector_all("option", "all => all.map((one) => one.value).join('')")
+        assert set(turning) & set(values)  # what is sent is the name itself
+        left = page.evaluate("document.querySelectorAll('option').forEach((one) => one.removeAttribute('value')), "
+                             "document.title + document.documentElement.outerHTML")
+        assert turning in text and set(turning) & set(left) <= {"\u2068", "\u2069"}  # the page's own
+    visit.said[:] = [text for text in visit.said if "409" not in text]  # the videos are not there
 
 
 def test_two_browsers_at_once(visit, tmp_path):
@@ -235,7 +259,7 @@ def test_exports_are_what_was_chosen(visit, embedded, tmp_path):
     assert sorted(Path(row["file"]).name for row in rows) == sorted(NAMES)
     assert all(float(row["end"]) - float(row["start"]) == 0.5 for row in rows)
     script = (tmp_path / "cut.sh").read_text()
-    assert script.startswith("#!/bin/sh") and script.count("ffmpeg ") == 3
+    assert script.startswith("#!/bin/sh") and script.count("ffmpeg -nostdin ") == 3
     if shutil.which("ffmpeg"):
         done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -283,7 +307,7 @@ def test_by_keyboard_alone(visit, tmp_path):
     page.keyboard.press("Space")
     assert page.inner_text("#count") == ""
     page.keyboard.press("p")
-    assert page.locator("#player").is_visible()
+    assert page.locator("#player").is_visible() and page.inner_text("#playing").endswith(", 0:00.0 to 0:02.0")
     page.keyboard.press("Escape")
     assert not page.locator("#player").is_visible() and focused(page) == first
     page.keyboard.press("3")
@@ -378,6 +402,22 @@ def many(tmp_path_factory):
     vectors = rng.standard_normal((100_000, 32), np.float32) + 3 * rng.standard_normal((20, 32)).repeat(5000, axis=0)
     write_index(folder, vectors.astype(np.float32), [f"/disk/{i % 8}/{i:04d}.mp4" for i in range(400)])
     return folder
+
+
+def test_the_rest_of_a_group_of_near_duplicates_is_opened(visit, tmp_path):
+    write_index(tmp_path / "twins", np.eye(2, 4, dtype=np.float32).repeat((100, 3), axis=0),
+                [f"/{i}.mp4" for i in range(103)])
+    with served(make_app(Library(tmp_path / "twins"))) as port:
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.click("#twins")
+        for shown in (24, 84):
+            page.wait_for_selector(f"text=The first {shown} of 100 windows like each other")
+            page.click("text=More of this group")
+        page.wait_for_selector("h2:text-is('100 windows like each other')")
+        assert page.locator("#found h2").all_inner_texts() == [f"{n} windows like each other" for n in (100, 3)]
+        assert page.locator("#found ul").first.locator(".card").count() == 100
+        assert page.locator("text=More of this group").count() == 0 and focused(page).startswith("84.mp4")
+    visit.said[:] = [text for text in visit.said if "409" not in text]  # the videos are not there
 
 
 def test_100_000_windows(many, visit):

@@ -35,11 +35,13 @@ function store() {
 async function ask(path, parameters = {}, options = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null));
   const answer = await fetch(`${path}?${query}`, options);
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(visible((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`));
   return options.raw ? answer.arrayBuffer() : answer.json();
 }
 
-const apart = (name) => `\u2068${name}\u2069`;  // whatever direction its letters have, the rest keeps its own
+// what cannot be seen and turns text, so that \u202egnp.avi would look like iva.png, as an escape
+const visible = (name) => name.replace(/[\p{Cc}\p{Bidi_Control}]/gu, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
+const apart = (name) => `\u2068${visible(name)}\u2069`;  // whatever direction its letters have, the rest keeps its own
 
 function say(text, error = false) {
   $("said").textContent = text;
@@ -91,7 +93,7 @@ async function show() {
     } else if (state.view === "duplicates") {
       const answer = await ask("/api/duplicates", filters());
       if (turn !== asked) return;
-      list(answer.groups.map((group, i) => [`${answer.sizes[i]} windows like each other`, group]),
+      list(answer.groups.map((group, i) => [alike(group.length, group.length + answer.rest[i].length), group, answer.rest[i]]),
            answer.groups.length ? `${answer.groups.length} of ${answer.total} groups with a cosine of ${answer.least} or more, the largest first` : "There are no near-duplicates");
     } else if (state.view === "guesses") {
       const answer = await ask("/api/guesses", filters());
@@ -151,12 +153,33 @@ function drawQuery() {
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
 
-const title = (segment) => `${segment.file.split("/").pop()}, ${clock(segment.start)}`;
+const title = (segment) => `${visible(segment.file.split("/").pop())}, ${clock(segment.start)}`;
 
 function list(groups, text) {
-  $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found]) =>
-    [...(title ? [element("h2", {}, title)] : []), grid(found)]));
+  $("found").replaceChildren(...groups.filter(([, found]) => found.length).flatMap(([title, found, rest = []]) => {
+    const heading = element("h2", {}, title), cards = grid(found);
+    return [...(title ? [heading] : []), cards, ...(rest.length ? [opener(heading, cards, rest)] : [])];
+  }));
   say(text);
+}
+
+const alike = (shown, size) => `${shown < size ? `The first ${shown} of ${size}` : size} windows like each other`;
+
+function opener(heading, cards, rest) {  // shows the rest of a group, a page at a time
+  const button = element("button", { type: "button", onclick: async () => {
+    button.disabled = true;
+    try {
+      const next = rest.slice(0, 60), answer = await ask("/api/segments", { ids: next.join() });
+      rest = rest.slice(next.length);
+      const made = answer.segments.map(card);
+      cards.append(...made);
+      heading.textContent = alike(cards.children.length, cards.children.length + rest.length);
+      made[0].querySelector(".show").focus();
+      if (!rest.length) button.remove();
+      drawMap();
+    } catch (error) { say(error.message, true); } finally { button.disabled = false; }
+  } }, "More of this group");
+  return element("div", { className: "buttons" }, button);
 }
 
 function grid(found) {
@@ -164,7 +187,7 @@ function grid(found) {
 }
 
 function card(segment) {
-  const id = String(segment.id), base = segment.file.split("/").pop();
+  const id = String(segment.id), base = visible(segment.file.split("/").pop());
   const image = element("img", { loading: "lazy", src: `/still/${id}`, alt: "" });
   image.addEventListener("error", () => { image.alt = LOST; });
   let waiting = 0;  // no animation is made for a pointer that only passes
@@ -175,11 +198,11 @@ function card(segment) {
   };
   const when = title(segment);
   titles.set(id, when);
-  const text = [element("div", { className: "name", title: segment.file }, element("bdi", {}, base)),
+  const text = [element("div", { className: "name", title: visible(segment.file) }, element("bdi", {}, base)),
                 element("div", {}, `${clock(segment.start)} to ${clock(segment.end)}`)];
   if (segment.score !== undefined) text.push(element("div", {}, `cosine ${segment.score.toFixed(3)}`));
   if (segment.guess) text.push(element("div", {}, `${apart(segment.guess)}? ${(100 * segment.probability).toFixed(0)} %`));
-  const label = element("span", { className: "label", hidden: !segment.label }, segment.label);
+  const label = element("span", { className: "label", hidden: !segment.label }, visible(segment.label));
   const box = element("li", { className: "card" },
     element("button", { type: "button", className: "show", ariaLabel: `${when}: show what is like it`,
       onclick: () => go([id], []), onmouseenter: moving(true), onmouseleave: moving(false), onfocus: moving(true),
@@ -239,10 +262,10 @@ function add(kind, id) {
 }
 
 function play(segment) {
-  $("playing").replaceChildren(element("bdi", {}, segment.file), `, ${clock(Math.max(segment.start - 3, 0))} to ${clock(segment.end + 3)}`);
+  $("playing").replaceChildren(element("bdi", {}, visible(segment.file)), `, ${segment.around.map(clock).join(" to ")}`);
   $("large").removeAttribute("src");  // it would show the one before until this one is made
   $("large").src = `/moving/${segment.id}?around=1`;
-  $("large").alt = `animation of ${segment.file}`;
+  $("large").alt = `animation of ${visible(segment.file)}`;
   $("player").showModal();
 }
 
@@ -265,8 +288,9 @@ async function label(number, box) {
   try {
     const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
                                                body: JSON.stringify({ ids, label: name }) });
-    for (const one of document.querySelectorAll(".card")) if (ids.includes(one.segment.id)) {
-      one.segment.label = one.label.textContent = name;
+    for (const one of document.querySelectorAll(".card")) if (answer.ids.includes(one.segment.id)) {
+      one.segment.label = name;
+      one.label.textContent = visible(name);
       one.label.hidden = !name;
       chosen.delete(one.segment.id);
       mark(one);
@@ -274,7 +298,7 @@ async function label(number, box) {
     chosen.clear();
     count();
     drawMap();
-    say(`${ids.length} ${name ? `labelled ${apart(name)}` : "without label now"}; ${answer.labelled} have labels`);
+    say(`${answer.ids.length} ${name ? `labelled ${apart(name)}` : "without label now"}; ${answer.labelled} have labels`);
   } catch (error) { say(error.message, true); }
 }
 
@@ -469,7 +493,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
 drawLabels();
 ask("/api/overview").then((answer) => {
-  $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${path} (${count})`)));
+  $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${visible(path)} (${count})`)));
   if (answer.left_out) $("folder").append(element("option", { disabled: true }, `${answer.left_out} more folders are not listed`));
   answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
     const free = names.indexOf("");
