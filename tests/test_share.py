@@ -204,7 +204,7 @@ def test_a_missing_package_is_named(program, monkeypatch, folder):
 @pytest.mark.parametrize("script, flags, code, words", [
     ("retrieval.py", [], 0, "weights      "),
     ("finetune.py", ["--batch_size", "4"], 0, "model        r3d x 0.015625 from"),
-    ("analysis/temporal.py", ["--seq_len", "8"], 1, "no task fits")])
+    ("analysis/temporal.py", ["--seq_len", "8"], 1, "none of the tasks can be asked")])
 def test_a_folder_goes_into_every_stage(program, folder, script, flags, code, words):
     given = [*SMALL, *flags, "--dry_run", "--pretrain"]
     got, out, error = program(script, *given, folder)
