@@ -275,7 +275,11 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
 
 
 def note_partial(checkpoint: dict[str, Any], path: str) -> None:
-    """Say where some of a checkpoint's tensors were never trained."""
+    """Say where some of a checkpoint's tensors were never trained, or some of its network's were dropped."""
     partial = checkpoint["config"].get("partial")
     if isinstance(partial, list) and partial and rank() == 0:
         print(f"note: {len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
+    unused = checkpoint["config"].get("unused")
+    if isinstance(unused, list) and unused and rank() == 0:
+        print(f"note: {path} lacks {len(unused)} tensors of what it was converted from, with --allow_partial: it is "
+              "another network")

@@ -341,7 +341,24 @@ def test_whose_weights_they_are_is_in_config_and_card(program):
     text = Path("out/README.md").read_text()
     assert json.loads(Path("out/config.json").read_text())["origin"] == "a backbone of SlowFast"
     assert "x 0.0625, a backbone of SlowFast\n" in text and "whoever made them says under which licence" in text
-    assert "its backbone alone." in text
+    assert "its backbone alone." in text and "- \"self-supervised\"" not in text
+    for command, source, target in (("save", "out", "again"), ("convert", "out", "x.pth"), ("save", "x.pth", "third")):
+        assert program("models.weights", command, source, target)[0] == 0
+    for name in ("again", "third"):
+        assert json.loads(Path(name, "config.json").read_text())["origin"] == "a backbone of SlowFast"
+        assert "whoever made them says under which licence" in Path(name, "README.md").read_text()
+
+
+@pytest.mark.parametrize("what", ["ft", "last"])
+def test_with_which_weights_a_classifier_began_is_in_its_card(program, what):
+    model, beside = networks()["classifier"]
+    flags = {**FLAGS, "pretrain": "/home/alice/others/r3d.pth", "train_what": what, "mode": None, "framework": "simclr"}
+    torch.save({"state_dict": model.state_dict(), **beside, "flags": flags}, "in.pth.tar")
+    assert program("models.weights", "save", "in.pth.tar", "out")[0] == 0
+    text = Path("out/README.md").read_text()
+    assert "began with the weights r3d.pth, whose licence holds for them too" in text and "alice" not in text
+    assert ("it is that of those weights" in text) == ("datasets:" not in text) == (what == "last")
+    assert '- "self-supervised"' not in text
 
 
 def test_a_card_of_unknown_origin_says_so(folder):
@@ -476,7 +493,9 @@ CONFIGS = {
               ({"kind": "classes", "num_classes": 3, "dropout": 0, "final_bn": False, "l2_norm": False,
                 "train_what": "ft"}, "74 missing (backbone.stem.weight, "),
               ({"kind": "pretraining", "dim": 8, "n_series": 2, "series_dim": 4, "heads": ["clip", "__class__"]},
-               "heads[1]")],
+               "heads[1]"),
+              ({"kind": "pretraining", "dim": 8, "n_series": 2, "series_dim": 4, "heads": ["clip"], "bn_splits": 2},
+               "heads has bn_splits, which heads of this kind have not")],
     "protocol": [({}, "its clip protocol makes no sense"), (None, "protocol is not a dictionary"),
                  ({"mean": [0, 0, 0]}, "its clip protocol makes no sense")],
     "sha256": [("0" * 64, "its SHA-256 is "), (7, "sha256 is not text"), ("x" * 10**5, "its SHA-256 is ")],

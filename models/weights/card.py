@@ -163,14 +163,23 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
         how = f"{what} trained to tell{number} classes"
     elif mode is not None:
         how = f"pretrained by DualVar ({shown(framework)}, {shown(mode)})"
+    before = run.flags.get("pretrain")  # of a classifier
+    if not isinstance(before, str) or before == "random":
+        before = None
     title = f"{config['network']} x {config['width']:g}, {how}" + (f", on {dataset}" if dataset else "")
     named = dataset if run.flags.get("videos") is None else None  # a folder is no data set of the hub
-    text = [_front(config, named, results, title, classes, license), f"# {markdown(title)}", "",
+    if before and run.flags.get("train_what") == "last" and not classes:
+        named = None  # the backbone alone did not learn from it
+    text = [_front(config, named, results, title, classes, mode is not None, license), f"# {markdown(title)}", "",
             f"A video network with {numbers:,} numbers, "
             + ("its backbone alone." if config["heads"] is None else f"backbone and heads ({config['heads']['kind']}).")
             + (f" [The method]({PAPER}) is described in the paper; these weights are not its authors'." if mode else "")
             + (f" By the names in the file that they come from, these weights are {markdown(config['origin'])}: "
-               "whoever made them says under which licence they may be used." if foreign else ""), ""]
+               "whoever made them says under which licence they may be used." if foreign else "")
+            + (f" Their training began with the weights {markdown(without_folders(before))}, whose licence holds for "
+               "them too." if before else "")
+            + (" The backbone was not trained on these classes: it is that of those weights."
+               if before and run.flags.get("train_what") == "last" else ""), ""]
     if config["untrained"]:
         text += [f"**{len(config['untrained'])} of its tensors were never trained**: the file that they were to come "
                  "from lacked them.", ""]
@@ -191,14 +200,14 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
 
 
 def _front(config: Mapping[str, Any], dataset: str | None, results: Sequence[Measured], title: str, classes: bool,
-           license: str | None) -> str:
+           pretrained: bool, license: str | None) -> str:
     """What the hub reads, YAML. All texts are quoted as JSON is, which YAML takes as it is."""
     results = [one for one in results if one.kind != "floor"]
     lines = ["---"]
     if license is not None:
         lines.append(f"license: {json.dumps(license)}")
     lines += ["library_name: dualvar", "tags:", *(f"- {json.dumps(tag)}" for tag in (
-        "video", "self-supervised", "dualvar", "pytorch", config["network"]))]
+        "video", *(["self-supervised"] if pretrained else []), "dualvar", "pytorch", config["network"]))]
     if classes:
         lines.append("pipeline_tag: video-classification")
     if dataset:
@@ -237,7 +246,7 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
              "| flag | value |", "|---|---|"]
     for name, value in used_flags(run.flags).items():
         if name in ("pretrain", "checkpoint") and isinstance(value, str):
-            value = "/".join(Path(value).parts[-3:])  # <run>/model/<file>
+            value = without_folders(value)
         if name not in OF_MACHINE and name.isidentifier() and value is not None:
             lines.append(f"| `{name}` | {markdown(shown(value))} |")
     own = state.get("versions")
@@ -245,6 +254,14 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
     known = [f"{name} {markdown(shown(versions[name]))}" for name in ("commit", "torch", "python", "gpu", "processes")
              if versions.get(name) is not None]
     return [*lines, "", *([f"Trained with {', '.join(known)}.", ""] if known else [])]
+
+
+def without_folders(path: str) -> str:
+    """A path of weights as others may see it: <run>/model/<file> of a run, the file's name, or hf:... as it is."""
+    parts = Path(path).parts
+    if path.startswith(("hf:", "torchvision:")):
+        return path
+    return "/".join(parts[-3:] if parts[-2:-1] == ("model",) else parts[-1:])
 
 
 def used_flags(flags: Mapping[str, Any]) -> dict[str, Any]:

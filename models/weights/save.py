@@ -23,7 +23,7 @@ from .checkpoint import fingerprint, untrained_of
 from .convert import add_choice_flags, check_width, chosen_network
 from .identify import kind
 from .match import check_fit, load_strict
-from .origins import project_of
+from .origins import project_of, whose
 from .runs import clips_of, run_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
 from .sources import read_weights
@@ -65,11 +65,13 @@ def save(args: argparse.Namespace) -> None:
     if odd := {str(value.dtype) for value in state.values()} - {str(dtype) for dtype in TYPES}:
         raise CheckpointError(f"checkpoint {args.file}: tensors of {', '.join(sorted(odd))} are not saved")
     data = safetensors.save(state, {"format": "pt"})
+    of_others = whose(checkpoint, result)
     found, protocol = versions(), clips_of(checkpoint, net, width, args.file, result)
     config = {
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
         "protocol": protocol.values(),
-        "origin": kind(checkpoint, result), "untrained": untrained_of(checkpoint, args.file),
+        "origin": kind(checkpoint, result), **({"project": of_others["origin"]} if of_others else {}),
+        "untrained": untrained_of(checkpoint, args.file),
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
                      "safetensors": metadata.version("safetensors")}}

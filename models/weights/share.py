@@ -104,7 +104,8 @@ def read_folder(folder: Path, inside: Path | None = None) -> dict[str, Any]:
     config = read_config(folder, inside)
     heads = {name: value for name, value in (config["heads"] or {}).items() if name != "kind"}
     partial = {"partial": config["untrained"]} if config["untrained"] else {}
-    return {"state_dict": _state(config, folder, inside), "config": {
+    whose = {"origin": config["project"]} if isinstance(config.get("project"), str) else {}
+    return {"state_dict": _state(config, folder, inside), **whose, "config": {
         "net": config["network"], "width": config["width"], **heads, **partial, "protocol": config["protocol"]}}
 
 
@@ -123,7 +124,9 @@ def read_config(folder: Path, inside: Path | None = None) -> dict[str, Any]:
     elif kind is not None and kind not in OF_HEADS:
         wrong = f"heads are of kind {quoted(kind)}, not {' or '.join(OF_HEADS)}"
     elif kind is not None:
+        others = sorted(config["heads"].keys() - {"kind", *OF_HEADS[kind]})
         wrong = fault(config["heads"], {"kind": str, **OF_HEADS[kind]}, "heads") or (
+            f"heads has {shown(others[0])}, which heads of this kind have not" if others else
             None if 0 <= config["heads"].get("dropout", 0) < 1 else "dropout is no probability")
     if wrong:
         raise CheckpointError(f"{path}: {wrong}: {_hint(folder)}")
