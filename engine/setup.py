@@ -23,8 +23,9 @@ from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import CLIP_FLAGS, Protocol
-from models.weights.identify import kind, stated
+from models.weights.identify import kind, stated, template
 from models.weights.loading import load_backbone
+from models.weights.origins import matched, project_of
 from models.weights.runs import clips_of
 from models.weights.sources import is_remote, read_weights
 
@@ -181,6 +182,13 @@ class Weights:
             return BACKBONES[self.net].published
         return clips_of(self.checkpoint, self.net, self.width, self.path)
 
+    @cached_property
+    def of_nobody_known(self) -> bool:
+        """Whether nothing tells whose weights they are, so that their clips are those of the network's class."""
+        if self.checkpoint is None or "protocol" in self.checkpoint["config"]:
+            return False
+        return project_of(self.checkpoint, matched(self.checkpoint, template(self.net, self.width))) is None
+
     @property
     def are_papers(self) -> bool:
         """Whether they are of one of the paper's networks and of its stride, and no classifier."""
@@ -220,7 +228,10 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
         notes.append(f"{flag_text(first, taken)}: the clips of {whose}; give other flags for others")
     if known and known[0].checkpoint:
         trained = known[0].clips.flags()
-        if other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
+        if known[0].of_nobody_known:
+            notes.append(f"nothing in {known[0].path} tells on which clips it was trained: taken to be "
+                         f"{known[0].clips}")
+        elif other := {name for name in CLIP_FLAGS if getattr(args, name) not in (None, trained[name])}:
             notes.append(f"{known[0].path} was trained on clips of {flag_text(trained, other)}")
         if "ds" in missing and first["ds"] != trained["ds"]:
             notes.append(f"--ds {ds}, the paper's stride here; {known[0].path} was pretrained at its {trained['ds']}")

@@ -1,4 +1,5 @@
 """Weights in the names and containers of other projects: found, recognised, and computing what they do there."""
+import argparse
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from toys import Tiny
 
 from core.errors import CheckpointError
 from dataset.augment import MEAN, STD
+from engine.setup import open_weights, take_clips
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.protocol import Protocol
@@ -320,6 +322,17 @@ def test_names_that_many_use_tell_nothing_of_clips():
     for prefix, converts in (("", True), ("encoder_q.", False)):
         load_backbone(backbone, {"state_dict": under(prefix, weights("r3d_18"))}, "x")
         assert backbone.protocol.converts == converts and backbone.protocol.seq_len == published.seq_len
+
+
+def test_where_nobody_says_on_which_clips_they_were_trained_a_note_says_what_is_taken(tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    for prefix, unknown in (("encoder_q.", True), ("", False)):
+        torch.save({"state_dict": under(prefix, weights("r3d_18"))}, path)
+        opened = open_weights(str(path), "r3d_18", WIDTH)
+        take_clips(argparse.Namespace(seq_len=8, ds=1, fps=None, img_dim=56, resize=(64, 86)), [opened], 4)
+        said = capsys.readouterr().out
+        assert (f"nothing in {path} tells on which clips it was trained: taken to be 16 frames" in said) == unknown
+        assert ("x.pth was trained on clips of" in said) != unknown
 
 
 @pytest.mark.parametrize("state, mean", [(SLOW, SLOWFAST[0]), (MMACTION2, IMAGENET[0])])
