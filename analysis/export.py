@@ -139,7 +139,7 @@ def export(args: argparse.Namespace) -> None:
         (f"exports has {shown(name)}" for name in before if name not in exporter.FILES), None)
     if wrong:
         raise CheckpointError(f"{args.folder / CONFIG} is damaged ({wrong}): {AGAIN}")
-    card = read_text(file_of(args.folder, CARD), AGAIN)
+    read_text(file_of(args.folder, CARD), AGAIN)  # it must be there, before anything takes long
     network = from_pretrained(args.folder)
     protocol = protocol_of(args, network.protocol, config["network"])
     real = RealClips(args.dataset, args.split, args.storage, protocol, args.clips, args.videos, args.workers)
@@ -174,8 +174,12 @@ def export(args: argparse.Namespace) -> None:
             "preprocessing": of_page, "machine": machine(),
             "threads": torch.get_num_threads(),
             "versions": {name: versions()[name] for name in ("commit", "python", "torch")}}
-        exports = {**before, args.to: found}
-        paths["config"].write_text(json.dumps({**config, "exports": exports}, indent=1) + "\n", encoding="utf-8")
+        now = read_config(args.folder)  # another export may have ended meanwhile
+        if now["sha256"] != config["sha256"]:
+            raise CheckpointError(f"{args.folder} has other weights than when this export began: {AGAIN}")
+        exports = {**now.get("exports", {}), args.to: found}
+        paths["config"].write_text(json.dumps({**now, "exports": exports}, indent=1) + "\n", encoding="utf-8")
+        card = read_text(file_of(args.folder, CARD), AGAIN)
         paths["card"].write_text(with_section(card, section(exports)), encoding="utf-8")
     print("\n".join(sentences(found)))
     print(f"written to {args.folder / args.to}: {exporter.FILES[args.to]}, {exporter.PAGE.name}; {CONFIG} and {CARD} "

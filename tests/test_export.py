@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -96,6 +97,28 @@ def test_a_program_gives_the_network_s_features_bit_for_bit(program):
     assert torch.equal(from_pretrained(folder)(clips), backbone(clips))  # the folder is still what it was
     code, out, error = program("models.weights", "push", folder, "me/small", "--dry_run")
     assert code == 0 and "  torch-export/model.pt2 " in out and "  torch-export/preprocess.py " in out, error
+
+
+def test_what_another_export_wrote_meanwhile_stays(program, monkeypatch):
+    folder, made = saved(program, network()), export.program_bytes
+
+    def meanwhile(*arguments):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        return made(*arguments)
+
+    monkeypatch.setattr(export, "program_bytes", meanwhile)
+    flags = ("models.weights", "export", folder, "--to", "torch-export", *FLAGS, "--clips", "1", "--videos", "1")
+    change = {"sha256": "0" * 64}
+    code, _, error = program(*flags)
+    assert code == 1 and "shared has other weights than when this export began" in error
+    shutil.rmtree(folder)
+    saved(program, network())
+    change = {"exports": {"onnx": {**entry_of(), "frames": "8"}}}
+    code, _, error = program(*flags)
+    assert code == 0, error
+    assert json.loads((folder / "config.json").read_text())["exports"].keys() == {"onnx", "torch-export"}
+    assert "`onnx/model.onnx`" in (folder / "README.md").read_text()
 
 
 def test_another_file_in_the_place_of_one_is_said(program):
