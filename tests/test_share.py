@@ -253,6 +253,9 @@ def test_hub_entries_are_the_networks():
     hubconf = importlib.import_module("hubconf")
     entries = {name for name, value in vars(hubconf).items() if callable(value) and name[0] != "_"}
     assert {*BACKBONES} == entries - {"Callable", "Path"}
+    for width in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="give a number above 0"):
+            hubconf.r3d(width=width)
 
 
 # --- the card ------------------------------------------------------------------------------------------------
