@@ -43,8 +43,8 @@ def build_backbone(name: str, width: float = 1.0, protocol: Mapping[str, Any] | 
     """Backbone `name`, a key of BACKBONES, with its channels times `width`; attribute `feature_dim`.
 
     protocol: what clips its weights will expect, as Protocol.values gives it; None: those of its class.
-    Maps clips (B, 3, T, H, W) float to (B, feature_dim, t, h, w). Raises ValueError for an unknown name, a width that is
-    not above 0, or a protocol that is none.
+    Maps clips (B, 3, T, H, W) float to (B, feature_dim, t, h, w). Raises ValueError for an unknown name, a width not
+    above 0, or a protocol that is none.
     """
     if not width > 0:
         raise ValueError(f"width {width}: give a number above 0")
