@@ -210,9 +210,9 @@ def batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
 def count_in_parts(module: nn.Module, parts: int) -> None:
     """Have the running statistics of batch norms inside `module` forget as much in `parts` updates as now in one.
 
-    For batches that pass in parts, each of which updates them.
+    For batches that pass in parts, each of which updates them. One part changes nothing, not even by rounding.
     """
-    for layer in batch_norms(module):
+    for layer in batch_norms(module) if parts > 1 else ():
         assert layer.momentum is not None
         layer.momentum = 1 - (1 - layer.momentum) ** (1 / parts)
 

@@ -100,6 +100,8 @@ def test_parts_count_in_the_running_statistics_as_a_batch_does():
         a, b = (getattr(model.stem_bn, name) - start for model in (split, parts))
         assert (a - b).norm() < 0.1 * a.norm()
     one = nn.BatchNorm1d(1)
+    count_in_parts(one, 1)
+    assert one.momentum == 0.1
     count_in_parts(one, 4)
     for _ in range(4):
         one(torch.tensor([[0.0], [2.0]]))
