@@ -8,7 +8,7 @@ The first has means and deviations over seeds. The second has differences from m
 made of the results called <mode>_<dataset>_split<N>[_seed<S>], see analysis/modes.py; with --variants, of those called
 <name>[_seed<S>], whatever that is.
 """
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,40 +58,42 @@ def monitored(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
+def differing(cells: pd.DataFrame, facts: Callable[[str, str], Mapping[Hashable, Any]]) -> Iterator[tuple[Any, ...]]:
+    """Where cells of one data set differ from the first of it that has a fact; facts: of a name and its mode
+
+    -> (data set, which fact, name, value, name of the first, its value)
+    """
+    for (dataset, _), rows in cells.groupby(["dataset", "split"]):
+        seen: dict[Hashable, tuple[Any, str]] = {}
+        for name, mode in zip(rows["name"], rows["mode"], strict=True):
+            for what, own in facts(name, mode).items():
+                value, first = seen.setdefault(what, (own, name))
+                if own != value:
+                    yield dataset, what, name, own, first, value
+
+
 def budgets(log: Path, cells: pd.DataFrame) -> list[str]:
     """That cells of one data set were pretrained for other numbers of epochs or with other batches, or those of one
     mode at other learning rates -> sentences
     """
-    found: list[str] = []
-    for (dataset, _), rows in cells.groupby(["dataset", "split"]):
-        seen: dict[tuple[str, str], tuple[Any, str]] = {}
-        for name, mode in zip(rows["name"], rows["mode"], strict=True):
-            path = log / "pretrain" / name / "flags.json"
-            flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}
-            for flag in BUDGET.keys() & flags.keys():
-                own = flags[flag]
-                value, first = seen.setdefault((flag, mode if BUDGET[flag] else ""), (own, name))
-                if own != value:
-                    found.append(f"{dataset}: {name} was pretrained with --{flag} {own}, and {first} with {value}")
-    return found
+    def facts(name: str, mode: str) -> dict[Hashable, Any]:
+        path = log / "pretrain" / name / "flags.json"
+        flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}
+        return {(flag, mode if BUDGET[flag] else ""): flags[flag] for flag in BUDGET.keys() & flags.keys()}
+
+    return [f"{dataset}: {name} was pretrained with --{what[0]} {own}, and {first} with {value}"
+            for dataset, what, name, own, first, value in differing(cells, facts)]
 
 
 def protocols(log: Path, cells: pd.DataFrame) -> list[str]:
     """That results of one data set were measured on other clips, or with other draws, than the first -> sentences"""
-    found: list[str] = []
-    for (dataset, _), rows in cells.groupby(["dataset", "split"]):
-        seen: dict[str, tuple[Any, str]] = {}
-        for name in rows["name"]:
-            for what, own in protocol_facts(log, name).items():
-                value, first = seen.setdefault(what, (own, name))
-                if own != value:
-                    found.append(f"{dataset}: {what} {own} in {name}, and {value} in {first}")
-    return found
+    return [f"{dataset}: {what} {own} in {name}, and {value} in {first}"
+            for dataset, what, name, own, first, value in differing(cells, lambda name, _: protocol_facts(log, name))]
 
 
-def protocol_facts(log: Path, name: str) -> dict[str, Any]:
+def protocol_facts(log: Path, name: str) -> dict[Hashable, Any]:
     """What the measures of a result were made with, that others should have too -> {words: value}"""
-    found: dict[str, Any] = {}
+    found: dict[Hashable, Any] = {}
     for stage in ("retrieval", "test"):
         path = log / stage / name / "results.json"
         flags = read_json(path, {"flags": {str: object}})["flags"] if path.exists() else {}

@@ -168,8 +168,8 @@ Shares = dict[tuple[str, str, str], np.ndarray]  # (task, kind, how): (V,) of ri
 
 def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         features: Mapping[tuple[str, int], np.ndarray], tasks: Sequence[str], group: str, draws: int,
-        shots: Sequence[int]) -> tuple[dict[str, Any], Shares]:
-    """All measures of one network, and the shares that they are means of.
+        shots: Sequence[int], classes: bool) -> tuple[dict[str, Any], Shares]:
+    """All measures of one network, those of the classes if asked for, and the shares that they are means of.
 
     -> {"tasks": {task: {kind: {how: Measured}, "shots": {k: Measured}, "at_chance": {how: bool}}},
     "classes": {clip: Measured}}
@@ -192,8 +192,7 @@ def ask(lists: Mapping[str, VideoList], plans: Mapping[tuple[str, int], Plan],
         own["shots"] = {str(k): measured([one[k] for one in few], recordings) for k in few[0]}
         count = len(np.unique(units(recordings[plans["test", 0].fit[name]])))
         own["at_chance"] = {how: is_chance(share, TASKS[name], count) for how, share in own["control"].items()}
-    whole = plans["train", 0].fit["arrow"]
-    if len(np.unique(lists["train"].labels[whole])) > 1 and not not_asked("arrow", lists, plans, group, draws):
+    if classes:
         gaps = [class_gaps(side["train"], side["test"], group, draw) for draw, side in enumerate(sides)]
         found["classes"] = {clip: measured([one[clip] for one in gaps], recordings) for clip in gaps[0]}
         true, *others = CLASS_CLIPS
@@ -329,6 +328,9 @@ def main(argv: Sequence[str]) -> None:
     tasks = {name: {part: int(plans[part, 0].fit[name].sum()) for part in PARTS} for name in args.tasks}
     faults = {name: not_asked(name, lists, plans, group, args.draws) for name in tasks}
     possible = [name for name in tasks if not faults[name]]
+    long_enough = plans["train", 0].fit["arrow"]
+    classes = len(np.unique(lists["train"].labels[long_enough])) > 1 and not not_asked(
+        "arrow", lists, plans, group, args.draws)
     folder = Path(args.log_dir) / args.prefix / "temporal" / (args.name or args.dataset)
     print_plan(args, lists, strides, tasks, faults, unknown or usual,
                sum(plan.indices[..., 0].size for plan in plans.values()), folder)
@@ -355,7 +357,7 @@ def main(argv: Sequence[str]) -> None:
         features = extract(source.title, network, lists, plans, pictures, args, device, folder.parent / FEATURES)
         if rank() == 0:
             found[source.title], shares[source.title] = ask(lists, plans, features, possible, group, args.draws,
-                                                            sorted(set(args.shots)))
+                                                            sorted(set(args.shots)), classes)
             print(sentence(source.title, found[source.title]))
     if rank() != 0:
         return

@@ -69,11 +69,15 @@ class Library:
     def __len__(self) -> int:
         return len(self.row)
 
-    def facts(self, place: int) -> VideoFacts | None:
+    def known_of(self, place: int) -> Known | None:
         """What is known of a segment's file; None: that is of another content by now."""
         number = self.file[place]
         known = self.known.get(self.files[number])
-        return known.facts if known and known.facts.hash == self.hashes[number] else None
+        return known if known and known.facts.hash == self.hashes[number] else None
+
+    def facts(self, place: int) -> VideoFacts | None:
+        known = self.known_of(place)
+        return known.facts if known else None
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """-> (mean of the vectors (D,), length of each without it (rows,)), kept beside the index"""

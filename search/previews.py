@@ -37,15 +37,12 @@ class Previews:
 
     def facts(self, place: int) -> tuple[str, VideoFacts]:
         """A segment's file and what is known of it. Raises DataError where it is gone, or has changed."""
-        number = self.library.file[place]
-        path = self.library.files[number]
-        known = self.library.known.get(path)
+        path, known = self.library.files[self.library.file[place]], self.library.known_of(place)
         try:
             now = Path(path).stat()
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror})") from error
-        if known is None or known.facts.hash != self.library.hashes[number] or not self._unchanged(
-                path, known, (now.st_size, now.st_mtime_ns)):
+        if known is None or not self._unchanged(path, known, (now.st_size, now.st_mtime_ns)):
             raise DataError(f"{path} has changed since it was embedded: run embed.py again, and start this page again")
         return path, known.facts
 

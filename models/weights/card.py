@@ -17,6 +17,7 @@ from .. import options_of_others
 from ..dualvar import TERMS
 from ..protocol import Protocol, spacing
 from .runs import MOVE, Run
+from .sources import is_remote
 
 PAPER = "https://arxiv.org/abs/2107.01194"
 # flags that say where and on what a run was made, and nothing of what came out; paths are nobody else's business
@@ -258,9 +259,9 @@ def _data_and_recipe(run: Run, dataset: str | None, state: Mapping[str, Any]) ->
 
 def without_folders(path: str) -> str:
     """A path of weights as others may see it: <run>/model/<file> of a run, the file's name, or hf:... as it is."""
-    parts = Path(path).parts
-    if path.startswith(("hf:", "torchvision:")):
+    if is_remote(path):
         return path
+    parts = Path(path).parts
     return "/".join(parts[-3:] if parts[-2:-1] == ("model",) else parts[-1:])
 
 

@@ -18,7 +18,7 @@ from ..backbones import BACKBONES
 from .checkpoint import untrained_of, write_checkpoint
 from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
 from .match import Match, check_fit, is_plain, listed
-from .origins import protocol_of, whose, whose_names
+from .origins import OTHERS, project_of, protocol_of, whose_names
 from .sources import read_weights
 
 
@@ -180,5 +180,7 @@ def convert(args: argparse.Namespace) -> None:
     if result.unexpected:
         config["unused"] = result.unexpected
         print(f"{len(result.unexpected)} tensors of {args.file} have no place and are dropped")
-    write_checkpoint(args.out, {"state_dict": backbone.state_dict(), "config": config, **whose(checkpoint, result)})
+    project = project_of(checkpoint, result)
+    write_checkpoint(args.out, {"state_dict": backbone.state_dict(), "config": config,
+                                **({"origin": project} if project in OTHERS else {})})
     print(f"written to {args.out}")

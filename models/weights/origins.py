@@ -25,7 +25,7 @@ CLIPS = {
     "mmaction2": Protocol(8, 8, 224),  # configs/recognition/slowonly: crops of 224 of a shorter side of 256
     "torchvision": Protocol(16, 2, 112, None, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
 }
-OTHERS = (*CLIPS, "SlowFast", "the release", "pytorchvideo")
+OTHERS = {*CLIPS, *PROJECTS.values(), "pytorchvideo"}
 RSPNET_NETWORKS = ("c3d", "r2plus1d-vcop", "s3dg")  # as `arch` of its files
 AVA_CLASSES = 80  # of SlowFast's detectors of actions
 LONGEST = 10**6  # characters of a file's configuration that are read
@@ -64,12 +64,6 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
     if result.family == "torchvision" and result.prefix:
         return None
     return PROJECTS.get(result.family, result.family)
-
-
-def whose(checkpoint: Mapping[str, Any], result: Match) -> dict[str, str]:
-    """{"origin": the project}, for a file that keeps weights of others; {} of ours, or where it is not known."""
-    project = project_of(checkpoint, result)
-    return {"origin": project} if project in OTHERS else {}
 
 
 def trained_in(checkpoint: Mapping[str, Any], result: Match) -> str:

@@ -23,7 +23,7 @@ from .checkpoint import fingerprint, untrained_of
 from .convert import add_choice_flags, check_width, chosen_network
 from .identify import kind
 from .match import check_fit, load_strict
-from .origins import project_of, whose
+from .origins import OTHERS, project_of
 from .runs import clips_of, run_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
 from .sources import read_weights
@@ -65,19 +65,19 @@ def save(args: argparse.Namespace) -> None:
     if odd := {str(value.dtype) for value in state.values()} - {str(dtype) for dtype in TYPES}:
         raise CheckpointError(f"checkpoint {args.file}: tensors of {', '.join(sorted(odd))} are not saved")
     data = safetensors.save(state, {"format": "pt"})
-    of_others = whose(checkpoint, result)
+    project = project_of(checkpoint, result)
     found, protocol = versions(), clips_of(checkpoint, net, width, args.file, result)
     config = {
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
         "protocol": protocol.values(),
-        "origin": kind(checkpoint, result), **({"project": of_others["origin"]} if of_others else {}),
+        "origin": kind(checkpoint, result), **({"project": project} if project in OTHERS else {}),
         "untrained": untrained_of(checkpoint, args.file),
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
                      "safetensors": metadata.version("safetensors")}}
     backbone = state if heads is None else {
         name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    foreign = project_of(checkpoint, result) not in ("ours", None)
+    foreign = project not in ("ours", None)
     text = card(config, sum(value.numel() for value in state.values()), run, checkpoint, foreign,
                 {fingerprint(tensors, protocol) for tensors in (backbone, state)}, args.license)
     with whole_folder(args.folder) as folder:
