@@ -324,6 +324,12 @@ def test_names_that_many_use_tell_nothing_of_clips():
         assert backbone.protocol.converts == converts and backbone.protocol.seq_len == published.seq_len
 
 
+@pytest.mark.parametrize("said", [["torchvision"], {}, 7, torch.zeros(2), "nobody"], ids=str)
+def test_an_origin_that_makes_no_sense_is_none(said, tmp_path):
+    torch.save({"state_dict": under("encoder_q.", weights("r3d_18")), "origin": said}, tmp_path / "x.pth")
+    assert open_weights(str(tmp_path / "x.pth"), "r3d_18", WIDTH).of_nobody_known
+
+
 def test_where_nobody_says_on_which_clips_they_were_trained_a_note_says_what_is_taken(tmp_path, capsys):
     path = tmp_path / "x.pth"
     for prefix, unknown in (("encoder_q.", True), ("", False)):
