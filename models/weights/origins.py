@@ -51,7 +51,7 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
     None where they are in names that others use as well: torchvision's, under a prefix.
     """
     parts = first_words(checkpoint)
-    if isinstance(said := checkpoint.get("origin"), str) and said in OTHERS:  # as torchvision_zoo, `convert` and `save` write it
+    if isinstance(said := checkpoint.get("origin"), str) and said in OTHERS:  # by `convert`, `save`, torchvision_zoo
         return said
     if result.family == "release":
         arch = checkpoint.get("arch")
