@@ -46,6 +46,7 @@ from engine.precision import check_precision, default_precision
 from engine.setup import check_shapes, note_partial, open_weights, start, take_clips
 from models import build_backbone, build_classifier
 from models.classifier import topk
+from models.weights import torchvision_zoo
 from models.weights.checkpoint import fingerprint
 from models.weights.loading import load_classifier
 
@@ -84,6 +85,9 @@ def check_sources(args, splits):
         raise UsageError("give --checkpoint (a classifier) or --from_predictions (its probabilities), one")
     if args.checkpoint == "random":
         raise UsageError("--checkpoint random: such a classifier is at chance; name one that finetune.py trained")
+    if (args.checkpoint or "").startswith(torchvision_zoo.PREFIX):
+        raise UsageError(f"--checkpoint {shown(args.checkpoint)}: the classes of torchvision's weights are not those "
+                         "of a data set here; fine-tune them first")
     if args.checkpoint and len(splits) > 1 and "{split}" not in args.checkpoint:
         raise UsageError("--split all: each split has its own classifier, so --checkpoint must hold {split}, "
                                "which stands for the split's number")

@@ -26,8 +26,9 @@ from core.versions import machine, versions
 from dataset.loader import default_workers
 from dataset.storage import SOURCES
 from engine.flags import MOST_WORKERS, at_most, check_memory, not_negative, positive
+from engine.memory import forward_peak
 from engine.setup import feature_map, start
-from models.backbones import BACKBONES
+from models.backbones.base import Backbone
 from models.protocol import LARGEST, LONGEST, Protocol
 from models.weights import export as exporter
 from models.weights.share import CARD, CONFIG, file_of, from_pretrained, read_config
@@ -76,21 +77,26 @@ def batch_size(text: str) -> int | None:
 
 # --- the command ---------------------------------------------------------------------------------------------
 
-def protocol_of(args: argparse.Namespace, own: Protocol, network: str) -> Protocol:
-    """The clips that the file will take, by the flags. Raises UsageError where the network cannot take such clips."""
+def protocol_of(args: argparse.Namespace, network: Backbone, net: str) -> Protocol:
+    """The clips that the file will take, by the flags.
+
+    Raises UsageError where the network, called `net`, cannot take such clips, or this machine has no memory for them.
+    """
+    own = network.protocol
     for name, most in (("frames", LONGEST), ("size", LARGEST)):
         if getattr(args, name) is not None and not 1 <= getattr(args, name) < most:
             raise UsageError(f"--{name} {shown(getattr(args, name))} is not a number from 1 to {most - 1}")
     frames, size = args.frames or own.seq_len, args.size or own.img_dim
-    clips = max(args.batch or max(SIZES), args.clips)
-    check_memory(12 * clips * frames * size**2, f"{clips} clips of {frames} frames of {size} px")
     try:
-        feature_map(network, frames, size)
+        feature_map(net, frames, size)
     except RuntimeError as error:
-        raise UsageError(f"{network} cannot take clips of --frames {frames} and --size {size}: "
+        raise UsageError(f"{net} cannot take clips of --frames {frames} and --size {size}: "
                          f"{first_line(error)}") from error
-    if note := BACKBONES[network].size_note(frames, size):
-        print(f"note: {network} with clips of --frames {frames} --size {size}: {note}")
+    clips = max(args.batch or max(SIZES), args.clips)
+    check_memory(forward_peak(network, (clips, 3, frames, size, size)),
+                 f"{clips} clips of {frames} frames of {size} px in {net}")
+    if note := network.size_note(frames, size):
+        print(f"note: {net} with clips of --frames {frames} --size {size}: {note}")
     return own.of_clips(frames, own.ds, size, own.frame_size_for(size), own.fps)
 
 
@@ -141,7 +147,8 @@ def export(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{args.folder / CONFIG} is damaged ({wrong}): {AGAIN}")
     read_text(file_of(args.folder, CARD), AGAIN)  # it must be there, before anything takes long
     network = from_pretrained(args.folder)
-    protocol = protocol_of(args, network.protocol, config["network"])
+    assert isinstance(network, Backbone)
+    protocol = protocol_of(args, network, config["network"])
     real = RealClips(args.dataset, args.split, args.storage, protocol, args.clips, args.videos, args.workers)
     trial = Trial(network, real, args.batch, TRIED if args.to == "int8" else args.videos or TRIED)
     if args.to == "int8":

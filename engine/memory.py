@@ -1,4 +1,4 @@
-"""How much memory a training step takes, before the run: the real step, on tensors that have a shape and no values.
+"""How much memory a training step or a forward pass takes: the real one, on tensors that have a shape and no values.
 
 The copy of the model, its gradients and momentum, the batch, and all that forward and backward pass make are fake
 tensors; a mode that sees every operation follows their storages. They are on the CPU: those of a GPU would need one.
@@ -94,7 +94,7 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way, device: s
     "cuda" or "cpu", on which autocast leaves max pools to float32. Raises RuntimeError where shapes depend on values.
     """
     with FakeTensorMode(), Storages() as storages:
-        model = copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]}).train()
+        model = faked(model).train()
         trained = [p for p in model.parameters() if p.requires_grad]
 
         def give_gradients() -> None:
@@ -123,6 +123,21 @@ def peak(model: nn.Module, step: Step, batch: Sequence[int], way: Way, device: s
             step(model, views, way.accumulate)
         del kept, clips
         return storages.peak
+
+
+def forward_peak(model: nn.Module, clips: Sequence[int]) -> int:
+    """Bytes of the largest memory of `model(clips)` without gradients, in float32, clips of this shape; with weights.
+
+    Raises RuntimeError where shapes depend on values, or such clips do not fit the model.
+    """
+    with FakeTensorMode(), Storages() as storages, torch.no_grad():
+        faked(model)(torch.empty(*clips))
+        return storages.peak
+
+
+def faked(model: nn.Module) -> nn.Module:
+    """A copy of a model, with shapes and no values."""
+    return copy.deepcopy(model, {id(x): fake(x) for x in [*model.parameters(), *model.buffers()]})
 
 
 def normalised(layer: nn.BatchNorm1d | nn.BatchNorm3d, x: Tensor) -> Tensor:

@@ -17,13 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.dist import announced, join, plan_for, rank, world_size
 from core.errors import UsageError
 from core.imports import first_line
+from core.names import shown
 from dataset.loader import keep_memory
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import CLIP_FLAGS, Protocol
-from models.weights.identify import kind, stated, template
+from models.weights import torchvision_zoo
+from models.weights.identify import check_stated, kind, network_of, stated, template
 from models.weights.loading import load_backbone
 from models.weights.origins import matched, project_of
 from models.weights.runs import clips_of
@@ -252,9 +254,15 @@ def flag_text(flags: Mapping[str, Any], names: Set[str]) -> str:
 def open_weights(path: str, net: str | None, width: float | None, dry_run: bool = False) -> Weights:
     """The weights that `path` names; untrained ones for `random`, or in a dry run before the file is there.
 
-    Network and width are a checkpoint's own word, which the flags must not contradict, or else the flags'. Raises
-    UsageError where neither says which network it is.
+    Network and width are a checkpoint's own word, which the flags must not contradict, or else the flags', or what its
+    names and shapes show. Raises UsageError where nothing says which network it is.
     """
+    if path.startswith(torchvision_zoo.PREFIX):
+        published, url = torchvision_zoo.named(path)
+        check_stated(path, net, width, published, 1.0)  # before anything is downloaded
+        if dry_run and not torchvision_zoo.place_of(url).exists():
+            print(f"{path} is not downloaded yet: a dry run goes on without it")
+            return Weights(path, None, published, 1.0)
     if dry_run and path != "random" and not is_remote(path) and not Path(path).exists():
         print(f"{path} is not there yet: a dry run goes on without it, and with the paper's clips where no flags are "
               "given")
@@ -262,22 +270,24 @@ def open_weights(path: str, net: str | None, width: float | None, dry_run: bool 
     if path == "random" and net is None:
         raise UsageError("--net: name the network, no checkpoint says which")
     checkpoint = None if path == "random" else read_weights(path)
-    own_net, own_width = stated(checkpoint["config"]) if checkpoint else (None, None)
-    for name, given, own in (("net", net, own_net), ("width", width, own_width)):
-        if given is not None and own is not None and given != own:
-            raise UsageError(f"--{name} {given}: checkpoint {path} was trained with --{name} {own}")
-    net, width = own_net or net, width if own_width is None else own_width
-    if net is None:
-        raise UsageError(f"--net: checkpoint {path} does not say which network it is of, name it")
-    return Weights(path, checkpoint, net, 1.0 if width is None else width)
+    if checkpoint is None:
+        assert net is not None
+        return Weights(path, None, net, 1.0 if width is None else width)
+    said, (found, its_width, _) = stated(checkpoint["config"]), network_of(checkpoint, path, net, width)
+    seen = [f"--net {found}"] if {net, said[0]} == {None} else []
+    seen += [f"--width {its_width:g}"] if {width, said[1]} == {None} and its_width != 1 else []
+    if seen and rank() == 0:
+        print(f"note: {' '.join(seen)}, as the names and shapes in {path} show")
+    return Weights(path, checkpoint, found, its_width)
 
 
 def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -> None:
     """load_backbone; what is to be known of the weights is printed."""
     result = load_backbone(backbone, checkpoint, path)
     notes = list(result.notes)
-    if result.family != "ours" or backbone.protocol.converts:
+    if project_of(checkpoint, result) != "ours" or "net" not in checkpoint["config"] or backbone.protocol.converts:
         notes.append(f"{path} holds {kind(checkpoint, result)}" + (
+            f" (names under {shown(result.prefix)})" if result.prefix else "") + (
             f"; clips are normalised as it expects, {backbone.protocol.normalisation}"
             if backbone.protocol.converts else ""))
     for note in notes if rank() == 0 else ():

@@ -46,8 +46,8 @@ def build_backbone(name: str, width: float = 1.0, protocol: Mapping[str, Any] | 
     Maps clips (B, 3, T, H, W) float to (B, feature_dim, t, h, w). Raises ValueError for an unknown name, a width not
     above 0, or a protocol that is none.
     """
-    if not width > 0:
-        raise ValueError(f"width {width}: give a number above 0")
+    if isinstance(width, str) or not width > 0:
+        raise ValueError(f"width {width!r}: give a number above 0")
     return _told(_entry("net", name, BACKBONES)(width), protocol)
 
 

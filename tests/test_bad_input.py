@@ -70,7 +70,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--pretrain backbone.tar --train_what head", 2, "--train_what"),
     ("--pretrain backbone.tar --final_bn --batch_size 1", 2, "--final_bn"),
     ("--pretrain random --net r3d --batch_size 1 --img_dim 16", 2, "batch norm needs more"),
-    ("--pretrain odd.tar", 2, "--net: checkpoint odd.tar does not say"),
+    ("--pretrain unknown.tar", 2, "--net: checkpoint unknown.tar does not show"),
 ]] + [(f"test.py {case}", code, message) for case, code, message in [
     ("", 2, "give --checkpoint"), ("--checkpoint seven.tar --from_predictions x", 2, "give --checkpoint"),
     ("--checkpoint seven.tar", 1, "has 7 classes, ucf101 2"), ("--checkpoint pretrainer.tar", 1, "fine-tune it first"),
@@ -81,6 +81,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("--checkpoint strange.tar", 1, "strange.tar: its config is not of this program"),
     ("--from_predictions broken", 1, "predictions.npz is not an .npz file"),
     ("--checkpoint evil.tar", 1, "could run code"),
+    ("--checkpoint torchvision:r3d_18 --dry_run", 2, "the classes of torchvision's weights are not those of a data"),
 ]] + [(f"retrieval.py {case}", code, message) for case, code, message in [
     ("", 2, "give --pretrain"), ("--pretrain backbone.tar --load_features f", 2, "give --pretrain"),
     ("--load_features f --save_features g", 2, "nothing to write"), ("--load_features nowhere", 1, "nowhere"),
@@ -96,7 +97,7 @@ TABLE = [(f"train.py {case}", code, message) for case, code, message in [
     ("models.weights inspect evil.tar", 1, "it could run code"),
     ("models.weights convert backbone.tar seven.tar", 1, "seven.tar exists"),
     ("models.weights convert backbone.tar backbone.tar", 1, "is the file to convert"),
-    ("models.weights convert backbone.tar out.tar --net r21d", 1, "was trained with --net r3d"),
+    ("models.weights convert backbone.tar out.tar --net r21d", 2, "was trained with --net r3d"),
     ("models.weights convert keys.tar out.tar", 1, "holds no state_dict"),
     ("models.weights", 2, "command"),
     ("models.weights convert backbone.tar out.tar --width 1e23", 2, "at most 4, got 1e+23"),
@@ -144,7 +145,8 @@ def workplace(tmp_path_factory):
             "stranger": {"state_dict": pretrainer, "optimizer": {}, "flags": []},
             "strange": {"state_dict": {}, "config": {**config, "num_classes": 2, "colour": 3}},
             "nan": {"state_dict": {**weights, "stem.weight": weights["stem.weight"] / 0}, "config": config},
-            "odd": {"state_dict": weights, "config": "text"}, "list": [weights], "evil": {"state_dict": Malicious()},
+            "unknown": {"state_dict": {"x": torch.zeros(3)}, "config": "text"}, "list": [weights],
+            "evil": {"state_dict": Malicious()},
             "keys": {"state_dict": {1: torch.zeros(1)}},
             **{name: {"state_dict": build_classifier("r3d", n, 0.0625).state_dict(),
                       "config": {**config, "num_classes": n}} for name, n in (("two", 2), ("seven", 7))}}.items():

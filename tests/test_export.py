@@ -258,6 +258,7 @@ def test_8_bits_are_refused_with_the_number(monkeypatch):
     (("shared", "--batch", "many"), 2, "many is neither dynamic nor a number"),
     (("shared", "--frames", "0"), 2, "--frames 0 is not a number from 1"),
     (("shared", "--size", "1000000"), 2, "--size 1000000 is not a number from 1"),
+    (("shared", "--size", "8000"), 2, "10 clips of 8 frames of 8000 px in r3d would take "),
     (("shared", "--clips", "0"), 2, "--clips must be above 0"),
     (("shared", "--dataset", "nosuch"), 2, "--dataset nosuch is not in dataset/local_dataset.py"),
     (("shared", "--dataset", "k400"), 1, "frames of k400 are not at"),

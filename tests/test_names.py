@@ -1,5 +1,6 @@
 """Weights in the names and containers of other projects: found, recognised, and computing what they do there."""
 import argparse
+import re
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_weights_are_found_in_their_container(wrap, tmp_path, monkeypatch):
     ({"student": STATE, "teacher": OTHER}, "holds no state_dict, but tensors in student, teacher: choose one with"),
     ({"state_dict": {"a": {"b": STATE}}}, "but tensors in state_dict.a.b: choose"),
     ({"state_dict": {1: torch.zeros(3)}, "epoch": 3}, "x.pth holds no state_dict"),
+    ({**STATE, "epoch": 3, "step": 4}, "x.pth holds no state_dict, but tensors beside epoch, step: save the tensors"),
     ({"epoch": 3}, "x.pth holds no state_dict"), ([STATE], "x.pth holds no state_dict"),
 ])
 def test_what_is_no_single_set_of_weights_is_refused(content, said, tmp_path, monkeypatch):
@@ -322,6 +324,31 @@ def test_names_that_many_use_tell_nothing_of_clips():
     for prefix, converts in (("", True), ("encoder_q.", False)):
         load_backbone(backbone, {"state_dict": under(prefix, weights("r3d_18"))}, "x")
         assert backbone.protocol.converts == converts and backbone.protocol.seq_len == published.seq_len
+
+
+def test_the_network_and_width_of_a_bare_file_are_found(program):
+    torch.save(under("student.backbone.", weights("r21d")) | under("teacher.backbone.", weights("r21d", "b")), "x.pth")
+    code, out, error = program("retrieval.py", *SMALL, "--width", WIDTH, "--pretrain", "x.pth", "--name", "x")
+    assert code == 0 and "note: --net r21d, as the names and shapes in x.pth show\n" in out, error
+    assert "note: x.pth holds a backbone of ours (names under student.backbone.)\n" in out
+    opened = open_weights("x.pth", None, None)
+    assert (opened.net, opened.width) == ("r21d", WIDTH)
+    assert opened.backbone(16, 32).stem.temporal.weight.equal(weights("r21d")["stem.temporal.weight"])
+    torch.save({"w": torch.zeros(3)}, "y.pth")
+    code, _, error = program("retrieval.py", *SMALL, "--pretrain", "y.pth")
+    assert code == 2 and "--net: checkpoint y.pth does not show which network it is of, name it" in error
+
+
+def test_two_equal_networks_in_a_file_are_told_and_one_is_chosen(program):
+    torch.save(under("rgb.", STATE) | under("flow.", OTHER), "x.pth")
+    code, out, _ = program("models.weights", "inspect", "x.pth")
+    assert code == 0 and re.search(r"r3d +x 0.0625 does not fit", out)
+    assert re.search(r"several +such networks under (rgb|flow)\.\*, (rgb|flow)\.\*: choose one with --prefix", out)
+    for prefix, chosen in (("rgb", STATE), ("flow.", OTHER)):
+        code, _, error = program("models.weights", "convert", "x.pth", f"{prefix}.tar", "--prefix", prefix)
+        assert code == 0 and equal(torch.load(f"{prefix}.tar", weights_only=True)["state_dict"], chosen), error
+    code, _, error = program("retrieval.py", *SMALL, "--width", WIDTH, "--pretrain", "x.pth")
+    assert code == 1 and "holds more than one such network (" in error
 
 
 @pytest.mark.parametrize("said", [["torchvision"], {}, 7, torch.zeros(2), "nobody"], ids=str)

@@ -231,7 +231,7 @@ def test_torchvision_r2plus1d_18_fits_in_part(program):
                         ("stage3.shortcut_bn.running_mean", "layer2.0.downsample.1.running_mean")):
         assert name in partial if other is None else torch.equal(saved["state_dict"][name], theirs[other]), name
     code, out, _ = program("models.weights", "inspect", "out.pth.tar")
-    assert code == 0 and "a backbone of ours, partly untrained" in out and partial[0] in out
+    assert code == 0 and "a backbone of torchvision, partly untrained" in out and partial[0] in out
     code, _, _ = program("models.weights", "convert", "out.pth.tar", "again.pth.tar")
     assert code == 0 and torch.load("again.pth.tar", weights_only=True)["config"]["partial"] == partial
     code, _, error = program("retrieval.py", *SMALL, "--pretrain", "out.pth.tar", "--dry_run")
@@ -293,6 +293,11 @@ def test_broken_values_are_never_taken(flags, program):
     state = weights("r3d")
     state["stem.weight"] = state["stem.weight"].double() * 1e200  # finite, but not in float32
     assert "1 not finite (stem.weight)" in refused(program, state, *flags)[1]
+    state = weights("r3d")
+    state["stage3.bn2.running_var"][0] = -0.1
+    assert "1 negative (stage3.bn2.running_var)" in refused(program, state, *flags)[1]
+    with pytest.raises(CheckpointError, match="1 negative .stage3.bn2.running_var"):
+        load_strict(build_backbone("r3d", WIDTH), state)
     assert "72 missing" in refused(program, {"something": torch.zeros(3)}, *flags)[1]
 
 
@@ -331,7 +336,7 @@ def test_another_network_is_refused(program):
     assert code == 1 and "missing (" in error
     torch.save({"unknown": torch.zeros(3)}, "in.pth")
     code, _, error = program("models.weights", "convert", "in.pth", "out.pth")
-    assert code == 1 and "--net" in error and "inspect in.pth" in error and not Path("out.pth").exists()
+    assert code == 2 and "--net" in error and "inspect in.pth" in error and not Path("out.pth").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -421,9 +426,9 @@ def test_no_file_is_lost(program, tmp_path):
     code, _, error = program("models.weights", "convert", "in.pth", "out.pth", "--force")
     assert code == 0 and equal(torch.load("out.pth", weights_only=True)["state_dict"], weights("r3d")), error
     code, _, error = program("models.weights", "convert", "out.pth", "new.pth", "--net", "r21d")
-    assert code == 1 and "--net r21d: checkpoint out.pth was trained with --net r3d" in error
+    assert code == 2 and "--net r21d: checkpoint out.pth was trained with --net r3d" in error
     code, _, error = program("models.weights", "convert", "out.pth", "new.pth", "--width", "1")
-    assert code == 1 and f"--width 1.0: checkpoint out.pth was trained with --width {WIDTH}" in error
+    assert code == 2 and f"--width 1.0: checkpoint out.pth was trained with --width {WIDTH}" in error
 
 
 # --- strict loading ------------------------------------------------------------------------------------------

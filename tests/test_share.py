@@ -253,7 +253,7 @@ def test_hub_entries_are_the_networks():
     hubconf = importlib.import_module("hubconf")
     entries = {name for name, value in vars(hubconf).items() if callable(value) and name[0] != "_"}
     assert {*BACKBONES} == entries - {"Callable", "Path"}
-    for width in (0, -1, float("nan")):
+    for width in (0, -1, float("nan"), "x"):
         with pytest.raises(ValueError, match="give a number above 0"):
             hubconf.r3d(width=width)
 
@@ -498,7 +498,9 @@ CONFIGS = {
               ({"kind": "pretraining", "dim": 8, "n_series": 2, "series_dim": 4, "heads": ["clip", "__class__"]},
                "heads[1]"),
               ({"kind": "pretraining", "dim": 8, "n_series": 2, "series_dim": 4, "heads": ["clip"], "bn_splits": 2},
-               "heads has bn_splits, which heads of this kind have not")],
+               "heads has bn_splits, which heads of this kind have not"),
+              ({"kind": "pretraining", "dim": 8, "n_series": 60000, "series_dim": 60000, "heads": ["segment"]},
+               "speaks of weights of 130 GB, and no network here has so many")],
     "protocol": [({}, "its clip protocol makes no sense"), (None, "protocol is not a dictionary"),
                  ({"mean": [0, 0, 0]}, "its clip protocol makes no sense")],
     "sha256": [("0" * 64, "its SHA-256 is "), (7, "sha256 is not text"), ("x" * 10**5, "its SHA-256 is ")],
@@ -674,8 +676,10 @@ def test_a_folder_goes_to_the_hub_and_comes_back(hub, copy, program, monkeypatch
     (copy / "notes.txt").write_text("mine")
     code, out, error = program("models.weights", "push", copy, "me/small", "--dry_run")
     assert code == 0 and not hub.requests, error
-    for words in (f"{copy}: r3d x 0.015625 to hf:me/small", "model.safetensors", "left out: notes.txt"):
+    for words in (f"{copy}: r3d x 0.015625 to hf:me/small\n", "model.safetensors", "left out: notes.txt"):
         assert words in out
+    code, out, error = program("models.weights", "push", copy, "me/small@next", "--dry_run")
+    assert code == 0 and f"{copy}: r3d x 0.015625 to hf:me/small, revision next\n" in out, error
     code, out, error = program("models.weights", "push", copy, "me/small")
     assert code == 0 and f"uploaded: {hub.url}/me/small/commit/" in out and "hf_secret" not in out + error, error
     assert hub.files == {"me/small": {name: (copy / name).read_bytes() for name in FILES}}

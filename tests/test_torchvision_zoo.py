@@ -79,6 +79,16 @@ def test_a_stage_takes_them_and_says_what_clips_they_expect(laid, program, tmp_p
     assert code == 2 and "--net r3d" in error
 
 
+def test_nothing_is_downloaded_for_another_network_or_a_dry_run(laid, program):
+    laid.unlink()
+    flags = ["--dataset", "ucf101", *SMALL, "--seq_len", "16", "--pretrain", "torchvision:s3d"]
+    code, _, error = program("retrieval.py", *flags, "--net", "r3d")
+    assert code == 2 and "--net r3d: checkpoint torchvision:s3d was trained with --net s3d_tv" in error
+    code, out, error = program("retrieval.py", *flags, "--dry_run")
+    assert code == 0 and "torchvision:s3d is not downloaded yet: a dry run goes on without it\n" in out, error
+    assert not list(laid.parent.iterdir())
+
+
 def test_without_the_file_and_without_a_network_there_is_one_sentence(laid):
     laid.rename(laid.with_name("elsewhere"))
     with pytest.raises(CheckpointError, match=f"cannot be reached .*copy the file from another machine to {laid}"):

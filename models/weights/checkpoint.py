@@ -157,6 +157,10 @@ def _weights(content: dict[Any, Any], entry: str | None, source: str) -> tuple[d
         what = "holds weights in" if several else "holds no state_dict, but tensors in"
         raise CheckpointError(f"{source} {what} {', '.join(map(shown, others[:5]))}: choose one with --entry of python "
                               "-m models.weights convert")
+    if tensors := [key for key, value in content.items() if isinstance(value, torch.Tensor)]:
+        others = [key for key in content if key not in tensors]
+        raise CheckpointError(f"{source} holds no state_dict, but tensors beside {', '.join(map(shown, others[:5]))}: "
+                              "save the tensors alone")
     if not any(content.get(name) == {} for name in CONTAINERS):
         raise CheckpointError(f"{source} holds no state_dict")
     return {}, content

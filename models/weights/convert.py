@@ -16,7 +16,7 @@ from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
 from .checkpoint import untrained_of, write_checkpoint
-from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, stated
+from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, network_of
 from .match import Match, check_fit, is_plain, listed
 from .origins import OTHERS, project_of, protocol_of, whose_names
 from .sources import read_weights
@@ -45,11 +45,17 @@ def add_entry_flag(command: argparse.ArgumentParser) -> None:
 
 
 def add_choice_flags(command: argparse.ArgumentParser) -> None:
-    """What `chosen_network` and `read_weights` are told of a file."""
+    """What `network_of` and `read_weights` are told of a file."""
     command.add_argument("--net", choices=list(BACKBONES), help="network; default: what the file says or shows")
     command.add_argument("--width", type=float, help="multiplies the channels; default: what the file says or shows")
     add_entry_flag(command)
-    command.add_argument("--prefix", help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
+    command.add_argument("--prefix", type=dotted,
+                         help="what stands before the backbone's names, e.g. encoder_k.0.; default: found")
+
+
+def dotted(prefix: str) -> str:
+    """A prefix of names, of which the dot at its end may be left out."""
+    return prefix if not prefix or prefix.endswith(".") else f"{prefix}."
 
 
 def matched_text(result: Match) -> str:
@@ -110,6 +116,8 @@ def inspect(args: argparse.Namespace) -> None:
             print_names("left aside", result.aside if args.all else [by_part(result.aside)])
         if result.other is not None:
             print_names("not it", [result.other])
+        if result.rivals:
+            print_names("several", [f"such networks under {result.prefixes}: choose one with --prefix of convert"])
         print_names("clips", [clips_text(checkpoint, net, result, args.file)])
         print_names("note", result.notes)
 
@@ -140,26 +148,10 @@ def check(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{args.out} exists: name another file, or replace it with --force")
 
 
-def chosen_network(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> tuple[str, float, Match]:
-    """-> (net, width, Match) by the flags, the file's config, or what fits."""
-    net, width = stated(checkpoint["config"])
-    for name, own in (("net", net), ("width", width)):
-        given = getattr(args, name)
-        if given is not None and own is not None and given != own:
-            raise CheckpointError(f"--{name} {given}: checkpoint {args.file} was trained with --{name} {own}")
-    net = args.net or net
-    found = comparisons(checkpoint, [net] if net else None, args.width, args.prefix)
-    net = net or best_net(found)
-    if net is None:
-        raise CheckpointError(f"--net: checkpoint {args.file} does not show which network it is of, name it; "
-                              f"python -m models.weights inspect {args.file} shows what it holds")
-    return net, *found[net]
-
-
 def convert(args: argparse.Namespace) -> None:
     check(args)
     checkpoint = read_weights(args.file, args.entry)
-    net, width, result = chosen_network(args, checkpoint)
+    net, width, result = network_of(checkpoint, args.file, args.net, args.width, args.prefix)
     print(f"{args.file}: {kind(checkpoint, result)}\n{net} x {width:g} from {whose_names(result.family)}"
           + (f" under {shown(result.prefix)}" if result.prefix else "") + f": {matched_text(result)}")
     print_names("matched", [f"{key} -> {name}" if key != name else key for key, name in result.pairs.items()])

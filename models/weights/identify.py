@@ -1,10 +1,12 @@
 """Which network a checkpoint is of, how wide it is, and what else it seems to be."""
 import functools
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.errors import UsageError
 from core.names import shown
 
 from ..backbones import BACKBONES
@@ -82,6 +84,32 @@ def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
     return best if told else None
 
 
+def network_of(checkpoint: Mapping[str, Any], path: str | Path, net: str | None, width: float | None,
+               prefix: str | None = None) -> tuple[str, float, Match]:
+    """Which network a checkpoint is of, by its own word, the flags, or what fits -> (net, width, Match).
+
+    net, width, prefix: the flags, None where not given. Raises UsageError where they contradict the checkpoint, or
+    neither says which network it is of.
+    """
+    own_net, own_width = stated(checkpoint["config"])
+    check_stated(path, net, width, own_net, own_width)
+    net = net or own_net
+    found = comparisons(checkpoint, [net] if net else None, width, prefix)
+    net = net or best_net(found)
+    if net is None:
+        raise UsageError(f"--net: checkpoint {path} does not show which network it is of, name it; python -m "
+                         f"models.weights inspect {path} shows what it holds")
+    return net, *found[net]
+
+
+def check_stated(path: str | Path, net: str | None, width: float | None, own_net: str | None,
+                 own_width: float | None) -> None:
+    """Raise UsageError where flags say another network or width than the weights themselves."""
+    for name, given, own in (("net", net, own_net), ("width", width, own_width)):
+        if given is not None and own is not None and given != own:
+            raise UsageError(f"--{name} {given}: checkpoint {path} was trained with --{name} {own}")
+
+
 def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
     state, config = checkpoint["state_dict"], checkpoint["config"]
@@ -89,6 +117,7 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     if result.family == "unknown":
         return "not known here"
     project, inside = project_of(checkpoint, result), trained_in(checkpoint, result)
+    untrained = ", partly untrained" if "partial" in config else ""
     if project == "ours":
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"
@@ -96,7 +125,7 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
             said = config.get("framework") or ("moco" if "key_encoder" in parts else None)
             return "a pretrainer of ours" + (
                 f", {DISPLAYED.get(said, shown(said))}" if isinstance(said, str) else "")
-        return "a backbone of ours" + (", partly untrained" if "partial" in config else "")
+        return f"a backbone of ours{untrained}"
     if project == "the release":
         if "series_proj_head_q" in parts:
             return "a pretrainer of the release, MoCo"
@@ -111,7 +140,7 @@ def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     whose = f"of {project}" if project else f"in {whose_names(result.family)}"
     if inside:
         return f"a backbone {whose}, inside {inside}"
-    return f"a {'classifier' if classifies(state, result.prefix) else 'backbone'} {whose}"
+    return f"a {'classifier' if classifies(state, result.prefix) else 'backbone'} {whose}{untrained}"
 
 
 def classifies(names: Container[str], prefix: str) -> bool:

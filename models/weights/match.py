@@ -43,6 +43,11 @@ def is_finite(value: Tensor) -> bool:
     return bool(value.float().isfinite().all())
 
 
+def is_negative(name: str, value: Tensor) -> bool:
+    """Whether a tensor of this name is a batch norm's variance, and below 0 somewhere, of which there is no root."""
+    return name.endswith("running_var") and bool((value < 0).any())
+
+
 def refusal(source: str, problems: Mapping[str, Sequence[str]], total: int) -> CheckpointError:
     """CheckpointError that says what does not fit: {kind: names}, of `total` tensors."""
     return CheckpointError(f"{source} does not fit the model: {counted(problems)} of {total} tensors")
@@ -68,7 +73,8 @@ def strict_problems(own: Mapping[str, Tensor], state_dict: Mapping[str, Any]) ->
     return {"missing": [key for key in own if key not in state_dict],
             "unexpected": [key for key in state_dict if key not in own],
             "misshapen": [f"{key} {fault}" for key, fault in faults.items() if fault],
-            "not finite": [key for key, fault in faults.items() if not (fault or is_finite(state_dict[key]))]}
+            "not finite": [key for key, fault in faults.items() if not (fault or is_finite(state_dict[key]))],
+            "negative": [key for key, fault in faults.items() if not fault and is_negative(key, state_dict[key])]}
 
 
 @dataclass
@@ -87,6 +93,7 @@ class Match:
     misshapen: dict[str, str] = field(default_factory=dict)  # name -> why
     unexpected: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)  # not finite
+    negative: list[str] = field(default_factory=list)  # variances below 0
     twice: list[str] = field(default_factory=list)  # two names of one tensor, with different values
     aside: list[str] = field(default_factory=list)  # heads, queues, other encoders
     filled: list[str] = field(default_factory=list)  # counters without a value in the file: 0
@@ -97,11 +104,16 @@ class Match:
         """{kind: names} of all that keeps the file from being this backbone; empty lists where it is."""
         return {"missing": self.missing, "unexpected": self.unexpected,
                 "misshapen": [f"{name} {why}" for name, why in self.misshapen.items()],
-                "contradictory": self.twice, "not finite": self.broken}
+                "contradictory": self.twice, "not finite": self.broken, "negative": self.negative}
 
     @property
     def fits(self) -> bool:
         return not any(self.problems.values()) and not self.rivals and self.other is None
+
+    @property
+    def prefixes(self) -> str:
+        """Under what names such networks stand in the file, as text."""
+        return listed([f"{prefix}*" for prefix in (self.prefix, *self.rivals)], 5)
 
     @property
     def notes(self) -> list[str]:
@@ -149,9 +161,8 @@ def check_fit(result: Match, source: str, forgiven: Sequence[str] = (), hint: st
     if result.other is not None:
         raise CheckpointError(f"{source} is of another network whose tensors have the same names: {result.other}{hint}")
     if result.rivals:
-        prefixes = listed([f"{prefix}*" for prefix in (result.prefix, *result.rivals)], 5)
-        raise CheckpointError(f"{source} holds more than one such network ({prefixes}): choose one with --prefix of "
-                              "python -m models.weights convert")
+        raise CheckpointError(f"{source} holds more than one such network ({result.prefixes}): choose one with "
+                              "--prefix of python -m models.weights convert")
 
 
 def _enter(result: Match, name: str, target: Tensor, values: Mapping[str, Any]) -> None:
@@ -168,6 +179,8 @@ def _enter(result: Match, name: str, target: Tensor, values: Mapping[str, Any]) 
     elif not is_finite(first):
         # a counter that became infinite by halving is as good as none
         (result.missing if name.endswith(COUNTER) else result.broken).append(name)
+    elif is_negative(name, first):
+        result.negative.append(name)
     else:
         result.pairs.update(dict.fromkeys(values, name))
         result.tensors[name] = first.to(target.dtype)

@@ -20,8 +20,8 @@ from ..dualvar import parse_mode
 from . import export, hub
 from .card import card
 from .checkpoint import fingerprint, untrained_of
-from .convert import add_choice_flags, check_width, chosen_network
-from .identify import kind
+from .convert import add_choice_flags, check_width
+from .identify import kind, network_of
 from .match import check_fit, load_strict
 from .origins import OTHERS, project_of
 from .runs import clips_of, run_of
@@ -52,7 +52,7 @@ def save(args: argparse.Namespace) -> None:
     check_new_folder(args.folder)
     safetensors = optional("safetensors.torch", "save")
     checkpoint = read_weights(args.file, args.entry)
-    net, width, result = chosen_network(args, checkpoint)
+    net, width, result = network_of(checkpoint, args.file, args.net, args.width, args.prefix)
     check_fit(result, f"checkpoint {args.file}", hint="; nothing is written")
     run = run_of(args.file, checkpoint, net, width)
     heads = heads_of(checkpoint["config"], args.file) if args.heads else None
@@ -125,7 +125,7 @@ def check_equal(read: Mapping[str, Tensor], state: Mapping[str, Tensor], folder:
 
 
 def push(args: argparse.Namespace) -> None:
-    name, _ = hub.parts_of(args.name)
+    name, revision = hub.parts_of(args.name)
     read_folder(args.folder)
     config = read_config(args.folder)
     files = [*FILES, *exported(args.folder, config)]
@@ -134,7 +134,8 @@ def push(args: argparse.Namespace) -> None:
             raise CheckpointError(f"{args.folder} has no {file}, which belongs to it: save or export it again")
     tops = {Path(file).parts[0] for file in files}
     others = sorted(path.name for path in args.folder.iterdir() if path.name not in tops)
-    print(f"{args.folder}: {config['network']} x {config['width']:g} to {hub.PREFIX}{name}")
+    print(f"{args.folder}: {config['network']} x {config['width']:g} to {hub.PREFIX}{name}"
+          + (f", revision {revision}" if revision else ""))
     for file in files:
         print(f"  {file:<28} {(args.folder / file).stat().st_size:,} bytes")
     if others:

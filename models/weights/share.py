@@ -32,6 +32,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
 FORMAT = "dualvar 1"
 LARGEST_CONFIG = 2**20  # bytes
+LARGEST_WEIGHTS = 2**33  # bytes; a network here of width 4 has a quarter of that
 SAVE = "python -m models.weights save"
 
 SIZE = range(1, 2**16)  # of a head
@@ -89,7 +90,7 @@ def downloaded(name: str) -> tuple[Path, Path]:
     repository = hub.Repository(name)
     folder = repository.fetch(CONFIG, LARGEST_CONFIG)
     config = read_config(folder, repository.cache)
-    other = repository.fetch(WEIGHTS, bytes_of(shapes(config)))
+    other = repository.fetch(WEIGHTS, bytes_of(shapes(config, folder)))
     if other != folder:
         raise CheckpointError(f"{name} has changed while it was downloaded: try again")
     return folder, repository.cache
@@ -146,14 +147,21 @@ def build(network: str, width: float, heads: Mapping[str, Any] | None) -> Backbo
         return (DualEncoder if heads["kind"] == "pretraining" else Classifier)(network, width=width, **own)
 
 
-def shapes(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict that a config.json speaks of, on the meta device: names, shapes and types without values."""
+def shapes(config: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    """The state dict that the config.json of a folder speaks of, on the meta device: names, shapes, no values.
+
+    Raises CheckpointError where it is larger than weights of networks here are.
+    """
     with torch.device("meta"):
-        return build(config["network"], config["width"], config["heads"]).state_dict()
+        state = build(config["network"], config["width"], config["heads"]).state_dict()
+    if (size := sum(value.nbytes for value in state.values())) > LARGEST_WEIGHTS:
+        raise CheckpointError(f"{folder / CONFIG} speaks of weights of {size / 1e9:.3g} GB, and no network here has so "
+                              "many: the sizes of its heads make no sense")
+    return state
 
 
 def _state(config: Mapping[str, Any], folder: Path, inside: Path | None) -> dict[str, Tensor]:
-    return read_tensors(file_of(folder, WEIGHTS, inside), shapes(config), config["sha256"], _hint(folder))
+    return read_tensors(file_of(folder, WEIGHTS, inside), shapes(config, folder), config["sha256"], _hint(folder))
 
 
 def file_of(folder: Path, name: str, inside: Path | None = None) -> Path:

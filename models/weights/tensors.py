@@ -15,7 +15,7 @@ from core.errors import CheckpointError
 from core.inputs import decoded, fault, fill, open_file, parsed
 from core.names import shown
 
-from .match import is_finite, refusal
+from .match import is_finite, is_negative, refusal
 
 LONGEST_HEADER = 2**22  # bytes; a network of 10,000 tensors has a third of that
 TYPES = {torch.float32: "F32", torch.int64: "I64"}  # those of networks here: weights, and counters of batch norms
@@ -28,7 +28,7 @@ def read_tensors(path: Path, own: Mapping[str, Tensor], sha256: str, hint: str) 
     own: a network's state dict, for instance on the meta device; sha256: of the whole file, 64 hexadecimal digits;
     hint: what to do where the file is another. Its header is compared with `own` before memory is taken for its values.
     Raises CheckpointError or DataError, naming the file, where it is another, damaged, or holds values that are not
-    finite.
+    finite, or variances below 0.
     """
     try:
         with open_file(path, most=2**50) as file:
@@ -55,8 +55,10 @@ def read_tensors(path: Path, own: Mapping[str, Tensor], sha256: str, hint: str) 
                               f"{shown(sha256, 16)} as its config.json says: {hint}")
     found = {name: torch.frombuffer(values, dtype=own[name].dtype, count=own[name].numel(), offset=place)
              .clone().reshape(own[name].shape) for name, place in places.items()}
-    if broken := [name for name, value in found.items() if not is_finite(value)]:
-        raise refusal(str(path), {"not finite": broken}, len(own))
+    wrong = {"not finite": [name for name, value in found.items() if not is_finite(value)],
+             "negative": [name for name, value in found.items() if is_negative(name, value)]}
+    if any(wrong.values()):
+        raise refusal(str(path), wrong, len(own))
     return found
 
 

@@ -24,11 +24,10 @@ LARGEST = 2**30  # bytes of a file
 HASH = re.compile(r"-([0-9a-f]{8,64})\.pth")  # the first digits of its SHA-256, in a file's name
 
 
-def published(source: str) -> dict[str, Any]:
-    """"torchvision:NAME" or "torchvision:NAME:weights=ENTRY" -> as read_checkpoint gives it, with network and protocol.
+def named(source: str) -> tuple[str, str]:
+    """"torchvision:NAME" or "torchvision:NAME:weights=ENTRY" -> (its network here, address of the file).
 
-    Downloaded where the cache has it not. Raises UsageError for a name that is not in the table, and CheckpointError
-    where the file is not to be had, or is not the published one.
+    Raises UsageError for a name that is not in torchvision's table.
     """
     found = FORM.fullmatch(source)
     if not found or found[1] not in NETS:
@@ -38,9 +37,17 @@ def published(source: str) -> dict[str, Any]:
     table = get_model_weights(found[1]).__members__
     if found[2] is not None and found[2] not in table:
         raise UsageError(f"{quoted(source)}: torchvision has no such weights of it: give {', '.join(table)}")
-    chosen = table[found[2] or "DEFAULT"]
-    net = NETS[found[1]]
-    checkpoint = read_checkpoint(cached(source, chosen.url))
+    return NETS[found[1]], table[found[2] or "DEFAULT"].url
+
+
+def published(source: str) -> dict[str, Any]:
+    """The weights that `source` names, as in `named` -> as read_checkpoint gives them, with network and protocol.
+
+    Downloaded where the cache has them not. Raises CheckpointError where the file is not to be had, or is not the
+    published one.
+    """
+    net, url = named(source)
+    checkpoint = read_checkpoint(cached(source, url))
     config = {"net": net, "width": 1.0, "protocol": BACKBONES[net].published.values()}
     return {"state_dict": checkpoint["state_dict"], "config": config, "origin": "torchvision"}
 
@@ -51,8 +58,8 @@ def cached(source: str, url: str) -> Path:
     torchvision itself checks it after a download alone. Of processes that share the folder one downloads, and the rest
     wait for it.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / url.rpartition("/")[2]
+    path = place_of(url)
+    folder = path.parent
     found = HASH.search(path.name)
     if not found:
         raise CheckpointError(f"{source}: {url} does not say its hash, and is not taken")
@@ -66,6 +73,11 @@ def cached(source: str, url: str) -> Path:
         raise CheckpointError(f"{source}: {path} is damaged, or not what torchvision published (SHA-256 "
                               f"{digest[:8]}...): remove it")
     return path
+
+
+def place_of(url: str) -> Path:
+    """Where the file of an address is in torch.hub's folder, once it is downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def download(source: str, url: str, path: Path, digest: str) -> None:
