@@ -21,7 +21,7 @@ from tqdm import tqdm
 import utils
 from analysis.embedder import network_for
 from analysis.floors import Thumbnail
-from analysis.index import Index, read_files, read_unreadable
+from analysis.index import UNREADABLE, Index, read_files, read_unreadable
 from core.dist import world_size
 from core.errors import DataError, UsageError
 from core.exits import crashes_go_to, run
@@ -218,68 +218,103 @@ def main(argv):
         return embed(args, index, paths, windows, size, network, device)
 
 
+class Looked:
+    """What is known of the files that were named, beside the index.
+
+    Attributes: `known`: {path: Known with VideoFacts}; `unreadable`: {path: Known with a Fault}, of this run; `before`:
+    of earlier ones; `tried`: those of earlier ones that are not tried again; `opened`: how many could be opened.
+    """
+
+    def __init__(self, index, paths, prune, retry):
+        """paths: {path: why it cannot be taken, or None}; prune, retry: the flags"""
+        self.index = index
+        self.known, self.before = read_files(index.folder), read_unreadable(index.folder)
+        if prune:
+            forget_gone(index, self.known, self.before)
+        self.unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
+        self.tried = {path: one for path, one in self.before.items() if one.bytes >= 0 and path in paths and not retry}
+        self.at_first = self.known | self.tried
+        self.opened = 0
+
+    def write(self):
+        self.index.write_files(self.known, self.before | self.unreadable)
+
+    def look(self, batch, workers):
+        """Look at files, whose windows are dropped where they have changed -> {path: Known} of those with windows"""
+        found = {}
+        looks = look_at_files(batch, self.at_first, look_at_video, workers, "looking at videos")
+        while part := dict(for_a_while(looks, KEEP)):
+            self.index.drop([path for path, one in part.items() if self.has_changed(path, one)])
+            for path, one in part.items():
+                self.enter(path, one)
+            found.update((path, one) for path, one in part.items() if not isinstance(one.facts, Fault))
+            if any(self.at_first.get(path) != one for path, one in part.items()):
+                self.write()
+        self.opened += len(found)
+        return {path: found[path] for path in batch if path in found}
+
+    def has_changed(self, path, one):
+        """Whether a file is another than the one whose windows are in the index."""
+        if isinstance(one.facts, Fault):
+            return one.bytes >= 0 and one != self.tried.get(path)
+        return self.index.done.get(path, ("", 0))[0] not in ("", one.facts.hash)
+
+    def enter(self, path, one):
+        if not isinstance(one.facts, Fault):
+            self.known[path] = one
+            if said := cut_short(one.facts):
+                self.unreadable[path] = with_fault(said, *one[:2])
+            return
+        self.unreadable[path] = one
+        if path in self.known and self.known[path][:2] == one[:2]:
+            self.opened += 1  # but is broken later on
+        elif one.bytes >= 0:
+            self.known.pop(path, None)
+
+    def enter_read(self, read):
+        """What came of reading windows: (path, Known with a Fault, or None), as they come."""
+        while part := dict(for_a_while(read, KEEP)):
+            if broken := {path: one for path, one in part.items() if one}:
+                self.unreadable.update(broken)
+                self.write()
+
+
 def embed(args, index, paths, windows, size, network, device):
     """Embed what is not in the index yet -> exit code, 1 where no video could be read"""
-    known, before = read_files(index.folder), read_unreadable(index.folder)
-    if args.prune:
-        prune(index, known, before)
-    unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
-    tried = {path: one for path, one in before.items() if one.bytes >= 0 and path in paths and not args.retry}
-    looked_at = known | tried  # a file is in one batch
-    good, first, opened, rows = [path for path, reason in paths.items() if not reason], 0, 0, index.rows
+    looked = Looked(index, paths, args.prune, args.retry)
+    good, first, rows = [path for path, reason in paths.items() if not reason], 0, index.rows
     while first < len(good):
-        batch, found = good[first:first + max(BATCH, len(known) // 10)], {}  # the tables of many files are long
-        looks = look_at_files(batch, looked_at, look_at_video, args.workers, "looking at videos")
-        while part := dict(for_a_while(looks, KEEP)):
-            gone = []
-            for path, one in part.items():
-                if isinstance(one.facts, Fault):
-                    unreadable[path] = one
-                    if one.bytes >= 0 and one != tried.get(path):
-                        gone.append(path)
-                    if path in known and known[path][:2] == one[:2]:
-                        opened += 1  # but is broken later on
-                    elif one.bytes >= 0:
-                        known.pop(path, None)
-                    continue
-                if index.done.get(path, ("", 0))[0] not in ("", one.facts.hash):
-                    gone.append(path)
-                if said := cut_short(one.facts):
-                    unreadable[path] = with_fault(said, *one[:2])
-                found[path] = known[path] = one
-            index.drop(gone)
-            if any(looked_at.get(path) != one for path, one in part.items()):
-                index.write_files(known, before | unreadable)
-        opened += len(found)
-        done = embed_batch(args, index, {path: found[path] for path in batch if path in found}, before, windows, size,
-                           network, device, f"videos {first + 1} to {first + len(batch)} of {len(good)}")
-        while part := dict(for_a_while(done, KEEP)):
-            if broken := {path: one for path, one in part.items() if one}:
-                unreadable.update(broken)
-                index.write_files(known, before | unreadable)
-        for path in found.keys() - unreadable.keys():
-            before.pop(path, None)
+        batch = good[first:first + max(BATCH, len(looked.known) // 10)]  # the tables of many files are long
+        found = looked.look(batch, args.workers)
+        looked.enter_read(embed_batch(args, index, found, looked.before, windows, size, network, device,
+                                      f"videos {first + 1} to {first + len(batch)} of {len(good)}"))
+        for path in found.keys() - looked.unreadable.keys():
+            looked.before.pop(path, None)
         first += len(batch)
         if first < len(good):  # for who reads a log, where there is no bar
             print(f"{first} of {len(good)} videos: {counted(index.rows - rows, 'new window')}", flush=True)
-    index.write_files(known, before | unreadable)
+    looked.write()
     count = sum(count for _, count in index.done.values())
     left = sum(count for path, (_, count) in index.done.items() if paths.get(path, "not named") or is_gone(path))
     print(f"written to {args.out}: {counted(count, 'window')} in all, {index.rows - rows} of them new; " + (
         f"{left} of files that were not named or are gone (--prune forgets what is gone); " if left else "")
-        + f"{counted(opened, 'video')} could be opened")
+        + f"{counted(looked.opened, 'video')} could be opened")
+    say_unreadable(args.out, looked.unreadable, looked.tried)
+    return 0 if looked.opened else 1
+
+
+def say_unreadable(folder, unreadable, tried):
     if unreadable:
         path, one = next(iter(unreadable.items()))
         again = sum(tried.get(path) == one for path, one in unreadable.items())
-        print(f"{len(unreadable)} could not be read, or not to the end: {args.out / 'unreadable.csv'}, such as "
+        print(f"{len(unreadable)} could not be read, or not to the end: {folder / UNREADABLE}, such as "
               f"{quoted(path)}: {one.facts.reason}" + (
                   f"; {again} of them, unchanged, {'was' if again == 1 else 'were'} not tried again (--retry does)"
                   if again else ""),
               file=sys.stderr)
-    return 0 if opened else 1
 
 
-def prune(index, known, unreadable):
+def forget_gone(index, known, unreadable):
     """Forget files that are gone, in the index and in tables by their paths."""
     gone = {path for path in index.done.keys() | known.keys() | unreadable.keys() if is_gone(path)}
     count = len(gone & (index.done.keys() | known.keys()))

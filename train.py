@@ -26,7 +26,7 @@ from core.dist import rank, world_size
 from core.errors import DataError, UsageError
 from core.exits import run
 from core.files import write_text
-from core.names import shown
+from core.names import counted, shown
 from core.parser import new_parser
 from dataset.augment import PretrainDraw, blur_reach, prepare
 from dataset.clips import SKIPPABLE, VideoClips, open_reader
@@ -217,6 +217,8 @@ def open_source(args):
 
     plan = {"list": f"{place / FILES}" + lost * (listed.left_out + listed.copies > 0)
                     + f"; files of other kinds: {found.others}" * (found.others > 0),
+            **({"cut off?": f"{counted(len(listed.short), 'file')} with fewer frames than the header says, such as "
+                            f"{listed.short[0]}"} if listed.short else {}),
             "recordings": f"{recordings}, by --group {args.group}"}
     videos = listed.videos if args.fps is None else at_rate(listed, args.fps)
     return Source(videos, rule, reader, f"videos of {args.videos}", plan,

@@ -13,6 +13,7 @@ from typing import Any
 from .exits import STOPS
 
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+OVERTIME = signal.SIGPROF  # which ends a worker in `within`
 END = object()  # of the jobs
 AHEAD = 2  # results in order: jobs for each worker that are under way, or done before their turn
 
@@ -20,13 +21,15 @@ AHEAD = 2  # results in order: jobs for each worker that are under way, or done 
 class WorkerDied:
     """Stands for the result of a job whose process ended before the job did (decoder crash, out of memory).
 
-    reason: text; crashed: whether the process did that itself, and would again
+    reason: text; crashed: whether the process did that itself, or found no end, and would again
     """
 
     def __init__(self, exit_code: int | None, reason: str = "") -> None:
-        self.crashed = exit_code is not None and -exit_code in CRASHES
-        died_by = f"signal {-exit_code}" if exit_code and exit_code < 0 else f"exit code {exit_code}"
-        self.reason = reason or f"its process died ({died_by}: a crash of the decoder, or out of memory)"
+        number = -(exit_code or 0)
+        self.crashed = number in (*CRASHES, OVERTIME)
+        died_by = f"signal {number}" if number > 0 else f"exit code {exit_code}"
+        self.reason = reason or ("it took so long that the decoder seems to find no end" if number == OVERTIME else
+                                 f"its process died ({died_by}: a crash of the decoder, or out of memory)")
 
 
 def serve(function: Callable[[Any], Any], channel: Connection) -> None:
@@ -38,6 +41,16 @@ def serve(function: Callable[[Any], Any], channel: Connection) -> None:
         except EOFError:
             return
         channel.send(function(job))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """End this process where the block takes more of the processor's time, in C too, which nothing else interrupts."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def exit_with_parent() -> None:

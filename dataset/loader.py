@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from core.dist import local_processes
-from core.jobs import WorkerDied, run_jobs
+from core.jobs import WorkerDied, run_jobs, within
 from core.lifeline import die_with_parent
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc
@@ -149,12 +149,21 @@ def return_memory() -> None:
         libc.malloc_trim(ctypes.c_size_t(0))
 
 
-def surviving_items(dataset: Dataset, workers: int, groups: Sequence[Any] | None = None) -> Iterator[dict[str, Any]]:
-    """The items of a data set, {"index": ...}, in order, read by `workers` processes of one thread each.
+class PatientDataset(Dataset[dict[str, Any]]):
+    """A data set whose items are {"index": ...}, and which says how long each may take."""
 
-    One that ends the process that reads it, as a decoder that crashes does, is {"index", "error", "lasting"}, and later
-    ones of the same of `groups` (N,) are left out; lasting: whether it would again, and was not killed, as where memory
-    runs out. 0 workers: it ends this process.
+    def patience(self, index: int) -> float:
+        """Seconds of the processor's time after which an item is taken to find no end."""
+        raise NotImplementedError
+
+
+def surviving_items(dataset: PatientDataset, workers: int,
+                    groups: Sequence[Any] | None = None) -> Iterator[dict[str, Any]]:
+    """The items of a data set in order, read by `workers` processes of one thread each.
+
+    One that ends the process that reads it, as a decoder that crashes does, or takes longer than its patience, is
+    {"index", "error", "lasting"}, and later ones of the same of `groups` (N,) are left out; lasting: whether it would
+    again, and was not killed, as where memory runs out. 0 workers: it ends this process, and has no limit.
     """
     count = len(dataset)  # type: ignore[arg-type]
     if not workers:
@@ -182,14 +191,15 @@ def _prepare_once() -> None:
     _prepare_worker(0)
 
 
-def _read(dataset: Dataset, index: int) -> dict[str, Any] | tuple[Exception, str]:
+def _read(dataset: PatientDataset, index: int) -> dict[str, Any] | tuple[Exception, str]:
     """An item, in a worker, without tensors, whose memory would have to be fetched from there while it lives; or an
     error and its traceback.
     """
     _prepare_once()
     try:
-        return {name: value.numpy() if isinstance(value, torch.Tensor) else value
-                for name, value in dataset[index].items()}
+        with within(dataset.patience(index)):
+            item = dataset[index]
+        return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in item.items()}
     except Exception as error:
         return error, traceback.format_exc()
 

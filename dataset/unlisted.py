@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from core.dist import rank
@@ -19,12 +18,15 @@ from core.files import csv_lines, write_text
 from core.inputs import long_table
 from core.names import path_fault
 
-from .loader import surviving_items
+from .by_time import movie_seconds
+from .loader import PatientDataset, surviving_items
 from .video import MOST_RATE, BrokenVideo, VideoFiles, content_hash, open_video
 
 # endings of files that are taken from folders
 SUFFIXES = {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts",
             ".m2ts", ".3gp", ".vob"}
+# Seconds of the processor's time after which a decoder is taken to find no end, far beyond what large videos take.
+PATIENCE, PATIENCE_PER_BYTE, PATIENCE_PER_SECOND = 600.0, 60e-6, 60.0
 FAULTS = (DataError, MemoryError, cv2.error)  # of one file
 OF_FILES = ("file", "bytes", "changed")
 
@@ -106,18 +108,20 @@ def fault_in(error: Exception) -> dict[str, Any]:
 
 
 class Counted(NamedTuple):
-    """Of a video: a hash of its content, frames a second by its header (0: none), frames that can be decoded."""
+    """Of a video: a hash of its content, frames a second by its header (0: none), frames that can be decoded, and that
+    its header announces (0: none)."""
 
     hash: str
     fps: float
     frames: int
+    announced: int = 0
 
     @classmethod
     def of(cls, fields: Sequence[str]) -> "Counted":
         """From the fields of a table. Raises ValueError."""
-        found = cls(fields[0], float(fields[1]), int(fields[2]))
-        if not (0 <= found.fps < MOST_RATE and 0 < found.frames < 2**31):
-            raise ValueError(f"rate {found.fps}, {found.frames} frames")
+        found = cls(fields[0], float(fields[1]), *map(int, fields[2:]))
+        if not (0 <= found.fps < MOST_RATE and 0 < found.frames < 2**31 and 0 <= found.announced < 2**31):
+            raise ValueError(f"rate {found.fps}, {found.frames} frames, {found.announced} announced")
         return found
 
 
@@ -125,17 +129,19 @@ def count_frames(path: str) -> Counted:
     """Decodes the whole file, as extract_frame.py does. Raises BrokenVideo."""
     frames = 0
     with open_video(path) as capture:
-        fps = capture.get(cv2.CAP_PROP_FPS)
+        fps, announced = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while capture.grab():
             if not frames and not capture.retrieve()[0]:
                 break
             frames += 1
     if not frames:
         raise BrokenVideo(path, "holds no frame that can be decoded")
-    return Counted(content_hash(path), fps if 0 < fps < MOST_RATE else 0.0, frames)
+    fps = fps if 0 < fps < MOST_RATE else 0.0
+    announced = min(announced, movie_seconds(path) * fps) if fps and 0 < announced < 2**31 else 0
+    return Counted(content_hash(path), fps, frames, round(announced))
 
 
-class Looks(Dataset[dict[str, Any]]):
+class Looks(PatientDataset):
     """What must be known of videos, by their paths: item i -> {"index", "facts": look(path) or None, "error"}, and
     "lasting" where there is an error.
     """
@@ -145,6 +151,12 @@ class Looks(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def patience(self, index: int) -> float:
+        try:
+            return PATIENCE + PATIENCE_PER_BYTE * os.stat(str(self.paths[index])).st_size
+        except OSError:  # `look` says so
+            return PATIENCE
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:

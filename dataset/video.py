@@ -30,6 +30,7 @@ LEAD = 16  # frames before the one that is asked for, at which OpenCV at least b
 NEAR = 8  # frames that are sooner decoded than jumped over
 WORTH = 32  # frames from which on it is worth to read the packets first
 SAME = 1e-3  # milliseconds
+FEW = 0.9  # a video that has less than this share of the frames in its header is named
 MOST_RATE = 1e4  # frames a second; a header that says more is wrong
 MOST_KNOWN = 2**22  # frames whose times are kept, of all videos
 

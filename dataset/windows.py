@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from .by_time import VideoFacts, frames_at
 from .crops import FixedCrops
+from .loader import PatientDataset
 from .reader import scale
-from .unlisted import FAULTS, fault_in
+from .unlisted import FAULTS, PATIENCE, PATIENCE_PER_SECOND, fault_in
 
 CHUNK = 2**25  # bytes of the clips that are read at a time, about
 
@@ -56,7 +56,7 @@ def window_clips(path: str, facts: VideoFacts, windows: Windows, size: ClipSize,
     return FixedCrops(size.img_dim)(pictures, which.reshape(times.shape))
 
 
-class Chunks(Dataset[dict[str, Any]]):
+class Chunks(PatientDataset):
     """Windows that are read together: item i -> {"index": i, "clips": (n, T, H, W, 3) uint8, "error"}, and "lasting"
     where there is an error; the clips are those of the windows before it.
 
@@ -79,6 +79,9 @@ class Chunks(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def patience(self, index: int) -> float:
+        return PATIENCE + PATIENCE_PER_SECOND * self.facts[int(self.video[index])].seconds
 
     def clips(self, index: int) -> torch.Tensor:
         """The clips of an item (n, T, H, W, 3) uint8. Raises BrokenVideo."""

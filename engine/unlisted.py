@@ -3,6 +3,7 @@
 Beside the project's other lists, in a folder for each folder of videos:
 
     files.csv      of each video: size, time of change, hash of its content, frames a second, frames that can be decoded
+                   and frames that its header announces
     left_out.csv   what is not in the list, and why
 """
 import hashlib
@@ -34,6 +35,7 @@ from dataset.unlisted import (
     videos_below,
     write_known,
 )
+from dataset.video import FEW
 
 from .agreement import of_all_processes, of_first_process
 
@@ -64,7 +66,8 @@ class FolderList(NamedTuple):
     """The training list of a folder.
 
     videos: called by their paths below it, all of one class; rates: (N,) float64 frames a second, 0 where a file says
-    none; content: a hash of all; left_out: how many files cannot be taken; copies: how many are copies of others.
+    none; content: a hash of all; left_out: how many files cannot be taken; copies: how many are copies of others;
+    short: of files that have far fewer frames than their headers announce, as text.
     """
 
     videos: VideoList
@@ -72,6 +75,7 @@ class FolderList(NamedTuple):
     content: str
     left_out: int
     copies: int
+    short: list[str]
 
 
 def find_unlisted(folder: str) -> Unlisted:
@@ -126,10 +130,12 @@ def list_unlisted(found: Unlisted, workers: int) -> FolderList:
         raise DataError(f"no video in {found.root} can be read, such as {quoted(path)}: {reason}; "
                         f"{found.place / LEFT_OUT} names all")
     names = np.array([os.path.relpath(path, found.root) for path in good])
-    hashes, rates, frames = zip(*good.values(), strict=True)
+    hashes, rates, frames, _ = zip(*good.values(), strict=True)
+    short = [f"{quoted(path)} ({one.frames} of {one.announced})" for path, one in good.items()
+             if one.frames < FEW * one.announced]
     videos = VideoList(names, np.array(frames), np.zeros(len(names), np.int64), np.array(["video"]))
     content = hashlib.blake2b("".join(hashes).encode(), digest_size=6).hexdigest()
-    return FolderList(videos, np.array(rates), content, len(left_out), len(copies))
+    return FolderList(videos, np.array(rates), content, len(left_out), len(copies), short)
 
 
 def at_rate(listed: FolderList, fps: float) -> VideoList:

@@ -42,7 +42,7 @@ def cut(path: str, facts: VideoFacts | None, start: float, end: float, target: s
     filters = (f"settb=AVTB,setpts=PTS-STARTPTS,trim={standing:.6f}:{end - TOLERANCE:.6f},"
                f"setpts=gt(N\\,0)*max(PTS-{start:.3f}/TB\\,0),{EVEN}")
     return (f"ffmpeg -nostdin -copyts -i {shlex.quote('file:' + path)} -map 0:v:0 -vf {shlex.quote(filters)} {ENCODED} "
-            f"-an {target}")
+            f"-an {target} || failed=1")
 
 
 def make_app(library: Library) -> Flask:
@@ -189,10 +189,11 @@ def make_app(library: Library) -> Flask:
                 (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
             return download(text.getvalue(), kind, "text/csv")
         lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew, without sound",
-                 "mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1"]
+                 "mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1",
+                 "failed=0"]
         for count, (place, row) in enumerate(zip(wanted, rows, strict=True), 1):
             lines.append(cut(row["file"], library.facts(place), row["start"], row["end"], f"cut_{count:04d}.mp4"))
-        return download("\n".join(lines) + "\n", kind, "text/x-shellscript")
+        return download("\n".join([*lines, "exit $failed", ""]), kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:
         return Response(text, mimetype=kind, headers={"Content-Disposition": f"attachment; filename={name}"})

@@ -29,7 +29,7 @@ from dataset import windows
 from dataset.augment import prepare
 from dataset.by_time import TOLERANCE, VideoFacts, cut_short, frames_at, look_at_video
 from dataset.crops import FixedCrops
-from dataset.loader import surviving_items
+from dataset.loader import PatientDataset, surviving_items
 from dataset.reader import FrameReader
 from dataset.video import BrokenVideo, VideoFiles, open_video
 from dataset.windows import Windows
@@ -438,11 +438,16 @@ def test_a_decoder_that_crashes_costs_its_file_alone(module, function, disk, pro
 
 
 def test_items_that_end_their_worker_cost_themselves_and_their_group():
-    class Items(torch.utils.data.Dataset):
+    class Items(PatientDataset):
         def __len__(self):
             return 12
 
+        def patience(self, index):
+            return 0.3 if index == 10 else 100
+
         def __getitem__(self, index):
+            while index == 10:  # as where a decoder finds no end
+                pass
             if index in (3, 4, 9):
                 faulthandler.disable()
                 os.kill(os.getpid(), signal.SIGKILL if index == 4 else signal.SIGABRT)  # 4: as where memory runs out
@@ -452,11 +457,12 @@ def test_items_that_end_their_worker_cost_themselves_and_their_group():
 
     found = []
     with pytest.raises(RuntimeError, match="its own") as raised:
-        for item in surviving_items(Items(), 2, groups=[0, 0, 0, 1, 2, 2, 1, 3, 3, 3, 4, 4]):
+        for item in surviving_items(Items(), 2, groups=[0, 0, 0, 1, 2, 2, 1, 3, 3, 3, 4, 5]):
             time.sleep(0.02)  # while workers end
             found.append((item["index"], item.get("lasting")))
+            assert ("find no end" in item["error"]) == (item["index"] == 10)
     assert found == [(0, None), (1, None), (2, None), (3, True), (4, False), (7, None), (8, None), (9, True),
-                     (10, None)]
+                     (10, True)]
     assert 'raise RuntimeError("its own")' in str(raised.value.__cause__)  # where in the worker
 
 

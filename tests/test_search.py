@@ -312,6 +312,9 @@ def test_the_cut_list_cuts_videos_of_any_size(tmp_path):
     done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [look_at_video(str(tmp_path / f"cut_000{i}.mp4")).seconds for i in (1, 2)] == pytest.approx([1, 1], abs=0.05)
+    (tmp_path / "cut_0001.mp4").unlink()
+    script = (tmp_path / "cut.sh").read_text().replace("odd", "gone", 1)
+    assert subprocess.run(["sh"], input=script, cwd=tmp_path, text=True, stderr=subprocess.DEVNULL).returncode == 1
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def test_what_cannot_be_read_and_copies_are_left_out_and_named(disk, lists):
     assert set(result.videos.names) == {*HOSTILE, "copy.avi", "cut.avi"} - {"one.avi"}  # the first of the two
     assert 0 < result.videos.num_frames[result.videos.names.tolist().index("cut.avi")] < 13
     assert (result.left_out, result.copies) == (4, 1)
+    name, = result.short
+    assert re.fullmatch(rf"'{disk}/cut.avi' \(\d of 13\)", name)
     reasons = left_out(lists)
     assert reasons["one.avi"] == f"is a copy of {disk / 'copy.avi'}" and "begins with b'no" in reasons["broken.mp4"]
     assert "No such file" in reasons["lost.mp4"] and "not a regular file" in reasons["pipe.mp4"]

@@ -44,7 +44,7 @@ from core.jobs import WorkerDied, run_jobs
 from core.parser import new_parser
 from dataset.lists import local_dataset
 from dataset.reader import FRAME_NAME, MOST_PIXELS
-from dataset.video import BrokenVideo, open_video
+from dataset.video import FEW, BrokenVideo, open_video
 from process_data.src.common import (
     COLUMNS,
     GO_ON,
@@ -71,7 +71,6 @@ COMPARED = 2**16  # each
 # hidden folders, of a video that is worked on and of its former frames; the second kind are those of earlier versions
 WORKING = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}(_old)?")
 FORMER_WORKING = re.compile(r"\..+\.partial", re.DOTALL)
-FEW = 0.9  # a video that has less than this share of the frames in its header is named at the end
 
 
 def scaled_size(width, height, short_side):
