@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import DataError
-from core.files import check_regular, csv_lines, take_lock, whole_file, write_json
+from core.files import check_regular, csv_lines, named, take_lock, whole_file, write_json
 from core.inputs import long_table, map_npy, read_json
 from dataset.by_time import VideoFacts
 from dataset.unlisted import Fault, Known, read_known, write_known
@@ -156,13 +156,14 @@ class Index:
     def _write_segments(self, lines: str) -> None:
         """Add lines to segments.csv, or none where the disk is full: who reads it may do so then."""
         end, rest = self.segments.tell(), lines.encode()
-        try:
-            while rest:
-                rest = rest[self.segments.write(rest):]
-            os.fsync(self.segments.fileno())
-        except OSError as error:
-            self.segments.truncate(end)
-            raise OSError(error.errno, error.strerror, str(self.folder / SEGMENTS)) from error
+        with named(self.folder / SEGMENTS):
+            try:
+                while rest:
+                    rest = rest[self.segments.write(rest):]
+                os.fsync(self.segments.fileno())
+            except OSError:
+                self.segments.truncate(end)
+                raise
 
     def _keep(self, rows: int) -> None:
         """Have vectors.npy say that it has so many rows, and end there."""
@@ -183,12 +184,10 @@ class Index:
         assert content == facts.hash and vectors.shape == (len(spans), self.dim)
         lines = csv_lines(Segment(self.rows + i, file, facts.hash, start, end, facts.fps, self.weights).fields()
                           for i, (start, end) in enumerate(spans.tolist()))
-        try:
+        with named(self.folder / VECTORS):
             self.vectors.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             self.vectors.flush()
             os.fsync(self.vectors.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.folder / VECTORS)) from error
         self._write_segments(lines)
         self.rows += len(spans)
         self.done[file] = facts.hash, count + len(spans)

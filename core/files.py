@@ -54,12 +54,21 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
         for temporary, path in zip(temporaries, targets, strict=True):
             os.replace(temporary, path)
     except OSError as error:
-        named = dict(zip(map(str, temporaries), map(str, targets), strict=True)).get(error.filename)
+        target = dict(zip(map(str, temporaries), map(str, targets), strict=True)).get(error.filename)
         reason = error.strerror or str(error)  # numpy's, of an array that was not written whole, has no number
-        raise OSError(error.errno, reason, named or os.path.commonpath(targets)) from error
+        raise OSError(error.errno, reason, target or os.path.commonpath(targets)) from error
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """An OSError within names `path`: that of writing to an open file, as where the disk is full, names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @contextmanager
@@ -75,14 +84,13 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     if temporary.is_dir() and not temporary.is_symlink():  # of a program that was killed
         shutil.rmtree(temporary)
     try:
-        temporary.mkdir()
-        yield temporary
-        for name in sorted(temporary.iterdir()):
-            with open(name, "rb+") as file:
-                os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        with named(path):
+            temporary.mkdir()
+            yield temporary
+            for name in sorted(temporary.iterdir()):
+                with open(name, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.dist import rank
-from core.files import append_to, write_json, write_text
+from core.files import append_to, named, write_json, write_text
 from core.inputs import parsed, read_lines
 from core.versions import versions
 
@@ -66,11 +66,8 @@ class RunLog:
 
 def append(path: Path, line: str) -> None:
     """Add a line to a file; an OSError, as of a full disk, names it."""
-    try:
-        with append_to(path) as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with named(path), append_to(path) as file:
+        file.write(line + "\n")
 
 
 def plain_types(flags: Mapping[str, Any]) -> dict[str, Any]:
