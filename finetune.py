@@ -44,7 +44,7 @@ from engine.flags import (
 from engine.folders import check_disk, loader_memory
 from engine.log import plain_types
 from engine.memory import memory_plan
-from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
+from engine.optim import learning_rate, set_learning_rate, sgd, take_step
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
@@ -181,9 +181,7 @@ def main(argv):
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     optimizer = sgd(model, args.lr, args.momentum, args.wd)
     loader = make_loader(data, batches, args.workers, device.type == "cuda", args.loader_timeout)
-    settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
-                           args.print_freq, args.save_steps, args.save_freq, args.keep, args.keep_epoch,
-                           args.skip_bad_samples)
+    settings = RunSettings.of(args, folder, config, precision, inputs)
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
@@ -205,10 +203,7 @@ def train_epoch(model, loader, optimizer, scaler, epoch, args, device, session):
         clips, labels = prepare(batch["clips"], batch["augment"])[:, 0], batch["label"]
         optimizer.zero_grad(set_to_none=True)
         scores, loss = forward_backward(model, clips, labels, scaler, session.batches)
-        scaler.unscale_(optimizer)
-        norm = gradient_norm(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
+        norm = take_step(optimizer, scaler)
 
         accuracy = topk(scores, labels[:len(scores)], args.batch_size / world_size())
         session.record(step, loss, norm, {"loss": loss, **accuracy})

@@ -59,7 +59,7 @@ from engine.gradcache import GradCache, forward_backward
 from engine.log import plain_types
 from engine.memory import memory_plan
 from engine.monitor import CollapseWatch, embedding_monitors, sheet_of_views
-from engine.optim import gradient_norm, learning_rate, set_learning_rate, sgd
+from engine.optim import learning_rate, set_learning_rate, sgd, take_step
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.resume import find_resume, fingerprints
 from engine.session import RunSettings, Session
@@ -300,9 +300,7 @@ def main(argv):
     if several and not segments:
         notes.append(f"note: {args.net} cannot take the {args.seq_len // args.n_series} frames of a segment alone: "
                      "variance/within_clip is not measured")
-    settings = RunSettings(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs, args.epochs,
-                           args.print_freq, args.save_steps, args.save_freq, args.keep, args.keep_epoch,
-                           args.skip_bad_samples)
+    settings = RunSettings.of(args, folder, config, precision, inputs)
     with Session(settings, model, optimizer, scaler, batches, videos, device, resume) as session:
         for note in notes:
             session.log.line(note)
@@ -347,10 +345,7 @@ def train_epoch(model_to_call, model, loader, optimizer, scaler, epoch, args, de
                                                    args.gamma, args.warmup, args.cosine))
         views, permutation = prepare(batch["clips"], batch["augment"]), batch["permutation"]
         out, loss = forward_backward(model_to_call, cache, views, permutation, weights, scaler.scale)
-        scaler.unscale_(optimizer)
-        norm = gradient_norm(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
+        norm = take_step(optimizer, scaler)
 
         if epoch == step == 0:
             session.log.images("views", sheet_of_views(views), 0)

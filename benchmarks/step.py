@@ -22,7 +22,7 @@ from core.exits import run
 from engine.flags import positive
 from engine.gradcache import GradCache, forward_backward
 from engine.monitor import embedding_monitors
-from engine.optim import gradient_norm, sgd
+from engine.optim import sgd, take_step
 from engine.precision import clip_shapes, default_precision, set_precision
 from engine.setup import distribute, seed_everything, start
 from models import build_pretrainer
@@ -76,10 +76,7 @@ class Step:
 
     def __call__(self):
         out, _ = forward_backward(self.call, self.cache, self.views, self.permutation, self.weights, self.scaler.scale)
-        self.scaler.unscale_(self.optimizer)
-        gradient_norm(self.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        take_step(self.optimizer, self.scaler)
         embedding_monitors(out, TRAIN["temperature"], self.permutation)
 
     def bare(self):

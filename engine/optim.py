@@ -49,6 +49,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def take_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Tensor:
+    """Change the parameters by their gradients, which `scaler` has scaled -> their norm, as `gradient_norm`.
+
+    In fp16, a step whose gradients are not finite is left out.
+    """
+    scaler.unscale_(optimizer)
+    norm = gradient_norm(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm
+
+
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """L2 norm of all gradients, a scalar tensor; not finite where one of them is not."""
     return nn.utils.get_total_norm([p.grad for group in optimizer.param_groups for p in group["params"]

@@ -1,4 +1,5 @@
 """A training run's state around its loop: means, log, checkpoints, and where it goes on after a stop."""
+import argparse
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from models.weights.checkpoint import LATEST, become_latest, write_latest
 from .agreement import Exchange, check_agreement
 from .clock import StepClock
 from .evaluation import FAILURES
-from .log import RunLog, bar, log_rows
+from .log import RunLog, bar, log_rows, plain_types
 from .monitor import FiniteWatch, Meter
 from .optim import restore_momentum
 from .replacement import Replacements
@@ -49,6 +50,14 @@ class RunSettings:
     keep: int = 0  # copies that stay, older ones go; 0: all
     keep_epoch: int | None = None  # epoch whose copy is written and stays in any case
     skip_bad_samples: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, folder: Path, config: Mapping[str, Any], precision: str,
+           inputs: Mapping[str, str]) -> "RunSettings":
+        """By the flags of a training script; precision: the one that was chosen."""
+        own = ("epochs", "print_freq", "save_steps", "save_freq", "keep", "keep_epoch", "skip_bad_samples")
+        return cls(folder, config, {**plain_types(vars(args)), "precision": precision}, inputs,
+                   **{name: getattr(args, name) for name in own})
 
 
 class Session:
