@@ -63,6 +63,7 @@ from models.backbones import BACKBONES
 from models.batchnorm import count_in_parts
 from models.classifier import topk
 from models.protocol import spacing
+from models.weights.checkpoint import LACKS, lacking
 
 DS = 2  # the paper's stride
 
@@ -120,8 +121,8 @@ def build(args, opened, num_classes):
     if checkpoint:
         load_pretrained(model.backbone, checkpoint, args.pretrain)
         model.backbone.protocol = protocol
-        if args.train_what == "last" and "partial" in checkpoint["config"]:
-            config["partial"] = checkpoint["config"]["partial"]  # what is untrained stays so
+        if args.train_what == "last":  # the backbone stays what it is
+            config |= {name: found for name in LACKS if (found := lacking(checkpoint, name, args.pretrain))}
     return model, config, checkpoint is not None or args.pretrain == "random"
 
 

@@ -47,12 +47,14 @@ from engine.setup import check_shapes, note_partial, open_weights, start, take_c
 from models import build_backbone, build_classifier
 from models.classifier import topk
 from models.weights import torchvision_zoo
-from models.weights.checkpoint import fingerprint
+from models.weights.checkpoint import LACKS, fingerprint
 from models.weights.loading import load_classifier
+from models.weights.origins import config_of
 
 # arguments of a classifier, as its checkpoint keeps them
 CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,
           "train_what": str}
+LAYERS = ("fc.", "final_fc.")  # how names of a classifier's layers begin, ours or the release's
 INPUTS = {"inputs": {str: str}}
 TEST_AGAIN = "test again"
 PREDICTIONS = {"names": ("U", 1), "labels": ("i8", 1), "classes": ("U", 1), "protocol": ("U", 0),
@@ -102,11 +104,12 @@ def open_classifier(args, split):
     """The checkpoint of a split, whose config is that of a classifier."""
     path = args.checkpoint.replace("{split}", str(split))
     opened = open_weights(path, args.net, args.width, args.dry_run)
-    config = opened.checkpoint["config"] if opened.checkpoint else {}
+    config = config_of(opened.checkpoint) if opened.checkpoint else {}
     if wrong := fault(config, {str: object}, "its config") or fault(
             config, {name: kind for name, kind in CONFIG.items() if name in config}):
         raise CheckpointError(f"checkpoint {path}: its config is not of this program ({wrong})")
-    if config and "num_classes" not in config:
+    if opened.checkpoint and "num_classes" not in config and (
+            config or not any(name.startswith(LAYERS) for name in opened.checkpoint["state_dict"])):
         raise CheckpointError(f"checkpoint {path} has no classes: fine-tune it first, or if it is fine-tuned save it "
                               "with --heads")
     return opened
@@ -115,13 +118,13 @@ def open_classifier(args, split):
 def load(args, opened, num_classes):
     """The classifier of a split, built as its checkpoint says and loaded strictly -> (it, which weights it has)"""
     path, checkpoint, net, width = opened.path, opened.checkpoint, opened.net, opened.width
-    config = checkpoint["config"] if checkpoint else {}
+    config = config_of(checkpoint) if checkpoint else {}
     check_shapes(net, args.seq_len, args.img_dim)
     if config.get("num_classes", num_classes) != num_classes:
         raise CheckpointError(f"checkpoint {path} has {config['num_classes']} classes, {args.dataset} {num_classes}")
     try:
         check_network(args, lambda: build_backbone(net, width))
-        model = build_classifier(**{**{name: value for name, value in config.items() if name != "partial"},
+        model = build_classifier(**{**{name: value for name, value in config.items() if name not in LACKS},
                                     "net": net, "width": width, "num_classes": num_classes})
     except UsageError:
         raise

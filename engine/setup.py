@@ -25,9 +25,11 @@ from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import CLIP_FLAGS, Protocol
 from models.weights import torchvision_zoo
+from models.weights.checkpoint import lacking
 from models.weights.identify import check_stated, kind, network_of, stated, template
 from models.weights.loading import load_backbone
-from models.weights.origins import matched, project_of
+from models.weights.match import by_part
+from models.weights.origins import config_of, matched, project_of
 from models.weights.runs import clips_of
 from models.weights.sources import is_remote, read_weights
 
@@ -187,14 +189,14 @@ class Weights:
     @cached_property
     def of_nobody_known(self) -> bool:
         """Whether nothing tells whose weights they are, so that their clips are those of the network's class."""
-        if self.checkpoint is None or "protocol" in self.checkpoint["config"]:
+        if self.checkpoint is None or "protocol" in config_of(self.checkpoint):
             return False
         return project_of(self.checkpoint, matched(self.checkpoint, template(self.net, self.width))) is None
 
     @property
     def are_papers(self) -> bool:
         """Whether they are of one of the paper's networks and of its stride, and no classifier."""
-        classifies = self.checkpoint is not None and "num_classes" in self.checkpoint["config"]
+        classifies = self.checkpoint is not None and "num_classes" in config_of(self.checkpoint)
         papers_stride = self.clips.flags()["ds"] == Protocol.ds
         return BACKBONES[self.net].published == Protocol() and papers_stride and not classifies
 
@@ -226,7 +228,8 @@ def take_clips(args: argparse.Namespace, weights: Sequence[Weights], ds: int) ->
                              f"{flag_text(own, differing)}: give these flags, the same for all")
     notes = []
     if taken := {name for name in missing if first[name] != usual[name]}:
-        whose = known[0].path if known[0].checkpoint else f"--net {known[0].net}"
+        told = known[0].checkpoint and not known[0].of_nobody_known
+        whose = known[0].path if told else f"--net {known[0].net}"
         notes.append(f"{flag_text(first, taken)}: the clips of {whose}; give other flags for others")
     if known and known[0].checkpoint:
         trained = known[0].clips.flags()
@@ -273,11 +276,11 @@ def open_weights(path: str, net: str | None, width: float | None, dry_run: bool 
     if checkpoint is None:
         assert net is not None
         return Weights(path, None, net, 1.0 if width is None else width)
-    said, (found, its_width, _) = stated(checkpoint["config"]), network_of(checkpoint, path, net, width)
+    said, (found, its_width, _) = stated(checkpoint), network_of(checkpoint, path, net, width)
     seen = [f"--net {found}"] if {net, said[0]} == {None} else []
     seen += [f"--width {its_width:g}"] if {width, said[1]} == {None} and its_width != 1 else []
     if seen and rank() == 0:
-        print(f"note: {' '.join(seen)}, as the names and shapes in {path} show")
+        print(f"note: {' '.join(seen)}, which has the names and shapes in {path}")
     return Weights(path, checkpoint, found, its_width)
 
 
@@ -285,9 +288,10 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
     """load_backbone; what is to be known of the weights is printed."""
     result = load_backbone(backbone, checkpoint, path)
     notes = list(result.notes)
-    if project_of(checkpoint, result) != "ours" or "net" not in checkpoint["config"] or backbone.protocol.converts:
+    if project_of(checkpoint, result) != "ours" or not config_of(checkpoint) or backbone.protocol.converts:
         notes.append(f"{path} holds {kind(checkpoint, result)}" + (
             f" (names under {shown(result.prefix)})" if result.prefix else "") + (
+            f"; left aside: {by_part(result.aside)}" if result.aside else "") + (
             f"; clips are normalised as it expects, {backbone.protocol.normalisation}"
             if backbone.protocol.converts else ""))
     for note in notes if rank() == 0 else ():
@@ -297,10 +301,9 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
 
 def note_partial(checkpoint: dict[str, Any], path: str) -> None:
     """Say where some of a checkpoint's tensors were never trained, or some of its network's were dropped."""
-    partial = checkpoint["config"].get("partial")
-    if isinstance(partial, list) and partial and rank() == 0:
+    partial, unused = (lacking(checkpoint, name, path) for name in ("partial", "unused"))
+    if partial and rank() == 0:
         print(f"note: {len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
-    unused = checkpoint["config"].get("unused")
-    if isinstance(unused, list) and unused and rank() == 0:
+    if unused and rank() == 0:
         print(f"note: {path} lacks {len(unused)} tensors of what it was converted from, with --allow_partial: it is "
               "another network")

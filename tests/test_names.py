@@ -14,16 +14,17 @@ from test_pretrained import WIDTH, equal, under, weights
 from torchvision.models.video import r3d_18
 from toys import Tiny
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, UsageError
 from dataset.augment import MEAN, STD
 from engine.setup import open_weights, take_clips
 from models import build_backbone
 from models.backbones import BACKBONES
 from models.protocol import Protocol
 from models.weights.checkpoint import read_checkpoint
-from models.weights.identify import template
+from models.weights.identify import comparisons, kind, template
 from models.weights.loading import load_backbone
-from models.weights.names import locate, name_tables
+from models.weights.names import COUNTER, locate, name_tables
+from models.weights.origins import project_of
 
 # --- containers ----------------------------------------------------------------------------------------------
 
@@ -289,7 +290,10 @@ def test_a_config_that_names_nonsense_is_of_no_moment(value, program):
     ({"state_dict": MMACTION2, "meta": {"cfg": "[dict(clip_len=4, frame_interval=16), dict(clip_len=8)]"}},
      Protocol(8, 16, 224)),
     ({"state_dict": weights("slow_r50")}, Protocol(8, 8, 224, None, *SLOWFAST)),
-    ({"state_dict": SLOW, "config": {"protocol": Protocol(3).values()}}, Protocol(3)),
+    ({"state_dict": SLOW, "config": {"net": "slow_r50", "width": WIDTH, "protocol": Protocol(3).values()}},
+     Protocol(3)),
+    ({"state_dict": weights("slow_r50"), "config": {"net": "slow", "protocol": "split1"}},
+     Protocol(8, 8, 224, None, *SLOWFAST)),
 ])
 def test_clips_are_those_that_the_file_states(content, clips, program):
     """Or, where it states none, those of its owners' configurations."""
@@ -329,14 +333,14 @@ def test_names_that_many_use_tell_nothing_of_clips():
 def test_the_network_and_width_of_a_bare_file_are_found(program):
     torch.save(under("student.backbone.", weights("r21d")) | under("teacher.backbone.", weights("r21d", "b")), "x.pth")
     code, out, error = program("retrieval.py", *SMALL, "--width", WIDTH, "--pretrain", "x.pth", "--name", "x")
-    assert code == 0 and "note: --net r21d, as the names and shapes in x.pth show\n" in out, error
-    assert "note: x.pth holds a backbone of ours (names under student.backbone.)\n" in out
+    assert code == 0 and "note: --net r21d, which has the names and shapes in x.pth\n" in out, error
+    assert "note: x.pth holds a backbone of ours (names under student.backbone.); left aside: teacher. 144\n" in out
     opened = open_weights("x.pth", None, None)
     assert (opened.net, opened.width) == ("r21d", WIDTH)
     assert opened.backbone(16, 32).stem.temporal.weight.equal(weights("r21d")["stem.temporal.weight"])
     torch.save({"w": torch.zeros(3)}, "y.pth")
     code, _, error = program("retrieval.py", *SMALL, "--pretrain", "y.pth")
-    assert code == 2 and "--net: checkpoint y.pth does not show which network it is of, name it" in error
+    assert code == 2 and "--net: checkpoint y.pth does not show which network it is of: name it" in error
 
 
 def test_two_equal_networks_in_a_file_are_told_and_one_is_chosen(program):
@@ -349,6 +353,67 @@ def test_two_equal_networks_in_a_file_are_told_and_one_is_chosen(program):
         assert code == 0 and equal(torch.load(f"{prefix}.tar", weights_only=True)["state_dict"], chosen), error
     code, _, error = program("retrieval.py", *SMALL, "--width", WIDTH, "--pretrain", "x.pth")
     assert code == 1 and "holds more than one such network (" in error
+    # the same where one has no counters, and is of another width
+    narrow = {name: value for name, value in weights("r3d", width=0.125).items() if not name.endswith(COUNTER)}
+    torch.save(under("rgb.", STATE) | under("flow.", narrow), "x.pth")
+    code, _, error = program("retrieval.py", *SMALL, "--pretrain", "x.pth")
+    assert code == 1 and "holds more than one such network (rgb.*, flow.*)" in error
+    code, _, error = program("models.weights", "convert", "x.pth", "narrow.tar", "--prefix", "flow")
+    assert code == 0 and torch.load("narrow.tar", weights_only=True)["config"]["width"] == 0.125, error
+
+
+@pytest.mark.parametrize("trained, other, net, prefix", [
+    ("student.", "teacher.", "r3d_18", "student."), ("encoder_q.", "encoder_k.", "r3d_18", "encoder_q."),
+    ("rgb.", "flow.", None, None)])
+def test_of_two_networks_in_a_file_the_larger_is_not_taken_for_the_trained_one(trained, other, net, prefix, program):
+    small, large = weights("r3d_18"), weights("r2plus1d_18")
+    torch.save(under(trained, small) | under(other, large), "x.pth")
+    if net is None:
+        said = r"holds several networks, r2plus1d_18 under flow.\*, r3d_18 under rgb.\*: name it"
+        with pytest.raises(UsageError, match=said):
+            open_weights("x.pth", None, None)
+        assert "several      networks, r2plus1d_18" in program("models.weights", "inspect", "x.pth")[1]
+    else:
+        opened = open_weights("x.pth", None, None)
+        assert (opened.net, opened.width) == (net, WIDTH)
+        assert equal(opened.backbone(8, 32).state_dict(), small)
+    assert open_weights("x.pth", "r2plus1d_18", None).net == "r2plus1d_18"
+
+
+def test_weights_that_diverged_are_of_their_network(tmp_path):
+    torch.save({name: value * torch.nan if value.is_floating_point() else value for name, value in STATE.items()},
+               tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="not finite"):
+        open_weights(str(tmp_path / "x.pth"), None, None).backbone(8, 32)
+
+
+@pytest.mark.parametrize("beside, config, project", [
+    ({}, {}, "torchvision"), ({"fc.weight": torch.zeros(400, 32)}, {}, "torchvision"),
+    ({"fc.weight": torch.zeros(7, 32)}, {}, None), ({}, {"net": "resnet18", "lr": 0.1}, "torchvision"),
+    ({}, {"net": "r3d"}, "torchvision"), ({}, {"net": "r3d_18", "width": WIDTH}, "ours")])
+def test_whose_weights_in_torchvision_s_names_are(beside, config, project):
+    checkpoint = {"state_dict": weights("r3d_18") | beside, "config": config}
+    result = comparisons(checkpoint, ["r3d_18"])["r3d_18"][1]
+    assert result.fits and project_of(checkpoint, result) == project
+
+
+def test_a_network_that_torchvision_has_not_is_not_its_own():
+    theirs = {foreign_name: value for name, value in STATE.items()
+              for foreign_name in BACKBONES["r3d"].foreign_names(name)["torchvision"]}
+    result = comparisons({"state_dict": theirs, "config": {}}, ["r3d"])["r3d"][1]
+    assert result.fits and project_of({"state_dict": theirs, "config": {}}, result) is None
+
+
+@pytest.mark.parametrize("net, project", [("r21d", "the release"), ("r3d", "the release"), ("s3d", "CoCLR")])
+def test_the_release_s_moco_without_segments_is_not_coclr_s(net, project):
+    state = {foreign_name: value for name, value in weights(net).items()
+             for foreign_name in BACKBONES[net].foreign_names(name)["release"]}
+    checkpoint = {"state_dict": under("encoder_q.0.", state) | under("encoder_k.0.", state) | {
+        "queue": torch.zeros(8, 4)}, "config": {}}
+    result = comparisons(checkpoint, [net])[net][1]
+    assert result.fits and project_of(checkpoint, result) == project
+    assert kind(checkpoint, result) == ("a backbone of CoCLR, inside MoCo" if net == "s3d" else
+                                        "a backbone of the release, inside MoCo")
 
 
 @pytest.mark.parametrize("said", [["torchvision"], {}, 7, torch.zeros(2), "nobody"], ids=str)

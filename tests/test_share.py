@@ -505,6 +505,7 @@ CONFIGS = {
                  ({"mean": [0, 0, 0]}, "its clip protocol makes no sense")],
     "sha256": [("0" * 64, "its SHA-256 is "), (7, "sha256 is not text"), ("x" * 10**5, "its SHA-256 is ")],
     "untrained": [([1], "untrained[0] is not text"), ("stem", "untrained is not a list")],
+    "dropped": [([1], "dropped[0] is not text")],
     "versions": [(3, "versions is not a dictionary")],
 }
 
@@ -622,7 +623,7 @@ def test_fuzz_results_of_a_card(tmp_path_factory, data):
             with contextlib.suppress(ValueError, TypeError):  # what is no JSON
                 one.write_text("{}" if unbounded(content) else json.dumps(content))
         config = {"network": NET, "width": WIDTH, "heads": None, "protocol": Protocol().values(), "untrained": [],
-                  "sha256": "0" * 64, "versions": {"commit": "x", "torch": "9", "python": "3"}}
+                  "dropped": [], "sha256": "0" * 64, "versions": {"commit": "x", "torch": "9", "python": "3"}}
         text = in_sentence(lambda: card(config, 7, run_of(path, {}, NET, WIDTH), {}, False, {own}))
     if isinstance(text, str):
         assert len(text) < 10**5 and all(line.isprintable() for line in text.splitlines())
@@ -808,7 +809,8 @@ def test_the_same_tensors_with_another_normalisation_are_other_weights(tmp_path)
 
 
 def test_what_was_never_trained_is_said_of_a_probe_s_classifier_too(program):
-    state, config = networks()["backbone"][0].state_dict(), {"net": NET, "width": WIDTH, "partial": ["stem.weight"]}
+    state, config = networks()["backbone"][0].state_dict(), {
+        "net": NET, "width": WIDTH, "partial": ["stem.weight"], "unused": ["block9.weight"]}
     torch.save({"state_dict": state, "config": config}, "part.pth.tar")
     for kind, untrained in ("last", ["stem.weight"]), ("ft", []):
         flags = ["--train_what", kind, "--batch_size", "4", "--epochs", "1", "--name", "x"]
@@ -816,7 +818,9 @@ def test_what_was_never_trained_is_said_of_a_probe_s_classifier_too(program):
         assert code == 0, error
         latest = f"log/dualvar/{kind}/x/model/latest.pth.tar"
         assert program("models.weights", "save", latest, kind, "--heads")[0] == 0
-        assert json.loads(Path(kind, "config.json").read_text())["untrained"] == untrained
+        config = json.loads(Path(kind, "config.json").read_text())
+        assert (config["untrained"], config["dropped"]) == (untrained, ["block9.weight"] if untrained else [])
+        assert ("**This is a part of another network**" in Path(kind, "README.md").read_text()) == bool(untrained)
         for checkpoint in latest, kind:
             code, out, error = program("test.py", *SMALL, "--checkpoint", checkpoint, "--dry_run")
             assert code == 0 and ("1 tensors of" in out) == bool(untrained), out + error

@@ -184,6 +184,9 @@ def card(config: Mapping[str, Any], numbers: int, run: Run, state: Mapping[str, 
     if config["untrained"]:
         text += [f"**{len(config['untrained'])} of its tensors were never trained**: the file that they were to come "
                  "from lacked them.", ""]
+    if config["dropped"]:
+        text += [f"**This is a part of another network**: {len(config['dropped'])} tensors of the file that it comes "
+                 "from have no place in it and were dropped.", ""]
     text += ["## Use", "", "With a checkout of the DualVar project, in its folder:", "", "```python",
              "from models import from_pretrained", "", 'network = from_pretrained("owner/name")  # or this folder',
              "features = network(clips)  # (B, 3, T, H, W) float -> (B, channels, t, h, w)", "```", ""]

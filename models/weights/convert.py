@@ -15,10 +15,10 @@ from core.errors import CheckpointError, UsageError
 from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
-from .checkpoint import untrained_of, write_checkpoint
-from .identify import MAX_WIDTH, best_net, comparisons, initial, kind, network_of
-from .match import Match, check_fit, is_plain, listed
-from .origins import OTHERS, project_of, protocol_of, whose_names
+from .checkpoint import LACKS, lacking, write_checkpoint
+from .identify import comparisons, initial, kind, nets_in, network_of, several
+from .match import Match, by_part, check_fit, is_plain, listed
+from .origins import MAX_WIDTH, OTHERS, project_of, protocol_of, whose_names
 from .sources import read_weights
 
 
@@ -65,12 +65,6 @@ def matched_text(result: Match) -> str:
         if names or name in ("missing", "unexpected", "misshapen")) + f", {len(result.aside)} left aside"
 
 
-def by_part(names: Iterable[str]) -> str:
-    """Names counted by their first part, e.g. "encoder_q. 154, queue 1"."""
-    parts = Counter(name.partition(".")[0] + ("." if "." in name else "") for name in names)
-    return listed([f"{part} {count}" for part, count in parts.items()], 100)
-
-
 def entry(value: object) -> str:
     """A checkpoint's entry beside its state dict, as text."""
     if isinstance(value, dict) and any(not isinstance(x, (dict, torch.Tensor)) for x in value.values()):
@@ -90,7 +84,8 @@ def print_names(title: str, names: Iterable[str]) -> None:
 def inspect(args: argparse.Namespace) -> None:
     checkpoint = read_weights(args.file, args.entry)
     state, found = checkpoint["state_dict"], comparisons(checkpoint)
-    best = best_net(found) or max(found, key=lambda net: len(found[net][1].tensors))
+    nets = nets_in(found)
+    best = nets[0] if nets else max(found, key=lambda net: len(found[net][1].tensors))
     plain = [value for value in state.values() if is_plain(value)]
     width, result = found[best]
     print(f"{args.file}: {kind(checkpoint, result)}" + (f"; network {best} x {width:g}" if result.fits else ""))
@@ -101,7 +96,10 @@ def inspect(args: argparse.Namespace) -> None:
         f"{count} {str(dtype).removeprefix('torch.')}" for dtype, count in Counter(v.dtype for v in plain).items()))
     if len(plain) < len(state):
         print(f"  {'no tensors':<12} {listed([name for name, value in state.items() if not is_plain(value)], 5)}")
-    print(f"  {'prefixes':<12} {by_part(state)}\nOur networks:")
+    print(f"  {'prefixes':<12} {by_part(state)}")
+    if len(nets) > 1:
+        print(f"  {'several':<12} networks, {several(found, nets)}: name one with --net, or --prefix of convert")
+    print("Our networks:")
     for net, (width, result) in found.items():
         verdict = "fits" if result.fits else "does not fit"
         print(f"  {net:<11} x {width:<6.4g} {verdict:<12} {matched_text(result)}")
@@ -165,12 +163,13 @@ def convert(args: argparse.Namespace) -> None:
     protocol = protocol_of(checkpoint, result, backbone.published, f"checkpoint {args.file}")
     config = {"net": net, "width": width, **protocol.entry(backbone.published)}
     print_names("clips", [str(protocol)])
-    untrained = list(dict.fromkeys([*untrained_of(checkpoint, args.file), *result.missing, *result.misshapen]))
+    before = {name: lacking(checkpoint, name, args.file) for name in LACKS}
+    untrained = list(dict.fromkeys([*before["partial"], *result.missing, *result.misshapen]))
+    lacks = {"partial": untrained, "unused": [*before["unused"], *result.unexpected]}
+    config |= {name: names for name, names in lacks.items() if names}
     if untrained:
-        config["partial"] = untrained
         print(f"{len(untrained)} tensors are as initialised with seed 0, untrained: {listed(untrained, len(own))}")
     if result.unexpected:
-        config["unused"] = result.unexpected
         print(f"{len(result.unexpected)} tensors of {args.file} have no place and are dropped")
     project = project_of(checkpoint, result)
     write_checkpoint(args.out, {"state_dict": backbone.state_dict(), "config": config,

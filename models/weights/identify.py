@@ -12,12 +12,10 @@ from core.names import shown
 from ..backbones import BACKBONES
 from ..backbones.base import Backbone, scaled
 from .match import Match, is_plain
-from .names import locate, name_tables
-from .origins import first_words, matched, project_of, trained_in, whose_names
+from .names import is_copy, locate, name_tables
+from .origins import MAX_WIDTH, config_of, first_words, matched, project_of, trained_in, whose_names
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
-MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
-
 
 def initial(net: str, width: float) -> Backbone:
     """The network with the weights of a fixed seed; draws of the caller's are not touched."""
@@ -33,18 +31,18 @@ def template(net: str, width: float) -> Backbone:
         return BACKBONES[net](width)
 
 
-def stated(config: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """Network and width that a checkpoint's config names, each None where it does not, or names none of ours."""
-    net, width = config.get("net"), config.get("width")
-    believable = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= MAX_WIDTH
-    return net if isinstance(net, str) and net in BACKBONES else None, width if believable else None
+def stated(checkpoint: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """Network and width that a checkpoint's config names, None where it is no config of ours."""
+    own = config_of(checkpoint)
+    return own.get("net"), own.get("width")
 
 
-def guess_width(state_dict: Mapping[str, Any], net: str) -> float:
-    """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing."""
+def guess_width(state_dict: Mapping[str, Any], net: str, prefix: str | None = None) -> float:
+    """The simplest width that gives a state dict's shapes to `net`; 1.0 where they say nothing. prefix: as in `match`.
+    """
     full = template(net, 1.0)
     own, tables = full.state_dict(), name_tables(full)
-    family, prefix, _ = locate(state_dict, tables)
+    family, prefix, _ = locate(state_dict, tables, prefix)
     theirs = {name: state_dict.get(prefix + key) for key, name in tables.get(family, {}).items()}
     norms = [(len(own[name]), len(value)) for name, value in theirs.items()
              if is_plain(value) and value.ndim == own[name].ndim == 1
@@ -67,21 +65,31 @@ def guess_width(state_dict: Mapping[str, Any], net: str) -> float:
 def comparisons(checkpoint: Mapping[str, Any], nets: Sequence[str] | None = None, width: float | None = None,
                 prefix: str | None = None) -> dict[str, tuple[float, Match]]:
     """{net: (width, Match)} of a checkpoint's tensors against networks of ours, all of them where None are named."""
-    net, own_width = stated(checkpoint["config"])
+    net, own_width = stated(checkpoint)
     result = {}
     for name in nets or BACKBONES:
-        w = width or (own_width if name == net else None) or guess_width(checkpoint["state_dict"], name)
+        w = width or (own_width if name == net else None) or guess_width(
+            checkpoint["state_dict"], name, prefix)
         result[name] = w, matched(checkpoint, template(name, w), prefix)
     return result
 
 
-def best_net(found: Mapping[str, tuple[float, Match]]) -> str | None:
-    """The network of `comparisons` that a file is of, by what fits and is left over; None where that is undecided."""
-    score = {net: (len(result.tensors) - len(result.filled), -len(result.missing), -len(result.unexpected))
-             for net, (_, result) in found.items()}
-    best = max(score, key=lambda net: score[net])
-    told = 2 * score[best][0] >= found[best][1].total and list(score.values()).count(score[best]) == 1
-    return best if told else None
+def nets_in(found: Mapping[str, tuple[float, Match]]) -> list[str]:
+    """The networks of `comparisons` that a file is of, by what fits and is left over, the best first.
+
+    None where that is undecided; several where other tensors are of another network, but for copies of an encoder.
+    """
+    matches = {net: result for net, (_, result) in found.items()}
+    score = {net: (len(one.pairs) + len(one.broken) + len(one.negative), -len(one.missing), -len(one.unexpected))
+             for net, one in matches.items()}
+    told = [net for net, one in matches.items() if 2 * score[net][0] >= one.total]
+    told = [net for net in told if not is_copy(matches[net].prefix)] or told
+    nets: list[str] = []
+    for net in sorted(told, key=lambda net: score[net], reverse=True):
+        if all(matches[net].pairs.keys().isdisjoint(matches[other].pairs) for other in nets):
+            nets.append(net)
+    undecided = nets and [score[net] for net in told].count(score[nets[0]]) > 1 == len(nets)
+    return [] if undecided else nets
 
 
 def network_of(checkpoint: Mapping[str, Any], path: str | Path, net: str | None, width: float | None,
@@ -91,15 +99,21 @@ def network_of(checkpoint: Mapping[str, Any], path: str | Path, net: str | None,
     net, width, prefix: the flags, None where not given. Raises UsageError where they contradict the checkpoint, or
     neither says which network it is of.
     """
-    own_net, own_width = stated(checkpoint["config"])
+    own_net, own_width = stated(checkpoint)
     check_stated(path, net, width, own_net, own_width)
     net = net or own_net
     found = comparisons(checkpoint, [net] if net else None, width, prefix)
-    net = net or best_net(found)
-    if net is None:
-        raise UsageError(f"--net: checkpoint {path} does not show which network it is of, name it; python -m "
-                         f"models.weights inspect {path} shows what it holds")
-    return net, *found[net]
+    nets = [net] if net else nets_in(found)
+    if len(nets) != 1:
+        what = f"holds several networks, {several(found, nets)}" if nets else "does not show which network it is of"
+        raise UsageError(f"--net: checkpoint {path} {what}: name it; python -m models.weights inspect {path} shows "
+                         "what it holds")
+    return nets[0], *found[nets[0]]
+
+
+def several(found: Mapping[str, tuple[float, Match]], nets: Sequence[str]) -> str:
+    """Networks in a file and where their names stand, as text."""
+    return ", ".join(f"{net} under {shown(found[net][1].prefix)}*" for net in nets)
 
 
 def check_stated(path: str | Path, net: str | None, width: float | None, own_net: str | None,
@@ -112,12 +126,13 @@ def check_stated(path: str | Path, net: str | None, width: float | None, own_net
 
 def kind(checkpoint: Mapping[str, Any], result: Match) -> str:
     """What a checkpoint seems to be, as text; result: the Match with its network."""
-    state, config = checkpoint["state_dict"], checkpoint["config"]
+    state, config = checkpoint["state_dict"], config_of(checkpoint)
     parts = first_words(checkpoint)
     if result.family == "unknown":
         return "not known here"
     project, inside = project_of(checkpoint, result), trained_in(checkpoint, result)
-    untrained = ", partly untrained" if "partial" in config else ""
+    untrained = (", partly untrained" if config.get("partial") else "") + (
+        ", a part of another network" if config.get("unused") else "")
     if project == "ours":
         if "num_classes" in config or "fc.weight" in state:
             return "a classifier of ours"

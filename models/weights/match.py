@@ -1,6 +1,6 @@
 """A checkpoint's tensors against a model's: what fits, and what does not, tensor by tensor."""
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -11,14 +11,18 @@ from core.errors import CheckpointError
 from core.names import shown
 
 from ..backbones.base import Backbone
-from .names import is_head, locate, name_tables
-
-COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum
+from .names import COUNTER, is_head, locate, name_tables
 
 
 def listed(names: Sequence[str], count: int) -> str:
     """The first names, as text for a message."""
     return ", ".join(map(shown, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def by_part(names: Iterable[str]) -> str:
+    """Names counted by their first part, e.g. "encoder_q. 154, queue 1"."""
+    parts = Counter(name.partition(".")[0] + ("." if "." in name else "") for name in names)
+    return listed([f"{part} {count}" for part, count in parts.items()], 100)
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
@@ -85,6 +89,7 @@ class Match:
     prefix: str  # before the names in the file
     rivals: list[str]  # other prefixes under which as many names were found
     total: int  # tensors of the backbone
+    network: str  # its class
     native: bool = False  # whether they are the backbone's own names
     other: str | None = None  # why it is another network of the same names
     pairs: dict[str, str] = field(default_factory=dict)  # the file's name -> ours, of tensors that fit
@@ -134,7 +139,7 @@ def match(state_dict: Mapping[str, Any], backbone: Backbone, prefix: str | None 
     found: dict[str, dict[str, Any]] = {}  # our name -> {the file's name: value}
     family, where, rivals = locate(state_dict, tables, prefix)
     native = family == "ours"
-    result = Match(backbone.names if native else family, where, rivals, len(own), native)
+    result = Match(backbone.names if native else family, where, rivals, len(own), type(backbone).__name__, native)
     table = tables.get(family, {})
     for key, value in state_dict.items():
         tail = key[len(result.prefix):] if key.startswith(result.prefix) else None

@@ -9,6 +9,7 @@ from ..backbones.base import Backbone
 # copies of the encoder that is trained
 _KEY_SIDE = re.compile(r"(^|[._])(k|key|momentum|teacher|target|ema|sampler|hist|mmt)[._]")
 _DOT = re.compile(r"\.")
+COUNTER = ".num_batches_tracked"  # of a batch norm: counts batches, and has no effect at a fixed momentum
 _HEAD = re.compile(r"fc|head|queue|classifier|final_bn|mlp|pred|proj|linear|logit")
 
 
@@ -32,8 +33,9 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
     """Where the names of a checkpoint are those of a backbone -> (family, prefix, other prefixes that do as well).
 
     tables: the backbone's `name_tables`. The prefix under which most names are found wins, key encoders and the like
-    coming last; it may be anything (`module.encoder_q.0.`), and is `prefix` where that is given. Family "unknown"
-    where no name is found.
+    coming last; it may be anything (`module.encoder_q.0.`), and is `prefix` where that is given. Others do as well
+    where as many names are found in another way, or half as many of other tensors. Family "unknown" where no name is
+    found.
     """
     found: dict[tuple[str, str], list[str]] = {}  # (family, prefix) -> keys
     longest = max(len(name) for table in tables.values() for name in table)
@@ -45,14 +47,21 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
                     found.setdefault((family, key[:start]), []).append(key)
     if not found:
         return "unknown", prefix or "", []
-    most = max(map(len, found.values()))
-    found = {one: keys for one, keys in found.items() if 2 * len(keys) >= most}
-    found = {one: keys for one, keys in found.items() if not _KEY_SIDE.search(one[1])} or found
-    most = max(map(len, found.values()))
+    counts = {one: sum(not key.endswith(COUNTER) for key in keys) for one, keys in found.items()}
+    found = {one: keys for one, keys in found.items() if 2 * counts[one] >= max(counts.values())}
+    found = {one: keys for one, keys in found.items() if not is_copy(one[1])} or found
+    most = max(counts[one] for one in found)
     # C3D's names of the release under `layers.` are ours: the same tensors count once
-    different = {frozenset(keys): one for one, keys in reversed(found.items()) if len(keys) == most}
-    (family, prefix), *others = reversed(different.values())
-    return family, prefix, [other for _, other in others]
+    different = {frozenset(keys): one for one, keys in reversed(found.items())}
+    keys, (family, prefix) = next((keys, one) for keys, one in reversed(different.items()) if counts[one] == most)
+    return family, prefix, list(dict.fromkeys(
+        one[1] for theirs, one in reversed(different.items())
+        if theirs != keys and (counts[one] == most or theirs.isdisjoint(keys))))
+
+
+def is_copy(prefix: str) -> bool:
+    """Whether tensors under a prefix are of a copy of the encoder that is trained, such as a momentum encoder."""
+    return bool(_KEY_SIDE.search(prefix))
 
 
 def is_head(name: str, family: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dataset.augment import MEAN, STD
 
+from ..backbones import BACKBONES
 from ..backbones.base import Backbone
 from ..protocol import Protocol
 from .match import Match, match
@@ -27,6 +28,10 @@ CLIPS = {
 }
 OTHERS = {*CLIPS, *PROJECTS.values(), "pytorchvideo"}
 RSPNET_NETWORKS = ("c3d", "r2plus1d-vcop", "s3dg")  # as `arch` of its files
+COCLR_NETWORKS = ("S3D", "S3DG")  # classes here
+TORCHVISION_HEADS = ("fc.weight", "classifier.1.weight", "head.1.weight", "head.weight")
+KINETICS_CLASSES = 400
+MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
 AVA_CLASSES = 80  # of SlowFast's detectors of actions
 LONGEST = 10**6  # characters of a file's configuration that are read
 
@@ -57,13 +62,23 @@ def project_of(checkpoint: Mapping[str, Any], result: Match) -> str | None:
         arch = checkpoint.get("arch")
         if result.prefix.endswith("encoder_q.encoder.") or isinstance(arch, str) and arch in RSPNET_NETWORKS:
             return "RSPNet"
-        if "sampler" in parts or {"encoder_q", "queue"} <= parts and "series_proj_head_q" not in parts:
+        # the release's MoCo without segments is called as CoCLR's, which has no other networks
+        alike = {"encoder_q", "queue"} <= parts and "series_proj_head_q" not in parts
+        if "sampler" in parts or alike and result.network in COCLR_NETWORKS:
             return "CoCLR"
-    if result.native and "net" in config_of(checkpoint):
+    if result.native and config_of(checkpoint):
         return "ours"
-    if result.family == "torchvision" and result.prefix:
+    if result.family == "torchvision" and not is_published(checkpoint["state_dict"], result):
         return None
     return PROJECTS.get(result.family, result.family)
+
+
+def is_published(state: Mapping[str, Any], result: Match) -> bool:
+    """Whether a file in torchvision's names may be one that it publishes: of its own networks, without a prefix, and of
+    Kinetics-400.
+    """
+    heads = [getattr(state[name], "shape", ())[:1] for name in TORCHVISION_HEADS if name in state]
+    return not result.prefix and (result.native or not result.fits) and heads in ([], [(KINETICS_CLASSES,)])
 
 
 def trained_in(checkpoint: Mapping[str, Any], result: Match) -> str:
@@ -80,8 +95,11 @@ def trained_in(checkpoint: Mapping[str, Any], result: Match) -> str:
 
 
 def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a file of ours says of its model."""
-    return checkpoint.get("config", {})
+    """What a file of ours says of its model: network and width at least. {} where others wrote its config."""
+    config = checkpoint.get("config", {})
+    net, width = config.get("net"), config.get("width")
+    ours = isinstance(net, str) and net in BACKBONES and type(width) in (int, float) and 0 < width <= MAX_WIDTH
+    return config if ours else {}
 
 
 def first_words(checkpoint: Mapping[str, Any]) -> set[str]:

@@ -9,7 +9,7 @@ from ..backbones import BACKBONES
 from ..protocol import Protocol
 from .identify import template
 from .match import Match
-from .origins import matched, protocol_of
+from .origins import config_of, matched, protocol_of
 
 MOVE = "move its folder away, or make it again"
 CLIPS = {"seq_len": int, "ds": int, "fps": (None, float), "img_dim": int, "resize": [int]}  # flags of a run
@@ -46,7 +46,7 @@ def clips_of(checkpoint: Mapping[str, Any], net: str, width: float, path: str | 
 
     result: the Match with the network, where it is known. Raises CheckpointError where the file says nonsense.
     """
-    if (own := checkpoint["config"].get("protocol")) is not None:
+    if (own := config_of(checkpoint).get("protocol")) is not None:
         return Protocol.read(own, f"checkpoint {path}")
     found = protocol_of(checkpoint, result or matched(checkpoint, template(net, 1.0)), BACKBONES[net].published,
                         f"checkpoint {path}")

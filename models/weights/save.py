@@ -19,7 +19,7 @@ from core.versions import versions
 from ..dualvar import parse_mode
 from . import export, hub
 from .card import card
-from .checkpoint import fingerprint, untrained_of
+from .checkpoint import fingerprint, lacking
 from .convert import add_choice_flags, check_width
 from .identify import kind, network_of
 from .match import check_fit, load_strict
@@ -71,7 +71,8 @@ def save(args: argparse.Namespace) -> None:
         "format": FORMAT, "network": net, "width": float(width), "heads": heads,
         "protocol": protocol.values(),
         "origin": kind(checkpoint, result), **({"project": project} if project in OTHERS else {}),
-        "untrained": untrained_of(checkpoint, args.file),
+        "untrained": lacking(checkpoint, "partial", args.file),
+        "dropped": lacking(checkpoint, "unused", args.file),
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {**{name: found[name] for name in ("commit", "python", "torch")},
                      "safetensors": metadata.version("safetensors")}}

@@ -37,7 +37,7 @@ SAVE = "python -m models.weights save"
 
 SIZE = range(1, 2**16)  # of a head
 SHAPE = {"format": FORMAT, "network": str, "width": float, "heads": (None, {"kind": str}), "protocol": {str: object},
-         "untrained": [str], "sha256": str, "versions": {str: object}}
+         "untrained": [str], "dropped": [str], "sha256": str, "versions": {str: object}}
 OF_HEADS: dict[str, dict[str, Any]] = {  # {kind: what config.json says of heads, with which they are built}
     "pretraining": {"dim": SIZE, "n_series": SIZE, "series_dim": SIZE, "heads": [tuple(HEADS)]},
     "classes": {"num_classes": SIZE, "dropout": float, "final_bn": bool, "l2_norm": bool, "train_what": ("ft", "last")}}
@@ -104,10 +104,10 @@ def read_folder(folder: Path, inside: Path | None = None) -> dict[str, Any]:
     """
     config = read_config(folder, inside)
     heads = {name: value for name, value in (config["heads"] or {}).items() if name != "kind"}
-    partial = {"partial": config["untrained"]} if config["untrained"] else {}
+    lacks = {ours: config[name] for ours, name in (("partial", "untrained"), ("unused", "dropped")) if config[name]}
     whose = {"origin": config["project"]} if isinstance(config.get("project"), str) else {}
     return {"state_dict": _state(config, folder, inside), **whose, "config": {
-        "net": config["network"], "width": config["width"], **heads, **partial, "protocol": config["protocol"]}}
+        "net": config["network"], "width": config["width"], **heads, **lacks, "protocol": config["protocol"]}}
 
 
 def read_config(folder: Path, inside: Path | None = None) -> dict[str, Any]:
