@@ -232,9 +232,14 @@ class Looked:
         if prune:
             forget_gone(index, self.known, self.before)
         self.unreadable = {path: with_fault(reason) for path, reason in paths.items() if reason}
-        self.tried = {path: one for path, one in self.before.items() if one.bytes >= 0 and path in paths and not retry}
+        self.tried = {path: one for path, one in self.before.items()
+                      if one.bytes >= 0 and path in paths and not retry and not self.is_cut_short(path, one)}
         self.at_first = self.known | self.tried
         self.opened = 0
+
+    def is_cut_short(self, path, one):
+        """Whether all that is wrong with a file is its end: the windows before that may not be in the index yet."""
+        return path in self.known and one == with_fault(cut_short(self.known[path].facts), *self.known[path][:2])
 
     def write(self):
         self.index.write_files(self.known, self.before | self.unreadable)

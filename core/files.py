@@ -43,10 +43,10 @@ def whole_files(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     for path in targets:
         path.parent.mkdir(parents=True, exist_ok=True)
     temporaries = [path.with_name(temporary_name(path.name)) for path in targets]
-    for path in temporaries:
-        if not path.is_dir() or path.is_symlink():
-            path.unlink(missing_ok=True)  # of a run that was killed; or a link or pipe, which would lead elsewhere
     try:
+        for path in temporaries:
+            if not path.is_dir() or path.is_symlink():
+                path.unlink(missing_ok=True)  # of a run that was killed; or a link or pipe, which would lead elsewhere
         yield temporaries
         for temporary in temporaries:
             with open(temporary, "rb+") as file:

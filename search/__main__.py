@@ -68,6 +68,7 @@ def serve(library: "Library", port: int) -> None:
     from .app import make_app
     from .guard import make_server
     from .upload import MOST_BYTES
+    app = make_app(library)
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -78,7 +79,7 @@ def serve(library: "Library", port: int) -> None:
     port = server.getsockname()[1]
     print(f"{len(library)} windows of {len(library.files)} videos: http://127.0.0.1:{port}/ (Ctrl-C ends it)",
           flush=True)
-    make_server(make_app(library), sockets=[server], threads=THREADS, ident=None,
+    make_server(app, sockets=[server], threads=THREADS, ident=None,
                 max_request_body_size=MOST_BYTES).run()
 
 

@@ -29,20 +29,31 @@ FIRST = 24  # segments of each group
 TWINS = 0.98  # cosine of near-duplicates
 MOST_LABELLED = 2**20  # bytes that say which windows get a label
 EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2"  # sides, which H.264 needs where it is to play everywhere
-# at the times that the pictures have, to 1/90000 s, and not at multiples of the frame rate
-ENCODED = "$mode vfr -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p"
+# Files are decoded from their start on: where ffmpeg seeks, it is wrong by some frames in AVI with B-frames and MPEG.
+# Pictures keep their times, to 1/90000 s, which are not multiples of the frame rate.
+SCRIPT = """#!/bin/sh
+# cuts the selected windows out of their files, encoded anew, without sound
+mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1
+failed=0
+cut() {  # file, filters, target
+  if [ -e "$3" ]; then
+    echo "$3 is there already, and stays as it is" >&2
+    failed=1
+  elif ! ffmpeg -nostdin -v error -abort_on empty_output -copyts -i "$1" -map 0:v:0 -vf "$2" $mode vfr \\
+      -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p -an "$3"; then
+    echo "$3 could not be cut from $1" >&2
+    rm -f "$3"
+    failed=1
+  fi
+}"""
 
 
 def cut(path: str, facts: VideoFacts | None, start: float, end: float, target: str) -> str:
-    """A shell's line that writes the pictures which frames_at gives between two times.
-
-    The file is decoded from its start on: where ffmpeg seeks, it is wrong by some frames in AVI with B-frames and MPEG.
-    """
+    """A line of cut.sh that writes the pictures which frames_at gives between two times."""
     standing = max(start + TOLERANCE - (1 / facts.fps if facts else 0), 0)  # the picture at `start` may have begun then
     filters = (f"settb=AVTB,setpts=PTS-STARTPTS,trim={standing:.6f}:{end - TOLERANCE:.6f},"
                f"setpts=gt(N\\,0)*max(PTS-{start:.3f}/TB\\,0),{EVEN}")
-    return (f"ffmpeg -nostdin -copyts -i {shlex.quote('file:' + path)} -map 0:v:0 -vf {shlex.quote(filters)} {ENCODED} "
-            f"-an {target} || failed=1")
+    return f"cut {shlex.quote('file:' + path)} {shlex.quote(filters)} {target}"
 
 
 def make_app(library: Library) -> Flask:
@@ -188,12 +199,9 @@ def make_app(library: Library) -> Flask:
             csv.writer(text).writerows([("file", "start", "end", "label"), *(
                 (cell(row["file"]), row["start"], row["end"], cell(row["label"])) for row in rows)])
             return download(text.getvalue(), kind, "text/csv")
-        lines = ["#!/bin/sh", "# cuts the selected windows out of their files, encoded anew, without sound",
-                 "mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1",
-                 "failed=0"]
-        for count, (place, row) in enumerate(zip(wanted, rows, strict=True), 1):
-            lines.append(cut(row["file"], library.facts(place), row["start"], row["end"], f"cut_{count:04d}.mp4"))
-        return download("\n".join([*lines, "exit $failed", ""]), kind, "text/x-shellscript")
+        lines = [cut(row["file"], library.facts(place), row["start"], row["end"], f"cut_{library.row[place]:06d}.mp4")
+                 for place, row in zip(wanted, rows, strict=True)]
+        return download("\n".join([SCRIPT, *lines, "exit $failed", ""]), kind, "text/x-shellscript")
 
     def download(text: str, name: str, kind: str) -> Response:
         return Response(text, mimetype=kind, headers={"Content-Disposition": f"attachment; filename={name}"})

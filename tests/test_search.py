@@ -2,6 +2,7 @@
 import io
 import os
 import queue
+import re
 import shutil
 import socket
 import subprocess
@@ -295,7 +296,7 @@ def test_exports(client):
     table = ask(client, "/export/selection.csv").get_data(as_text=True).splitlines()
     assert table[0] == "file,start,end,label" and len(table) == 3 and "'=SUM(A1)" in table[1]
     script = ask(client, "/export/cut.sh?ids=0,31,62").get_data(as_text=True)
-    assert script.count("ffmpeg -nostdin ") == 3
+    assert len(re.findall("^cut '?file:", script, re.MULTILINE)) == 3
     assert "'file:/disk/a/<img src=x onerror='\"'\"'alert(1)'\"'\"'>.mp4'" in script
     assert "-ss" not in script and script.count("trim=0.960500:1.999500,") == 1
 
@@ -311,10 +312,18 @@ def test_the_cut_list_cuts_videos_of_any_size(tmp_path):
     (tmp_path / "cut.sh").write_bytes(ask(client, "/export/cut.sh?ids=0,2").data)
     done = subprocess.run(["sh", "cut.sh"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [look_at_video(str(tmp_path / f"cut_000{i}.mp4")).seconds for i in (1, 2)] == pytest.approx([1, 1], abs=0.05)
-    (tmp_path / "cut_0001.mp4").unlink()
-    script = (tmp_path / "cut.sh").read_text().replace("odd", "gone", 1)
-    assert subprocess.run(["sh"], input=script, cwd=tmp_path, text=True, stderr=subprocess.DEVNULL).returncode == 1
+    pieces = [tmp_path / f"cut_00000{row}.mp4" for row in (0, 2)]
+    assert [look_at_video(str(piece)).seconds for piece in pieces] == pytest.approx([1, 1], abs=0.05)
+    # what is there stays, and what cannot be cut leaves nothing: the rest is cut, and the exit code says it
+    pieces[1].unlink()
+    before, script = pieces[0].read_bytes(), (tmp_path / "cut.sh").read_text()
+    for text, words in ((script, "cut_000000.mp4 is there already"),
+                        (script.replace("odd", "gone"), "cut_000002.mp4 could not be cut from file:"),
+                        (script.replace("trim=1.96", "trim=7.00"), "cut_000002.mp4 could not be cut from file:")):
+        done = subprocess.run(["sh"], input=text, cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == 1 and words in done.stderr and pieces[0].read_bytes() == before, done.stderr
+        assert pieces[1].exists() == (text == script)
+        pieces[1].unlink(missing_ok=True)
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -336,8 +345,8 @@ def test_pieces_show_what_was_embedded(name, encoded, tmp_path):
     def brightness(video, times):
         return [picture.mean() for picture in frames_at(video, look_at_video(video), times)]
 
-    for number, start in enumerate((0, 0.5, 1, 1.5), 1):
-        piece, times = str(tmp_path / f"cut_{number:04d}.mp4"), np.arange(0, 1, 0.01) + 0.002
+    for row, start in enumerate((0, 0.5, 1, 1.5)):
+        piece, times = str(tmp_path / f"cut_{row:06d}.mp4"), np.arange(0, 1, 0.01) + 0.002
         assert look_at_video(piece).last < 1
         np.testing.assert_allclose(brightness(piece, times), brightness(path, start + times), atol=1.5)
 

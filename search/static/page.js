@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c7a00", "#882255", "#6b6b6b"];
 const KEYS = `labels of ${document.querySelector("h1").textContent}`;
 const LOST = "No picture: this video is gone, has changed or cannot be decoded. After a change, run embed.py again, and start this page again";
+const ENDED = "Nobody answers: python -m search has ended. Start it again, and load this page anew";
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const names = stored();
 const state = { view: "spread", like: [], unlike: [], folder: "", after: "", before: "", each: "" };
@@ -28,13 +29,15 @@ function stored() {
   return Array.from({ length: 9 }, (_, i) => typeof found?.[i] === "string" ? found[i] : "");
 }
 
-function store() {
+function keep(key, name) {  // of other pages of this index, the names that they have given meanwhile stay
+  Object.assign(names, stored().map((there, i) => there || names[i]));
+  names[key] = name;
   try { localStorage.setItem(KEYS, JSON.stringify(names)); } catch { /* the names are asked for again */ }
 }
 
 async function ask(path, parameters = {}, options = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null));
-  const answer = await fetch(`${path}?${query}`, options);
+  const answer = await fetch(`${path}?${query}`, options).catch(() => { throw new Error(ENDED); });
   if (!answer.ok) throw new Error(visible((await answer.json().catch(() => ({}))).error || `the server answered ${answer.status}`));
   return options.raw ? answer.arrayBuffer() : answer.json();
 }
@@ -257,8 +260,7 @@ function add(kind, id) {
     say("Choose a window that they should be like, too", true);
     return;
   }
-  state.view = "similar";
-  write();
+  go(state.like, state.unlike);
 }
 
 function play(segment) {
@@ -277,7 +279,7 @@ $("close").addEventListener("click", () => $("player").close());
 function drawLabels() {
   $("labels").replaceChildren(...Array.from({ length: 9 }, (_, i) => element("li", {}, element("input", {
     value: names[i] || "", maxLength: 60, ariaLabel: `label of key ${i + 1}`, placeholder: `label ${i + 1}`,
-    onchange: (event) => { names[i] = event.target.value.trim(); store(); },
+    onchange: (event) => { keep(i, event.target.value.trim()); },
   }), element("button", { type: "button", ariaLabel: `give the chosen windows label ${i + 1}`, onclick: () => label(i + 1) }, "give"))));
 }
 
@@ -285,6 +287,8 @@ async function label(number, box) {
   const name = number === 0 ? "" : names[number - 1] || `label ${number}`;
   const ids = chosen.size ? [...chosen.keys()] : box ? [box.segment.id] : [];
   if (!ids.length) { say("Choose windows first", true); return; }
+  if (name && !names[number - 1]) { keep(number - 1, name); drawLabels(); }
+  $("probe").textContent = "";
   try {
     const answer = await ask("/api/label", {}, { method: "POST", headers: { "Content-Type": "application/json" },
                                                body: JSON.stringify({ ids, label: name }) });
@@ -488,6 +492,7 @@ $("whole").addEventListener("click", () => zoom(0));
 // --- start --------------------------------------------------------------------------------------------------
 
 addEventListener("hashchange", show);
+addEventListener("storage", (event) => { if (event.key === KEYS) { Object.assign(names, stored()); drawLabels(); } });
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("found").focus(); });  // the address is the query's
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
@@ -495,10 +500,10 @@ drawLabels();
 ask("/api/overview").then((answer) => {
   $("folder").append(...answer.folders.map(([path, count]) => element("option", { value: path }, `${visible(path)} (${count})`)));
   if (answer.left_out) $("folder").append(element("option", { disabled: true }, `${answer.left_out} more folders are not listed`));
-  answer.labels.filter((name) => !names.includes(name)).forEach((name) => {
-    const free = names.indexOf("");
-    if (free >= 0) names[free] = name;
-  });
+  for (const name of answer.labels.filter((one) => !names.includes(one))) {
+    const own = Number(/^label ([1-9])$/.exec(name)?.[1]) - 1, free = names[own] === "" ? own : names.indexOf("");
+    if (free >= 0) keep(free, name);
+  }
   drawLabels();
   return Promise.all([show(), loadMap()]);
 }).catch((error) => say(error.message, true));
