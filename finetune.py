@@ -63,7 +63,7 @@ from models.backbones import BACKBONES
 from models.batchnorm import count_in_parts
 from models.classifier import topk
 from models.protocol import spacing
-from models.weights.checkpoint import LACKS, lacking
+from models.weights.origins import LACKS, lacking
 
 DS = 2  # the paper's stride
 

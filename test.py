@@ -47,9 +47,9 @@ from engine.setup import check_shapes, note_partial, open_weights, start, take_c
 from models import build_backbone, build_classifier
 from models.classifier import topk
 from models.weights import torchvision_zoo
-from models.weights.checkpoint import LACKS, fingerprint
+from models.weights.checkpoint import fingerprint
 from models.weights.loading import load_classifier
-from models.weights.origins import config_of
+from models.weights.origins import LACKS, config_of
 
 # arguments of a classifier, as its checkpoint keeps them
 CONFIG = {"net": str, "num_classes": int, "width": float, "dropout": float, "final_bn": bool, "l2_norm": bool,

@@ -25,11 +25,10 @@ from models.backbones.base import Backbone
 from models.batchnorm import sync_batchnorm
 from models.protocol import CLIP_FLAGS, Protocol
 from models.weights import torchvision_zoo
-from models.weights.checkpoint import lacking
 from models.weights.identify import check_stated, kind, network_of, stated, template
 from models.weights.loading import load_backbone
 from models.weights.match import by_part
-from models.weights.origins import config_of, matched, project_of
+from models.weights.origins import config_of, lacking, matched, project_of
 from models.weights.runs import clips_of
 from models.weights.sources import is_remote, read_weights
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.files import whole_file
-from core.inputs import DEEPEST, fault
+from core.inputs import DEEPEST
 from core.names import quoted, shown
 
 from ..protocol import Protocol
@@ -25,7 +25,6 @@ LATEST, PREVIOUS = "latest.pth.tar", "previous.pth.tar"
 # of the weights, in the field's habits; they stand in each other too
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "network", "net", "backbone",
               "encoder", "classy_state_dict", "base_model", "trunk")
-LACKS = ("partial", "unused")  # of a config, after a conversion with --allow_partial: tensors as initialised, dropped
 MOST_VALUES = 10**6  # that a file may hold, tensors counting once
 LONGEST_NUMBER = 4096  # bits
 ZIP_FOLDER = 0x10  # attribute of a folder; torch would leave memory as it was for a tensor marked so
@@ -245,11 +244,3 @@ def strip_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the `module.` that DataParallel and DistributedDataParallel put before every name."""
     wrapped = state_dict and all(key.startswith("module.") for key in state_dict)
     return {key.removeprefix("module."): value for key, value in state_dict.items()} if wrapped else state_dict
-
-
-def lacking(checkpoint: Mapping[str, Any], kind: str, path: str | Path) -> list[str]:
-    """Names of tensors that a conversion with --allow_partial left as they were or dropped; kind: one of LACKS."""
-    names = checkpoint["config"].get(kind, [])
-    if wrong := fault(names, [str], kind):
-        raise CheckpointError(f"checkpoint {path} is damaged: {wrong} in its config")
-    return names

@@ -15,10 +15,10 @@ from core.errors import CheckpointError, UsageError
 from core.names import path_fault, quoted, shown
 
 from ..backbones import BACKBONES
-from .checkpoint import LACKS, lacking, write_checkpoint
+from .checkpoint import write_checkpoint
 from .identify import comparisons, initial, kind, nets_in, network_of, several
 from .match import Match, by_part, check_fit, is_plain, listed
-from .origins import MAX_WIDTH, OTHERS, project_of, protocol_of, whose_names
+from .origins import LACKS, MAX_WIDTH, OTHERS, lacking, project_of, protocol_of, whose_names
 from .sources import read_weights
 
 

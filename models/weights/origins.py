@@ -6,8 +6,11 @@ project is known to give one set of names to several networks, what else is in i
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from core.errors import CheckpointError
+from core.inputs import fault
 from dataset.augment import MEAN, STD
 
 from ..backbones import BACKBONES
@@ -31,6 +34,7 @@ RSPNET_NETWORKS = ("c3d", "r2plus1d-vcop", "s3dg")  # as `arch` of its files
 COCLR_NETWORKS = ("S3D", "S3DG")  # classes here
 TORCHVISION_HEADS = ("fc.weight", "classifier.1.weight", "head.1.weight", "head.weight")
 KINETICS_CLASSES = 400
+LACKS = ("partial", "unused")  # of a config, after a conversion with --allow_partial: tensors as initialised, dropped
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
 AVA_CLASSES = 80  # of SlowFast's detectors of actions
 LONGEST = 10**6  # characters of a file's configuration that are read
@@ -100,6 +104,14 @@ def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     net, width = config.get("net"), config.get("width")
     ours = isinstance(net, str) and net in BACKBONES and type(width) in (int, float) and 0 < width <= MAX_WIDTH
     return config if ours else {}
+
+
+def lacking(checkpoint: Mapping[str, Any], kind: str, path: str | Path) -> list[str]:
+    """Names of tensors that a conversion with --allow_partial left as they were or dropped; kind: one of LACKS."""
+    names = config_of(checkpoint).get(kind, [])
+    if wrong := fault(names, [str], kind):
+        raise CheckpointError(f"checkpoint {path} is damaged: {wrong} in its config")
+    return names
 
 
 def first_words(checkpoint: Mapping[str, Any]) -> set[str]:

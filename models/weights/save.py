@@ -19,11 +19,11 @@ from core.versions import versions
 from ..dualvar import parse_mode
 from . import export, hub
 from .card import card
-from .checkpoint import fingerprint, lacking
+from .checkpoint import fingerprint
 from .convert import add_choice_flags, check_width
 from .identify import kind, network_of
 from .match import check_fit, load_strict
-from .origins import OTHERS, project_of
+from .origins import OTHERS, lacking, project_of
 from .runs import clips_of, run_of
 from .share import CARD, CONFIG, FILES, FORMAT, OF_HEADS, WEIGHTS, build, file_of, read_config, read_folder
 from .sources import read_weights
