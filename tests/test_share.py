@@ -505,9 +505,17 @@ CONFIGS = {
                  ({"mean": [0, 0, 0]}, "its clip protocol makes no sense")],
     "sha256": [("0" * 64, "its SHA-256 is "), (7, "sha256 is not text"), ("x" * 10**5, "its SHA-256 is ")],
     "untrained": [([1], "untrained[0] is not text"), ("stem", "untrained is not a list")],
-    "dropped": [([1], "dropped[0] is not text")],
     "versions": [(3, "versions is not a dictionary")],
 }
+
+
+def test_a_config_of_before_does_not_speak_of_dropped_tensors(copy):
+    config = json.loads((copy / "config.json").read_text())
+    assert config.pop("dropped") == []
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "unused" not in read_folder(copy)["config"]
+    (copy / "config.json").write_text(json.dumps({**config, "dropped": [1]}))
+    refused(copy, "dropped[0] is not text")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

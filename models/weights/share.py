@@ -37,7 +37,7 @@ SAVE = "python -m models.weights save"
 
 SIZE = range(1, 2**16)  # of a head
 SHAPE = {"format": FORMAT, "network": str, "width": float, "heads": (None, {"kind": str}), "protocol": {str: object},
-         "untrained": [str], "dropped": [str], "sha256": str, "versions": {str: object}}
+         "untrained": [str], "sha256": str, "versions": {str: object}}
 OF_HEADS: dict[str, dict[str, Any]] = {  # {kind: what config.json says of heads, with which they are built}
     "pretraining": {"dim": SIZE, "n_series": SIZE, "series_dim": SIZE, "heads": [tuple(HEADS)]},
     "classes": {"num_classes": SIZE, "dropout": float, "final_bn": bool, "l2_norm": bool, "train_what": ("ft", "last")}}
@@ -115,9 +115,9 @@ def read_config(folder: Path, inside: Path | None = None) -> dict[str, Any]:
     path = file_of(folder, CONFIG, inside)
     if not path.exists():
         raise CheckpointError(f"{folder} has no {CONFIG}: it is no folder that {SAVE} wrote")
-    config = read_json(path, SHAPE, _hint(folder), most=LARGEST_CONFIG)
+    config = {"dropped": [], **read_json(path, SHAPE, _hint(folder), most=LARGEST_CONFIG)}  # older ones lack it
     kind = (config["heads"] or {}).get("kind")
-    wrong = None
+    wrong = fault(config["dropped"], [str], "dropped")
     if config["network"] not in BACKBONES:
         wrong = f"network {quoted(config['network'])} is not one of {', '.join(BACKBONES)}"
     elif not 0 < config["width"] <= MAX_WIDTH:
