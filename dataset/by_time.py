@@ -18,14 +18,14 @@ EARLY = (0.5, 3.0, 15.0, 90.0, math.inf)  # seconds before the first frame wante
 NEAR = 2.5  # usual times of a frame before a wanted time, from which on frames are kept
 LONGEST, LONGEST_GAP = 1e7, 3600  # seconds of a video, and between two of its frames
 MOST_BOXES = 1000  # of an MP4, among which its header is looked for
-AGAIN = 2000  # milliseconds by which a frame is shown before an earlier one only where time stamps start again
+REORDERED = 16  # frames that may be stored before one that is shown before them
 END = 2000  # milliseconds before the end that packets announce, from which on it is decoded to see where it is
 
 
 class VideoFacts(NamedTuple):
     """Of a file: a hash of its content, frames a second by its header, when its first frame is shown by the decoder
-    (milliseconds), its last after that (seconds), and how long it should be (seconds): by its header, or by its packets
-    where their time stamps start again; 0: nothing says it."""
+    (milliseconds), its last after that (seconds), and how long the header says that it is shown (seconds; 0: it does
+    not)."""
 
     hash: str
     fps: float
@@ -56,19 +56,21 @@ def look_at_video(path: str) -> VideoFacts:
             raise BrokenVideo(path, "holds no frame that can be decoded")
         begin, fps = capture.get(cv2.CAP_PROP_POS_MSEC), capture.get(cv2.CAP_PROP_FPS)
         frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    first, last, gap, count, again = math.inf, -math.inf, 0.0, 0, False
+    first, last, gap, back = math.inf, -math.inf, 0.0, 0.0
     for time, _ in packets(path):
         gap = max(gap, time - max(first, last))
-        again, count = again or time < last - AGAIN, count + 1
+        back = max(back, last - time)
         first, last = min(first, time), max(last, time)
     if not 0 < fps < MOST_RATE or not 0 <= last - first < 1000 * LONGEST:
         raise BrokenVideo(path, "does not say when its frames are shown: `ffmpeg -i FILE -c copy NEW.mp4` may mend "
                                 "that")
+    if back > 1000 * max(2, REORDERED / fps):
+        raise BrokenVideo(path, "has time stamps that start again, as files have that were joined: "
+                                "`ffmpeg -i FILE NEW.mp4` may mend that")
     if gap > 1000 * LONGEST_GAP:
         raise BrokenVideo(path, f"shows no new frame for {gap / 3.6e6:.3g} hours, {LONGEST_GAP / 3600:g} at most: cut "
                                 "it there")
     announced = min(frames / fps, movie_seconds(path)) if 0 < frames < LONGEST * fps else 0.0
-    announced = max(announced, count / fps) if again else announced
     return VideoFacts(digest, fps, begin, last_shown(path, begin, last - first) / 1000, announced)
 
 
@@ -109,11 +111,11 @@ def last_shown(path: str, begin: float, announced: float) -> float:
 
 
 def cut_short(facts: VideoFacts) -> str | None:
-    """That a file announces far more than can be decoded, as where a copy was stopped -> text or None"""
+    """That a file's header announces far more than can be decoded, as where a copy was stopped -> text or None"""
     if facts.announced <= facts.seconds + max(1.0, 0.1 * facts.announced):
         return None
-    return (f"ends at {facts.seconds:.1f} s, and announces {facts.announced:.1f} s: it was cut off, is damaged there, "
-            "or its time stamps start again, as in files that were joined, which `ffmpeg -i FILE NEW.mp4` may mend")
+    return (f"ends at {facts.seconds:.1f} s, and its header announces {facts.announced:.1f} s: it was cut off, or is "
+            "damaged there, which `ffmpeg -i FILE NEW.mp4` may mend")
 
 
 def frames_at(path: str, facts: VideoFacts, seconds: np.ndarray) -> Iterator[np.ndarray]:

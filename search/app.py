@@ -35,15 +35,18 @@ SCRIPT = """#!/bin/sh
 # cuts the selected windows out of their files, encoded anew, without sound
 mode=$(ffmpeg -v error -h long | grep -q fps_mode && echo -fps_mode || echo -vsync)  # before 5.1
 failed=0
+trap 'rm -f .partial_cut_*.mp4; exit 1' INT TERM HUP
 cut() {  # file, filters, target
   if [ -e "$3" ]; then
     echo "$3 is there already, and stays as it is" >&2
     failed=1
   elif ! ffmpeg -nostdin -v error -abort_on empty_output -copyts -i "$1" -map 0:v:0 -vf "$2" $mode vfr \\
-      -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p -an "$3"; then
+      -enc_time_base 1:90000 -c:v libx264 -crf 18 -pix_fmt yuv420p -an -y ".partial_$3"; then
     echo "$3 could not be cut from $1" >&2
-    rm -f "$3"
+    rm -f ".partial_$3"
     failed=1
+  else
+    mv ".partial_$3" "$3"
   fi
 }"""
 

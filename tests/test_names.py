@@ -389,7 +389,8 @@ def test_weights_that_diverged_are_of_their_network(tmp_path):
 
 @pytest.mark.parametrize("beside, config, project", [
     ({}, {}, "torchvision"), ({"fc.weight": torch.zeros(400, 32)}, {}, "torchvision"),
-    ({"fc.weight": torch.zeros(7, 32)}, {}, None), ({}, {"net": "resnet18", "lr": 0.1}, "torchvision"),
+    ({"fc.weight": torch.zeros(7, 32)}, {}, None), ({"fc.1.weight": torch.zeros(7, 32)}, {}, None),
+    ({}, {"net": "resnet18", "lr": 0.1}, "torchvision"),
     ({}, {"net": "r3d"}, "torchvision"), ({}, {"net": "r3d_18", "width": WIDTH}, "ours")])
 def test_whose_weights_in_torchvision_s_names_are(beside, config, project):
     checkpoint = {"state_dict": weights("r3d_18") | beside, "config": config}

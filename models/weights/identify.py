@@ -34,7 +34,8 @@ def template(net: str, width: float) -> Backbone:
 def stated(checkpoint: Mapping[str, Any]) -> tuple[str | None, float | None]:
     """Network and width that a checkpoint's config names, None where it is no config of ours."""
     own = config_of(checkpoint)
-    return own.get("net"), own.get("width")
+    net, width = own.get("net"), own.get("width")
+    return net, width if width is None or width <= MAX_WIDTH else None
 
 
 def guess_width(state_dict: Mapping[str, Any], net: str, prefix: str | None = None) -> float:

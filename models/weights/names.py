@@ -34,8 +34,8 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
 
     tables: the backbone's `name_tables`. The prefix under which most names are found wins, key encoders and the like
     coming last; it may be anything (`module.encoder_q.0.`), and is `prefix` where that is given. Others do as well
-    where as many names are found in another way, or half as many of other tensors. Family "unknown" where no name is
-    found.
+    where as many names are found in another way, or nine tenths as many of other tensors. Family "unknown" where no
+    name is found.
     """
     found: dict[tuple[str, str], list[str]] = {}  # (family, prefix) -> keys
     longest = max(len(name) for table in tables.values() for name in table)
@@ -56,7 +56,7 @@ def locate(keys: Iterable[str], tables: Mapping[str, Mapping[str, str]],
     keys, (family, prefix) = next((keys, one) for keys, one in reversed(different.items()) if counts[one] == most)
     return family, prefix, list(dict.fromkeys(
         one[1] for theirs, one in reversed(different.items())
-        if theirs != keys and (counts[one] == most or theirs.isdisjoint(keys))))
+        if theirs != keys and (counts[one] == most or 10 * counts[one] >= 9 * most and theirs.isdisjoint(keys))))
 
 
 def is_copy(prefix: str) -> bool:

@@ -3,6 +3,7 @@
 A backbone is found by names and shapes (match.py), which show no strides, dilations or order of colours. Where a
 project is known to give one set of names to several networks, what else is in its files tells them apart.
 """
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ CLIPS = {
 OTHERS = {*CLIPS, *PROJECTS.values(), "pytorchvideo"}
 RSPNET_NETWORKS = ("c3d", "r2plus1d-vcop", "s3dg")  # as `arch` of its files
 COCLR_NETWORKS = ("S3D", "S3DG")  # classes here
-TORCHVISION_HEADS = ("fc.weight", "classifier.1.weight", "head.1.weight", "head.weight")
+TORCHVISION_HEADS = {"fc.weight", "classifier.1.weight", "head.1.weight", "head.weight"}
 KINETICS_CLASSES = 400
 LACKS = ("partial", "unused")  # of a config, after a conversion with --allow_partial: tensors as initialised, dropped
 MAX_WIDTH = 4  # what a file says or seems to say of its width is not believed beyond
@@ -81,8 +82,10 @@ def is_published(state: Mapping[str, Any], result: Match) -> bool:
     """Whether a file in torchvision's names may be one that it publishes: of its own networks, without a prefix, and of
     Kinetics-400.
     """
-    heads = [getattr(state[name], "shape", ())[:1] for name in TORCHVISION_HEADS if name in state]
-    return not result.prefix and (result.native or not result.fits) and heads in ([], [(KINETICS_CLASSES,)])
+    heads = {name.replace(".bias", ".weight") for name in result.aside}
+    theirs = not heads or len(heads) == 1 and heads <= TORCHVISION_HEADS and all(
+        getattr(state[name], "shape", ())[:1] == (KINETICS_CLASSES,) for name in result.aside)
+    return not result.prefix and (result.native or not result.fits) and theirs
 
 
 def trained_in(checkpoint: Mapping[str, Any], result: Match) -> str:
@@ -102,7 +105,7 @@ def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a file of ours says of its model: network and width at least. {} where others wrote its config."""
     config = checkpoint.get("config", {})
     net, width = config.get("net"), config.get("width")
-    ours = isinstance(net, str) and net in BACKBONES and type(width) in (int, float) and 0 < width <= MAX_WIDTH
+    ours = isinstance(net, str) and net in BACKBONES and type(width) in (int, float) and 0 < width < math.inf
     return config if ours else {}
 
 

@@ -492,7 +492,11 @@ $("whole").addEventListener("click", () => zoom(0));
 // --- start --------------------------------------------------------------------------------------------------
 
 addEventListener("hashchange", show);
-addEventListener("storage", (event) => { if (event.key === KEYS) { Object.assign(names, stored()); drawLabels(); } });
+addEventListener("storage", (event) => {
+  if (event.key !== KEYS) return;
+  Object.assign(names, stored());
+  document.querySelectorAll("#labels input").forEach((box, i) => { if (box !== document.activeElement) box.value = names[i]; });
+});
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("found").focus(); });  // the address is the query's
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
 if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("details.part").forEach((part) => { part.open = false; });
