@@ -14,6 +14,7 @@ from .upload import MOST_BYTES
 
 HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")  # of any port: it may be forwarded
 READING = ("GET", "HEAD")
+MOST_CONNECTIONS, IDLE = 500, 30  # beyond so many, who comes waits until one has said nothing for so many seconds
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "form-action 'none'; frame-ancestors 'none'; base-uri 'none'")
 
@@ -50,7 +51,7 @@ class Channel(HTTPChannel):
 
 def make_server(app: Flask, **options: Any) -> Any:
     """A server of waitress for a guarded app, with waitress's options."""
-    server = create_server(app, **options)
+    server = create_server(app, connection_limit=MOST_CONNECTIONS, channel_timeout=IDLE, **options)
     server.channel_class = Channel
     return server
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +89,16 @@ def served(app, **options):
         thread.join()
         server.task_dispatcher.shutdown()
         server.asyncore.close_all(server._map)
+
+
+def test_connections_that_say_nothing_do_not_block_the_page(tmp_path):
+    write_index(tmp_path, np.eye(3, dtype=np.float32), ["/a.mp4"])
+    with served(make_app(Library(tmp_path)), threads=2) as port, ExitStack() as silent:
+        for _ in range(150):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"GET / HTTP/1.1\r\n")
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as asking:
+            asking.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert asking.recv(12) == b"HTTP/1.1 200"
 
 
 # --- search --------------------------------------------------------------------------------------------------
