@@ -113,7 +113,7 @@ def test_a_timeline_of_a_video_slower_than_its_clips():
     (Protocol(), {"fps": 7.5}, (None, 7.5), "w was trained on clips of --ds 4")])
 def test_clips_of_weights_and_of_flags(own, given, taken, said, capsys):
     args = SimpleNamespace(**{**dict.fromkeys(CLIP_FLAGS), **given})
-    take_clips(args, [Weights("w", {"config": {"protocol": own.values()}}, "r3d", 1.0)], 2)
+    take_clips(args, [Weights("w", {"config": {"net": "r3d", "width": 1.0, "protocol": own.values()}}, "r3d", 1.0)], 2)
     assert (args.ds, args.fps) == taken and f"note: {said}\n" in capsys.readouterr().out
 
 
