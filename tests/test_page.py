@@ -433,6 +433,7 @@ def test_the_rest_of_a_group_of_near_duplicates_is_opened(visit, tmp_path):
         assert page.locator("#found h2").all_inner_texts() == [f"{n} windows like each other" for n in (100, 3)]
         assert page.locator("#found ul").first.locator(".card").count() == 100
         assert page.locator("text=More of this group").count() == 0 and focused(page).startswith("84.mp4")
+        page.close()  # or it would ask for pictures when the server has ended
     visit.said[:] = [text for text in visit.said if "409" not in text]  # the videos are not there
 
 
