@@ -28,7 +28,7 @@ from models.weights import torchvision_zoo
 from models.weights.identify import check_stated, kind, network_of, stated, template
 from models.weights.loading import load_backbone
 from models.weights.match import by_part
-from models.weights.origins import config_of, lacking, matched, project_of
+from models.weights.origins import LACKS, config_of, lacking, matched, project_of
 from models.weights.runs import clips_of
 from models.weights.sources import is_remote, read_weights
 
@@ -300,7 +300,7 @@ def load_pretrained(backbone: Backbone, checkpoint: dict[str, Any], path: str) -
 
 def note_partial(checkpoint: dict[str, Any], path: str) -> None:
     """Say where some of a checkpoint's tensors were never trained, or some of its network's were dropped."""
-    partial, unused = (lacking(checkpoint, name, path) for name in ("partial", "unused"))
+    partial, unused = (lacking(checkpoint, name, path) for name in LACKS)
     if partial and rank() == 0:
         print(f"note: {len(partial)} tensors of {path} are untrained, it was converted with --allow_partial")
     if unused and rank() == 0:

@@ -514,8 +514,10 @@ def test_a_config_of_before_does_not_speak_of_dropped_tensors(copy):
     assert config.pop("dropped") == []
     (copy / "config.json").write_text(json.dumps(config))
     assert "unused" not in read_folder(copy)["config"]
-    (copy / "config.json").write_text(json.dumps({**config, "dropped": [1]}))
-    refused(copy, "dropped[0] is not text")
+    heads = {"kind": "classes", "num_classes": 3, "dropout": 0, "final_bn": False, "l2_norm": False, "train_what": "ft"}
+    for own in (None, heads):
+        (copy / "config.json").write_text(json.dumps({**config, "heads": own, "dropped": [1]}))
+        refused(copy, "dropped[0] is not text")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -17,6 +17,7 @@ from .origins import MAX_WIDTH, config_of, first_words, matched, project_of, tra
 
 DISPLAYED = {"moco": "MoCo", "simclr": "SimCLR"}  # frameworks as people write them
 
+
 def initial(net: str, width: float) -> Backbone:
     """The network with the weights of a fixed seed; draws of the caller's are not touched."""
     with torch.random.fork_rng(devices=[]):

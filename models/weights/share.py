@@ -117,7 +117,7 @@ def read_config(folder: Path, inside: Path | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{folder} has no {CONFIG}: it is no folder that {SAVE} wrote")
     config = {"dropped": [], **read_json(path, SHAPE, _hint(folder), most=LARGEST_CONFIG)}  # older ones lack it
     kind = (config["heads"] or {}).get("kind")
-    wrong = fault(config["dropped"], [str], "dropped")
+    wrong = None
     if config["network"] not in BACKBONES:
         wrong = f"network {quoted(config['network'])} is not one of {', '.join(BACKBONES)}"
     elif not 0 < config["width"] <= MAX_WIDTH:
@@ -129,7 +129,7 @@ def read_config(folder: Path, inside: Path | None = None) -> dict[str, Any]:
         wrong = fault(config["heads"], {"kind": str, **OF_HEADS[kind]}, "heads") or (
             f"heads has {shown(others[0])}, which heads of this kind have not" if others else
             None if 0 <= config["heads"].get("dropout", 0) < 1 else "dropout is no probability")
-    if wrong:
+    if wrong := wrong or fault(config["dropped"], [str], "dropped"):
         raise CheckpointError(f"{path}: {wrong}: {_hint(folder)}")
     Protocol.read(config["protocol"], str(path))
     return config
